@@ -1,0 +1,31 @@
+# make demo and make test set up all they need in .venv; no other target has to be run before them.
+PYTHON ?= python3
+BIN := .venv/bin
+BACKBONES := resnext50,densenet161,inception_v3,wide_resnet50
+
+.PHONY: help setup demo test lint clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/installed  ## install the tested versions into .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorboard]'
+	touch $@
+
+demo: setup  ## train and evaluate the whole pipeline on a synthetic cohort, without GPU or downloads of data
+	$(BIN)/python train.py -m experiment=demo model=$(BACKBONES)
+	$(BIN)/python aggregate.py study=demo ensemble=all
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove runs, stores and phantom cohorts (not .venv)
+	rm -rf runs cache

@@ -1,0 +1,1 @@
+"""Which scans, which labels, which split; the slice store."""

@@ -1,0 +1,1 @@
+"""Trainer, loggers, callbacks and run folders."""

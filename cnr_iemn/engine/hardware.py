@@ -1,0 +1,63 @@
+"""What to compute on, and in which precision."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from cnr_iemn.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """``precision``: 32 or bf16 (autocast, weights stay float32)."""
+
+    device: torch.device
+    precision: str
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{usable_cores()} CPU cores"
+        return f"{name}, precision {self.precision}"
+
+    @property
+    def loader_workers(self) -> int:
+        """Processes that load data beside a GPU; on a CPU they would take the cores from the network."""
+        return 0 if self.device.type == "cpu" else max(1, min(8, usable_cores() - 1))
+
+
+def choose_hardware(gpus: int | None, precision: str = "auto") -> Hardware:
+    """Return the device and precision. ``gpus``: None = one GPU where there is one, 0 = CPU, 1 = a GPU.
+
+    ``precision``: auto (bf16 where the machine computes in it, else 32), 32 or bf16. Raises ConfigurationError where
+    the machine lacks what was asked for.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus is not None and gpus > available:
+        reason = "torch finds no usable CUDA GPU" if available == 0 else f"torch finds {available} CUDA GPU(s)"
+        raise ConfigurationError(
+            f"trainer.gpus={gpus} was asked for, but {reason} on this machine. Give gpus=0 to compute on the CPU, "
+            "gpus=null "
+            "to take what the machine has, or check the driver with nvidia-smi."
+        )
+    if gpus is not None and gpus > 1:
+        raise ConfigurationError(
+            f"trainer.gpus={gpus}: one run trains on one GPU. Give trainer.gpus=1, and run one backbone on each GPU "
+            "(CUDA_VISIBLE_DEVICES=0, 1, ...)."
+        )
+    device = torch.device("cuda" if available and gpus != 0 else "cpu")
+    if precision == "auto":
+        precision = "bf16" if _computes_bf16(device) else "32"
+    return Hardware(device, precision)
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # emulated bf16 is slower than float32, so only instructions count; older torch cannot tell: float32
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(key) for key in ("avx512_bf16", "amx_bf16", "sve_bf16"))

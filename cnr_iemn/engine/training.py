@@ -1,0 +1,109 @@
+"""Fit one network with Lightning and give back the checkpoint that counts."""
+
+import signal
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
+
+from cnr_iemn.engine.callbacks import EpochTable
+from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.files import sha256_of_file
+from cnr_iemn.slices.classifier import SliceClassifier
+from cnr_iemn.slices.datamodule import SliceDataModule
+from cnr_iemn.slices.network import SliceNetwork
+
+MONITORED = "val/slice_accuracy"
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """What a fit has left behind.
+
+    ``checkpoint``: best or last, the one whose weights the network now has. ``score``: its validation slice accuracy.
+    Without validation slices ``checkpoint`` is last and ``score`` is NaN. ``metrics``: of the last epoch.
+    """
+
+    checkpoint: str
+    checkpoint_path: Path
+    checkpoint_sha256: str
+    score: float
+    metrics: dict[str, float]
+
+
+def fit(
+    classifier: SliceClassifier,
+    data: SliceDataModule,
+    run: RunFolder,
+    *,
+    hardware: Hardware,
+    max_epochs: int,
+    checkpoint: str,
+    loggers: list[Logger],
+) -> FittedRun:
+    """Train, keep best and last checkpoint, and load the one that counts into the classifier's network."""
+    interactive = sys.stderr.isatty() and sys.stdout.isatty()
+    last = ModelCheckpoint(run.checkpoints, filename="last", enable_version_counter=False)
+    best = ModelCheckpoint(
+        run.checkpoints, filename="best", monitor=MONITORED, mode="max", enable_version_counter=False
+    )
+    callbacks: list[Callback] = [EpochTable(run.path / "metrics.csv", say=not interactive), last]
+    if data.validation is not None:
+        callbacks.append(best)
+    if interactive:
+        callbacks.append(RichProgressBar())
+    trainer = pl.Trainer(
+        accelerator="gpu" if hardware.device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
+        max_epochs=max_epochs,
+        logger=loggers or False,
+        callbacks=callbacks,
+        default_root_dir=run.path,
+        enable_progress_bar=interactive,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+    classifier.network.to(memory_format=torch.channels_last)
+    _fit_or_interrupt(trainer, classifier, data)
+    chosen = "best" if checkpoint == "best" and data.validation is not None else "last"
+    path = run.checkpoints / f"{chosen}.ckpt"
+    load_weights(classifier.network, path)
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "loss"}
+    score = best.best_model_score if chosen == "best" else metrics.get(MONITORED)
+    return FittedRun(chosen, path, sha256_of_file(path), float("nan") if score is None else float(score), metrics)
+
+
+def load_weights(network: SliceNetwork, path: Path) -> None:
+    """Load the network's weights from a checkpoint of a run. Nothing but tensors and plain values is unpickled."""
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+
+def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: SliceDataModule) -> None:
+    """Fit. Lightning ends the process with code 1 on Ctrl-C; here that stays a KeyboardInterrupt for the caller."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with warnings.catch_warnings():
+            # loading in the main process is meant on a CPU, where workers would take the network's cores
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # few batches in an epoch are normal for a small cohort; the figures are logged at the epoch's end
+            warnings.filterwarnings("ignore", message=".*number of training batches.*")
+            # an empty list says that there is no validation split
+            warnings.filterwarnings("ignore", message=".*val_dataloader.*")
+            trainer.fit(classifier, datamodule=data)
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, cast(signal.Handlers, handler))

@@ -1,0 +1,33 @@
+"""Errors a user can mend. Each message says what was given, why it cannot work and what to do.
+
+The entry points print the message without a traceback and exit with code 2 (see ``settings.entry_point``). Whatever
+else is raised is a fault of the program and keeps its traceback.
+"""
+
+
+class CnrIemnError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class ConfigurationError(CnrIemnError):
+    """A setting, or two settings together, cannot work."""
+
+
+class ScanError(CnrIemnError):
+    """One scan cannot be read rightly, so it is refused. The message begins with the scan's or the file's name."""
+
+
+class CohortError(CnrIemnError):
+    """The folder, labels or split of a cohort are missing or contradict each other."""
+
+
+class StoreError(CnrIemnError):
+    """The slice store is damaged, incomplete or not the one that was asked for."""
+
+
+class RunError(CnrIemnError):
+    """A run, its predictions or an ensemble is missing, unfinished or does not fit the others."""
+
+
+class WeightsError(CnrIemnError):
+    """Start weights cannot be loaded."""

@@ -1,0 +1,55 @@
+"""The contracts between the parts: file names, column names, dtypes, units and the schema's version."""
+
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+"""Version of every file the project writes. Readers refuse another one."""
+
+TRAINING, VALIDATION = "training", "validation"
+"""The two values of ``split``."""
+
+PREDICTION_COLUMNS: dict[str, str] = {
+    "scan_id": "string",
+    "patient_id": "string",
+    "split": "string",  # training or validation
+    "fold": "Int64",  # nullable: the fold of data.folds that this scan belongs to
+    "seen_in_training": "bool",  # a slice of this scan trained the network
+    "used_for_selection": "bool",  # a slice of this scan chose the checkpoint
+    "label": "string",  # class of the scan; the empty string where it is not known (predict.py)
+    "slice_index": "int64",  # 0-based, head first
+    "n_slices": "int64",
+    "slice_label": "string",  # nullable: class of the slice where a reader labelled it
+}
+"""Fixed columns of predictions.parquet; ``p_<class>`` and ``region_<k>`` (float32 probabilities) follow."""
+
+
+def probability_columns(classes: tuple[str, ...] | list[str]) -> list[str]:
+    """Return the names of the class probability columns, in class order."""
+    return [f"p_{name}" for name in classes]
+
+
+def region_columns(n_regions: int) -> list[str]:
+    """Return the names of the region probability columns."""
+    return [f"region_{k}" for k in range(n_regions)]
+
+
+@dataclass(frozen=True)
+class PredictionMetadata:
+    """What predictions.parquet says about its origin, stored as JSON in the file's schema metadata.
+
+    ``store``: fingerprint of the slice store. ``split_sha256``: of split.csv. ``training_scan_ids``: scans of which a
+    slice trained the network. ``phantom``: the cohort is synthetic.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    tag: str
+    seed: int
+    precision: str
+    checkpoint: str
+    checkpoint_sha256: str
+    store: str
+    split_sha256: str
+    training_scan_ids: tuple[str, ...]
+    phantom: bool
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,57 @@
+"""Names of classes and backbones. Imports nothing heavy, so that checks and ``--help`` answer at once."""
+
+from dataclasses import dataclass
+
+SPGC_CLASSES = ("Normal", "COVID-19", "CAP")
+"""Classes of the SPGC cohort in the order used everywhere. Other cohorts bring their own."""
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What is known of a backbone without building it.
+
+    ``features``: length of the deep feature vector. ``image_size``: default input side in pixels (authors' other code;
+    Inception's own 299). ``minimum_size``: smallest side the architecture accepts. ``weights_url``: torchvision's
+    published ImageNet weights. ``paper_slice_accuracy`` and ``paper_scan_accuracy``: percent on the paper's validation
+    set (Tables 1 and 2).
+    """
+
+    name: str
+    paper_name: str
+    features: int
+    image_size: int
+    minimum_size: int
+    weights_url: str
+    paper_slice_accuracy: float
+    paper_scan_accuracy: float
+
+
+_HUB = "https://download.pytorch.org/models/"
+
+BACKBONES: dict[str, BackboneInfo] = {
+    info.name: info
+    for info in (
+        BackboneInfo("resnext50", "ResNeXt-50", 2048, 224, 32, _HUB + "resnext50_32x4d-7cdf4587.pth", 88.91, 79.59),
+        BackboneInfo("densenet161", "DenseNet-161", 2208, 224, 32, _HUB + "densenet161-8d451a50.pth", 88.61, 82.65),
+        BackboneInfo(
+            "inception_v3", "Inception-v3", 2048, 299, 75, _HUB + "inception_v3_google-0cc3c7bd.pth", 88.74, 85.71
+        ),
+        BackboneInfo(
+            "wide_resnet50", "Wide-ResNet-50", 2048, 224, 32, _HUB + "wide_resnet50_2-95faca4d.pth", 88.37, 80.61
+        ),
+    )
+}
+"""The paper's four backbones in the order of its tables; ``ensemble=all`` means these."""
+
+PAPER_ENSEMBLE_ACCURACY = 87.75
+"""Percent of validation scans, all four backbones joined (Table 2, CNR-IEMN)."""
+PAPER_SENSITIVITY = {"Normal": 95.83, "COVID-19": 96.36, "CAP": 52.63}
+"""Percent on the paper's validation set (section 3.1.2, Figure 4)."""
+
+N_GROUPS = 20
+"""Groups of slices in stage 2 (section 2.2)."""
+N_REGIONS = 5
+"""Regions of a scan, the second task of stage 1 (section 2.1.2)."""
+
+PHANTOM_NOTICE = "phantom study: no diagnostic meaning"
+"""Heads whatever a study trained on phantoms says about a scan."""

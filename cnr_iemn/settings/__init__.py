@@ -1,0 +1,1 @@
+"""The schema of every configuration; the only place that knows Hydra."""

@@ -1,0 +1,144 @@
+"""Checks of values and between fields, before anything heavy is imported or written."""
+
+from collections.abc import Iterable
+
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.registry import BACKBONES
+from cnr_iemn.settings.schema import (
+    AggregateSettings,
+    BalancingSettings,
+    DataSettings,
+    IngestSettings,
+    ModelSettings,
+    PredictSettings,
+    PrepareSettings,
+    TrainerSettings,
+    TrainSettings,
+)
+
+LUNGS = ("border", "tutorial")
+
+
+def check_settings(settings: object) -> None:
+    """Check the settings of any entry point. Raises ConfigurationError."""
+    if isinstance(settings, TrainSettings | PrepareSettings):
+        _one_of("lungs", settings.lungs, LUNGS)
+        _check_ingest(settings.ingest)
+        _check_data(settings.data)
+    if isinstance(settings, TrainSettings):
+        _name("study", settings.study)
+        if settings.tag is not None:
+            _name("tag", settings.tag)
+        _check_model(settings.model)
+        _check_balancing(settings.balancing)
+        _check_trainer(settings.trainer)
+        _one_of("logger.name", settings.logger.name, ("csv", "wandb", "tensorboard"))
+    if isinstance(settings, AggregateSettings | PredictSettings):
+        _name("study", settings.study)
+        ensemble_models(settings.ensemble)
+
+
+def ensemble_models(ensemble: object) -> tuple[str, ...]:
+    """Return the models that ``ensemble`` names: ``all`` (the paper's four, in its order), one name, or a list."""
+    names = tuple(BACKBONES) if ensemble == "all" else (ensemble,) if isinstance(ensemble, str) else ensemble
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(
+            f"ensemble={ensemble!r} names no model. Give all, one model's name, or a list such as "
+            "'ensemble=[resnext50,densenet161]'."
+        )
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"ensemble={ensemble!r} names a model twice. Name each once.")
+    for name in names:
+        _one_of("ensemble", name, (*BACKBONES, "all"))
+    return tuple(names)
+
+
+def ensemble_name(ensemble: object) -> str:
+    """Return the folder name of an ensemble: ``all``, a model's name, or names joined by ``+``."""
+    return "all" if ensemble == "all" else "+".join(ensemble_models(ensemble))
+
+
+def _check_data(data: DataSettings) -> None:
+    _one_of("data.reader", data.reader, ("covid_ct_md", "phantom"))
+    _one_of("data.labels", data.labels, ("updated-1", "original"))
+    if data.reader == "covid_ct_md" and data.root is None:
+        raise ConfigurationError(
+            f"data={data.name} needs the folder of the scans and none was given. "
+            "Add data.root=/path/to/COVID-CT-MD (the folder that holds Index.csv)."
+        )
+    if data.reader == "phantom" and data.phantom is None:
+        raise ConfigurationError("data.reader=phantom needs the section data.phantom. Start from data=phantom.")
+    if not 0 <= data.split.validation < 1:
+        raise ConfigurationError(
+            f"data.split.validation={data.split.validation} is not a share of patients. "
+            "Give a number from 0 (train on all) to below 1."
+        )
+    if data.folds < 2:
+        raise ConfigurationError(f"data.folds={data.folds}: a fold needs others to train on. Give 2 or more.")
+    if data.fold is not None and not 0 <= data.fold < data.folds:
+        raise ConfigurationError(
+            f"data.fold={data.fold} is not one of the {data.folds} folds. Give 0 to {data.folds - 1}, or null for none."
+        )
+
+
+def _check_ingest(ingest: IngestSettings) -> None:
+    _at_least("ingest.size", ingest.size, 32)
+    if len(ingest.window) != 2 or ingest.window[0] >= ingest.window[1]:
+        raise ConfigurationError(
+            f"ingest.window={ingest.window} is not a window. Give two values in HU, the lower first: [-1000, 400]."
+        )
+    if ingest.workers is not None:
+        _at_least("ingest.workers", ingest.workers, 1)
+
+
+def _check_model(model: ModelSettings) -> None:
+    _one_of("model.name", model.name, BACKBONES)
+    _one_of("model.position", model.position, ("both", "location", "none"))
+    minimum = BACKBONES[model.name].minimum_size
+    if model.image_size < minimum:
+        raise ConfigurationError(
+            f"model.image_size={model.image_size} is too small: {BACKBONES[model.name].paper_name} needs at least "
+            f"{minimum} pixels."
+        )
+
+
+def _check_balancing(balancing: BalancingSettings) -> None:
+    _one_of("balancing.augment", balancing.augment, ("paper", "all_classes"))
+    copies = balancing.copies
+    if copies == "auto":
+        return
+    if not isinstance(copies, dict) or not all(isinstance(n, int) and n >= 0 for n in copies.values()):
+        raise ConfigurationError(
+            f"balancing.copies={copies!r} is neither auto nor a number of copies by class, such as "
+            "'balancing.copies={COVID-19: 3, CAP: 10}'."
+        )
+
+
+def _check_trainer(trainer: TrainerSettings) -> None:
+    _one_of("trainer.checkpoint", trainer.checkpoint, ("best", "last"))
+    _one_of("trainer.precision", trainer.precision, ("auto", "32", "bf16"))
+    _at_least("trainer.max_epochs", trainer.max_epochs, 1)
+    _at_least("trainer.batch_size", trainer.batch_size, 2)
+    for key, value in (("gpus", trainer.gpus), ("workers", trainer.workers)):
+        if value is not None:
+            _at_least(f"trainer.{key}", value, 0)
+    if trainer.learning_rate <= 0:
+        raise ConfigurationError(f"trainer.learning_rate={trainer.learning_rate} trains nothing. Give a positive rate.")
+
+
+def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ConfigurationError(f"{key}={value} is not known. Choose one of: {', '.join(allowed)}.")
+
+
+def _at_least(key: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ConfigurationError(f"{key}={value} is too small. Give {minimum} or more.")
+
+
+def _name(key: str, value: str) -> None:
+    if not value or value.startswith(".") or any(c in value for c in "/\\ :"):
+        raise ConfigurationError(
+            f"{key}={value!r} becomes a folder's name and cannot be used as one. "
+            "Use letters, digits, '-', '_', '=' and '+'."
+        )

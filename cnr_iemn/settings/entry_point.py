@@ -1,0 +1,186 @@
+"""One wrapper around the five entry points: composed and checked settings in, exit codes out, no traceback for users.
+
+Exit codes: 0 done; 1 some jobs of a multirun failed, the others finished; 2 wrong configuration or input, nothing
+written; 130 interrupted.
+"""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cnr_iemn.errors import CnrIemnError, ConfigurationError
+from cnr_iemn.settings.checks import check_settings
+
+S = TypeVar("S")
+INTERRUPTED = 130
+
+
+def configuration_folder() -> Path:
+    """Return the folder of the YAML files: inside an installed package, or ``conf/`` of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigurationError(
+        f"The configuration files (conf/train.yaml) are neither in {package} nor beside it. "
+        "The installation is incomplete: install the package again."
+    )
+
+
+def entry_point(name: str, schema: type[S]) -> Callable[[Callable[[S], float | None]], Callable[..., int]]:
+    """Decorate the task of an entry point. The result takes command-line words and returns the exit code.
+
+    ``name``: its YAML file; ``schema``: the dataclass of its settings. The task receives an instance of ``schema``
+    and returns one float for sweepers.
+    """
+
+    def decorate(task: Callable[[S], float | None]) -> Callable[..., int]:
+        @functools.wraps(task)
+        def main(arguments: Sequence[str] | None = None) -> int:
+            return _run(name, schema, task, list(sys.argv[1:] if arguments is None else arguments))
+
+        return main
+
+    return decorate
+
+
+def _run(name: str, schema: type[S], task: Callable[[S], float | None], arguments: list[str]) -> int:
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    outcomes: list[Exception | None] = []  # one entry a job, in this process (the basic launcher)
+
+    def job(config: DictConfig) -> float | None:
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        try:
+            value = task(_checked(config, schema))
+        except (CnrIemnError, OmegaConfBaseException) as error:
+            outcomes.append(error)
+            if not multirun:  # raising would only add Hydra's own line to ours
+                return None
+            words = " ".join(HydraConfig.get().overrides.task)
+            print(f"Job failed: {words}\n{_explain(error, schema)}", file=sys.stderr)
+            raise
+        outcomes.append(None)
+        return value
+
+    # what hydra.main looks at to name the job; the path is absolute, so nothing is searched beside the task
+    job.__module__, job.__qualname__ = task.__module__, task.__qualname__
+    try:
+        if {"-m", "--multirun"} & set(arguments):
+            _check_every_job(name, schema, arguments)
+        with _hydra_command_line(name, arguments):
+            hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
+    except (CnrIemnError, HydraException, OmegaConfBaseException) as error:
+        if not outcomes:
+            outcomes.append(error)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    return _exit_code(outcomes, schema)
+
+
+def _exit_code(outcomes: list[Exception | None], schema: type[Any]) -> int:
+    failures = [outcome for outcome in outcomes if outcome is not None]
+    if not failures:
+        return 0
+    if len(outcomes) == 1:
+        print(f"Error: {_explain(failures[0], schema)}", file=sys.stderr)
+        return 2
+    print(f"{len(failures)} of {len(outcomes)} jobs failed; the messages stand above.", file=sys.stderr)
+    return 1 if len(failures) < len(outcomes) else 2
+
+
+def _check_every_job(name: str, schema: type[Any], arguments: list[str]) -> None:
+    """Compose and check each job of a multirun before the first starts: a misspelt value costs no hours."""
+    words = [word for word in arguments if not word.startswith("-")]
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        overrides = OverridesParser.create().parse_overrides(words)
+        if any(o.is_sweep_override() and not o.is_discrete_sweep() for o in overrides):
+            return  # intervals are for sweepers that draw from them
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        for job in jobs:
+            _checked(hydra.compose(name, overrides=job), schema)
+
+
+def _checked(config: DictConfig, schema: type[S]) -> S:
+    """Return the settings as an instance of ``schema``. Merging refuses keys that were added with ``+``."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+    check_settings(settings)
+    return settings  # type: ignore[return-value]  # to_object returns an instance of the merged structure's class
+
+
+@contextmanager
+def _hydra_command_line(name: str, arguments: list[str]) -> Iterator[None]:
+    """Give Hydra our words, and have it raise its errors instead of printing a traceback and exiting with 1."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"{name}.py", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _explain(error: Exception, schema: type) -> str:
+    """Turn Hydra's or OmegaConf's error into what was given, why it cannot work and what to do."""
+    if isinstance(error, CnrIemnError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        quoted = value.strip("'\"").replace('"', '\\"')
+        return (
+            f"'{error.override}' cannot be parsed: values with spaces, commas, parentheses, '=' or '$' need quotes for "
+            f"Hydra inside those of the shell. Write: '{key}=\"{quoted}\"'"
+        )
+    cause = error.__cause__
+    texts = [str(error), str(cause) if isinstance(cause, OmegaConfBaseException) else ""]
+    lines = [line for text in texts for line in text.split("\nConfig search path")[0].splitlines() if _useful(line)]
+    source = cause if isinstance(cause, OmegaConfBaseException) else error
+    if isinstance(source, OmegaConfBaseException):
+        key = str(source.full_key or source.key or "")
+        near = difflib.get_close_matches(key, _keys(schema), n=3, cutoff=0.6)
+        if near and key not in near:
+            lines.append(f"Did you mean {' or '.join(near)}?")
+    lines.append("--help lists all groups and keys.")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _useful(line: str) -> bool:
+    """Tell whether a line of Hydra's message helps a user: its schema forbids new keys, so '+key' would not."""
+    return bool(line.strip()) and not line.strip().startswith(
+        ("full_key:", "reference_type=", "object_type=", "To append to your config")
+    )
+
+
+def _keys(schema: type, prefix: str = "") -> list[str]:
+    """Return every key of a schema in dotted form."""
+    keys: list[str] = []
+    for entry in fields(schema):
+        keys.append(prefix + entry.name)
+        for candidate in _dataclasses_in(get_type_hints(schema)[entry.name]):
+            keys.extend(_keys(candidate, f"{prefix}{entry.name}."))
+    return keys
+
+
+def _dataclasses_in(hint: Any) -> list[type]:
+    return [c for c in (hint, *getattr(hint, "__args__", ())) if isinstance(c, type) and is_dataclass(c)]

@@ -1,0 +1,186 @@
+"""The dataclass behind every configuration group: names, types and defaults that YAML files are checked against.
+
+Untyped YAML accepts a misspelt key silently; these do not. Nothing heavy is imported here.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class SplitSettings:
+    """One split by patient for both stages. ``validation``: share of patients, floored per stratum; 0 trains on all."""
+
+    validation: float = 0.325
+    seed: int = 0
+    file: str | None = None
+
+
+@dataclass
+class PhantomSettings:
+    """Arguments of ``cohort.phantom.writer.write_cohort``; scans and labelled scans by class name."""
+
+    scans: dict[str, int] = field(default_factory=dict)
+    labelled: dict[str, int] = field(default_factory=dict)
+    seed: int = 0
+    rows: int = 512
+    n_slices: list[int] = field(default_factory=lambda: [112, 186])
+
+
+@dataclass
+class DataSettings:
+    """Which cohort. ``reader``: covid_ct_md or phantom (written on first use, then read as covid_ct_md).
+
+    ``shuffle_training_labels``: the negative control, training labels of both stages permuted (never the validation's).
+    """
+
+    name: str = MISSING
+    reader: str = MISSING
+    root: str | None = None
+    labels: str = "updated-1"
+    labelled_normals: int | None = 30
+    exclude: list[str] = field(default_factory=list)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    folds: int = 5
+    fold: int | None = None
+    shuffle_training_labels: bool = False
+    phantom: PhantomSettings | None = None
+
+
+@dataclass
+class IngestSettings:
+    """How a scan becomes pixels of the store. ``size``: side in pixels; ``window``: HU at grey 0 and 255."""
+
+    size: int = 336
+    window: list[float] = field(default_factory=lambda: [-1000.0, 400.0])
+    cache: str = "cache"
+    workers: int | None = None
+
+
+@dataclass
+class ModelSettings:
+    """One network. ``name``: a backbone of the registry; ``weights``: imagenet, none or a file."""
+
+    name: str = MISSING
+    image_size: int = MISSING
+    weights: str = "imagenet"
+    position: str = "both"
+
+
+@dataclass
+class AugmentationSettings:
+    """Parameters of the five augmentations (section 2.1.2)."""
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    jitter_probability: float = 0.2
+    flip_probability: float = 0.2
+    perspective_distortion: float = 0.5
+    perspective_probability: float = 1.0
+    rotation_degrees: float = 30.0
+    crop_ratio: float = 224 / 244
+
+
+@dataclass
+class BalancingSettings:
+    """Augmented copies on top of the original. ``copies``: by class name, or auto; ``augment``: paper, all_classes."""
+
+    copies: Any = "auto"
+    augment: str = "paper"
+    redraw: bool = False
+
+
+@dataclass
+class TrainerSettings:
+    """Stage-1 training (section 3.1.1). ``gpus``: null = what the machine has, 0 = CPU, n = n GPUs."""
+
+    gpus: int | None = None
+    max_epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    milestones: list[int] = field(default_factory=lambda: [3, 6])
+    decay: float = 0.1
+    gamma: float = 1.5
+    region_weight: float = 1.0
+    checkpoint: str = "best"
+    precision: str = "auto"
+    workers: int | None = None
+
+
+@dataclass
+class LoggerSettings:
+    """Where scalars go beside metrics.csv. ``name``: csv, wandb or tensorboard."""
+
+    name: str = MISSING
+    project: str = "cnr-iemn"
+    offline: bool | None = None
+
+
+@dataclass
+class BoosterSettings:
+    """XGBoost of stage 2 (section 2.2), written out because its two interfaces differ in their defaults."""
+
+    rounds: int = 100
+    max_depth: int = 6
+    eta: float = 0.3
+    seed: int = 0
+
+
+@dataclass
+class TrainSettings:
+    """``train.py``: one backbone on slices."""
+
+    study: str = "default"
+    seed: int = 0
+    tag: str | None = None
+    overwrite: bool = False
+    runs: str = "runs"
+    lungs: str = "border"
+    data: DataSettings = MISSING
+    ingest: IngestSettings = field(default_factory=IngestSettings)
+    model: ModelSettings = MISSING
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    balancing: BalancingSettings = field(default_factory=BalancingSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    logger: LoggerSettings = MISSING
+
+    @property
+    def run_tag(self) -> str:
+        """Name of the run within its model: what was given, or seed<s>, or seed<s>-fold<k>."""
+        fold = "" if self.data.fold is None else f"-fold{self.data.fold}"
+        return self.tag or f"seed{self.seed}{fold}"
+
+
+@dataclass
+class PrepareSettings:
+    """``prepare.py``: DICOM to the slice store."""
+
+    lungs: str = "border"
+    data: DataSettings = MISSING
+    ingest: IngestSettings = field(default_factory=IngestSettings)
+
+
+@dataclass
+class AggregateSettings:
+    """``aggregate.py``: saved predictions to the patient's class. ``ensemble``: all, one name, or a list of names."""
+
+    study: str = "default"
+    ensemble: Any = "all"
+    tag: str = "seed0"
+    runs: str = "runs"
+    booster: BoosterSettings = field(default_factory=BoosterSettings)
+
+
+@dataclass
+class PredictSettings:
+    """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs."""
+
+    input: str = MISSING
+    study: str = "default"
+    ensemble: Any = "all"
+    runs: str = "runs"
+    output: str | None = None
+    gpus: int | None = None
+    batch_size: int = 64

@@ -1,0 +1,1 @@
+"""Stage 1 (section 2.1 of the paper): networks on slices."""

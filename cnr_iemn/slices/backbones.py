@@ -1,0 +1,105 @@
+"""The four backbones of the paper, as torchvision builds them, without their ImageNet classifier."""
+
+import re
+import sys
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from cnr_iemn.errors import ConfigurationError, WeightsError
+from cnr_iemn.registry import BACKBONES
+
+_BUILDERS: dict[str, tuple[Any, str]] = {  # torchvision's function, the module that is its classifier
+    "resnext50": (models.resnext50_32x4d, "fc"),
+    "densenet161": (models.densenet161, "classifier"),
+    "inception_v3": (models.inception_v3, "fc"),
+    "wide_resnet50": (models.wide_resnet50_2, "fc"),
+}
+
+# DenseNet's published file has keys such as denselayer1.norm.1.weight, from before module names could hold no dots
+_OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+_NOT_TRUNK = ("fc.", "classifier.", "AuxLogits.")
+
+
+def build_backbone(name: str, *, weights: str | Path) -> tuple[nn.Module, int]:
+    """Build the backbone ``name`` and return it with the length of its deep feature vector.
+
+    The backbone maps float images [b, 3, h, w] to deep features [b, features]. ``weights``: ``imagenet`` (downloaded
+    once by torch.hub, into its cache), ``none`` (random, from torch's generator) or the path of a file of tensors under
+    torchvision's published names, with or without classifier. Inception neither rescales its input (its published
+    weights would have it do so, wrong for values of 0..1) nor keeps its auxiliary head.
+
+    Raises ConfigurationError for an unknown name, WeightsError where the weights cannot be had or do not fit.
+    """
+    if name not in BACKBONES:
+        raise ConfigurationError(f"Backbone {name} is not known: choose one of {', '.join(BACKBONES)}.")
+    builder, classifier = _BUILDERS[name]
+    options = {}
+    if name == "inception_v3":
+        # its truncated normal start values take long to draw and would be overwritten
+        options = {"transform_input": False, "aux_logits": False, "init_weights": weights == "none"}
+    trunk: nn.Module = builder(weights=None, **options)
+    setattr(trunk, classifier, nn.Identity())
+    if weights == "imagenet":
+        _load(trunk, _download(name), source=f"The ImageNet weights of {name}")
+    elif weights != "none":
+        _load(trunk, _read(name, Path(weights)), source=f"The weights {weights}")
+    return trunk, BACKBONES[name].features
+
+
+def _download(name: str) -> Any:
+    url = BACKBONES[name].weights_url
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, HTTPException, UnpicklingError) as error:
+        raise WeightsError(
+            f"The ImageNet weights of {name} cannot be downloaded: {error}. Either train from random weights with "
+            f"model.weights=none, or fetch {url} by hand and give model.weights=/path/to/{url.rsplit('/', 1)[-1]}."
+        ) from error
+
+
+def _read(name: str, path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsError(
+            f"model.weights={path} is neither imagenet nor none nor a file. Torchvision's weights of {name} are at "
+            f"{BACKBONES[name].weights_url}."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise WeightsError(
+            f"model.weights={path} cannot be read as a file of tensors ({type(error).__name__}): it is damaged or "
+            f"holds more than tensors. Save it with torch.save(model.state_dict(), path)."
+        ) from error
+
+
+def _load(trunk: nn.Module, state: Any, *, source: str) -> None:
+    """Load ``state`` into ``trunk``; every tensor of the trunk must be there, and none besides but a classifier's."""
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{source} are not a table of tensors. Save them with torch.save(model.state_dict(), path).")
+    state = {
+        _OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(_NOT_TRUNK)
+    }
+    own = trunk.state_dict()
+    counters = "num_batches_tracked"  # older files lack them; only averaging without momentum would read them
+    problems = {
+        "missing": [key for key in own if key not in state and not key.endswith(counters)],
+        "not expected": [key for key in state if key not in own],
+        "of another shape": [key for key in state if key in own and state[key].shape != own[key].shape],
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{_few(keys)} {what}" for what, keys in problems.items() if keys)
+        raise WeightsError(f"{source} do not fit this backbone: {found}. Give a file made for it.")
+    trunk.load_state_dict(state, strict=False)
+
+
+def _few(keys: list[str], shown: int = 3) -> str:
+    rest = len(keys) - shown
+    return ", ".join(keys[:shown]) + (f" and {rest} more" if rest > 0 else "")

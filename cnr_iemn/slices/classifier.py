@@ -1,0 +1,108 @@
+"""Training of one network on slices: two focal losses, Adam, two decays (sections 2.1.2 and 3.1.1)."""
+
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from cnr_iemn.registry import N_REGIONS
+from cnr_iemn.slices.datamodule import SliceBatch
+from cnr_iemn.slices.losses import focal_loss
+from cnr_iemn.slices.network import SliceNetwork
+
+
+class SliceMetrics(nn.Module):
+    """What is measured over the slices of one epoch on one side of the split."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(n_classes, average="micro")
+        self.balanced_accuracy = MulticlassAccuracy(n_classes, average="macro")
+        self.region_accuracy = MulticlassAccuracy(N_REGIONS, average="micro")
+        self.loss = MeanMetric()
+
+    def update(self, loss: Tensor, class_logits: Tensor, region_logits: Tensor, batch: SliceBatch) -> None:
+        """Take in one batch."""
+        self.loss.update(loss.detach(), len(batch["label"]))
+        self.accuracy.update(class_logits.detach(), batch["label"])
+        self.balanced_accuracy.update(class_logits.detach(), batch["label"])
+        self.region_accuracy.update(region_logits.detach(), batch["region"])
+
+    def finish(self, prefix: str) -> dict[str, Tensor]:
+        """Return the epoch's values under ``prefix`` and begin anew."""
+        metrics = {
+            "loss": self.loss,
+            "slice_accuracy": self.accuracy,
+            "slice_balanced_accuracy": self.balanced_accuracy,
+            "region_accuracy": self.region_accuracy,
+        }
+        values = {f"{prefix}/{name}": metric.compute() for name, metric in metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
+        return values
+
+
+class SliceClassifier(pl.LightningModule):
+    """A SliceNetwork with its losses, metrics and optimizer.
+
+    ``milestones``: epochs after which the learning rate is multiplied by ``decay``; ``region_weight``: of the region
+    task's loss in the sum.
+    """
+
+    def __init__(
+        self,
+        network: SliceNetwork,
+        *,
+        n_classes: int,
+        learning_rate: float = 1e-4,
+        milestones: tuple[int, ...] = (3, 6),
+        decay: float = 0.1,
+        gamma: float = 1.5,
+        region_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.learning_rate = learning_rate
+        self.milestones = milestones
+        self.decay = decay
+        self.gamma = gamma
+        self.region_weight = region_weight
+        self.train_metrics = SliceMetrics(n_classes)
+        self.val_metrics = SliceMetrics(n_classes)
+
+    def training_step(self, batch: SliceBatch, batch_index: int) -> Tensor:
+        """Return the loss of one batch."""
+        loss = self._measured_loss(batch, self.train_metrics)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: SliceBatch, batch_index: int) -> None:
+        """Update the validation metrics with one batch."""
+        self._measured_loss(batch, self.val_metrics)
+
+    def _measured_loss(self, batch: SliceBatch, metrics: SliceMetrics) -> Tensor:
+        class_logits, region_logits = self.network(batch["image"], batch["position"])  # [b, classes], [b, regions]
+        class_loss = focal_loss(class_logits, batch["label"], gamma=self.gamma)
+        region_loss = focal_loss(region_logits, batch["region"], gamma=self.gamma)
+        loss = class_loss + self.region_weight * region_loss
+        metrics.update(loss, class_logits, region_logits, batch)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training metrics and learning rate."""
+        self.log_dict(self.train_metrics.finish("train"))
+        optimizer = cast(torch.optim.Optimizer, self.optimizers())
+        self.log("learning_rate", optimizer.param_groups[0]["lr"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's validation metrics."""
+        self.log_dict(self.val_metrics.finish("val"))
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam and its schedule, stepped once an epoch."""
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=list(self.milestones), gamma=self.decay)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -1,0 +1,202 @@
+"""From the slice store to batches: what one epoch shows, and every slice of every scan for prediction."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cnr_iemn.cohort.parts import part_of_slices
+from cnr_iemn.ct.window import three_channels
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.registry import N_REGIONS
+from cnr_iemn.slices.augmentation import AugmentationSettings, apply_warp, draw_warp, plain_warp
+from cnr_iemn.slices.balancing import TrainingItems, copy_rng
+from cnr_iemn.slices.network import position_inputs
+
+UNLABELLED = -1
+"""Class index of a slice that no reader labelled."""
+
+
+class SliceBatch(TypedDict):
+    """One batch. ``image``: uint8 [b, 3, s, s]; ``position``: float32 [b, 2]; the others int64 [b].
+
+    ``slice``: position in the SliceTable, by which an item is known again.
+    """
+
+    image: Tensor
+    position: Tensor
+    label: Tensor
+    region: Tensor
+    slice: Tensor
+
+
+@dataclass(frozen=True)
+class SliceTable:
+    """Slices of some scans, one row each, scan after scan and head first.
+
+    ``scan_ids``: names; ``scan``: int64 [n], index into them; ``slice_index`` and ``n_slices``: int64 [n];
+    ``region``: int64 [n], 0 to 4 (section 2.1.2); ``label``: int64 [n], class index or UNLABELLED.
+    """
+
+    scan_ids: tuple[str, ...]
+    scan: NDArray[np.int64]
+    slice_index: NDArray[np.int64]
+    n_slices: NDArray[np.int64]
+    region: NDArray[np.int64]
+    label: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, n_slices: dict[str, int], labels: dict[str, NDArray[np.int64] | None]) -> "SliceTable":
+        """Return the table of these scans: number of slices and class indices (or None) by scan id, in one order."""
+        counts = np.array(list(n_slices.values()), dtype=np.int64)
+        label = [
+            np.full(n, UNLABELLED, dtype=np.int64) if known is None else known
+            for n, known in zip(n_slices.values(), labels.values(), strict=True)
+        ]
+        return cls(
+            scan_ids=tuple(n_slices),
+            scan=np.repeat(np.arange(len(counts)), counts),
+            slice_index=np.concatenate([np.arange(n) for n in counts]),
+            n_slices=np.repeat(counts, counts),
+            region=np.concatenate([part_of_slices(n, N_REGIONS) for n in counts]),
+            label=np.concatenate(label),
+        )
+
+    def __len__(self) -> int:
+        return len(self.scan)
+
+
+class PixelSource(Protocol):
+    """What SliceDataset reads from: the slice store, or scans in memory. Both uint8 [n_slices, size, size]."""
+
+    def grey(self, scan_id: str) -> NDArray[np.uint8]:
+        """Return the grey slices."""
+
+    def lungs(self, scan_id: str) -> NDArray[np.uint8]:
+        """Return the lung mask, 0 or 1."""
+
+
+class SliceDataset(Dataset[dict[str, Tensor]]):
+    """Slices of the store as the network sees them.
+
+    ``items``: which rows of ``table`` an epoch shows and which of them are warped; None = each row once, as it is.
+    An index is epoch * len + item (see EpochShuffle), so that copies drawn anew know their epoch in every worker.
+    """
+
+    def __init__(
+        self,
+        source: PixelSource,
+        table: SliceTable,
+        *,
+        image_size: int,
+        items: TrainingItems | None = None,
+        augmentation: AugmentationSettings | None = None,
+        redraw: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if items is not None and augmentation is None:
+            raise ConfigurationError("Training items need the settings of their augmentation.")
+        self.source = source
+        self.table = table
+        self.image_size = image_size
+        self.items = items
+        self.augmentation = augmentation
+        self.redraw = redraw
+        self.seed = seed
+        self._opened: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.table) if self.items is None else len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, item = divmod(index, len(self))
+        row = item if self.items is None else int(self.items.source[item])
+        table = self.table
+        grey, lungs = self._pixels(int(table.scan[row]), int(table.slice_index[row]))
+        size = grey.shape[-1]
+        warp = plain_warp(input_size=size, image_size=self.image_size)
+        if self.items is not None and self.augmentation is not None and self.items.warped[item]:
+            scan_id, copy = table.scan_ids[table.scan[row]], int(self.items.copy[item])
+            drawn = epoch if self.redraw else None
+            rng = copy_rng(self.seed, scan_id, int(table.slice_index[row]), copy, drawn)
+            warp = draw_warp(rng, self.augmentation, input_size=size, image_size=self.image_size)
+        image = three_channels(*apply_warp(grey, lungs, warp, image_size=self.image_size))  # [3, s, s]
+        position = position_inputs(table.slice_index[row], table.n_slices[row])  # [2]
+        return {
+            "image": torch.from_numpy(image),
+            "position": torch.from_numpy(position),
+            "label": torch.tensor(table.label[row]),
+            "region": torch.tensor(table.region[row]),
+            "slice": torch.tensor(row),
+        }
+
+    def _pixels(self, scan: int, slice_index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        if scan not in self._opened:
+            scan_id = self.table.scan_ids[scan]
+            self._opened[scan] = self.source.grey(scan_id), self.source.lungs(scan_id)
+        grey, lungs = self._opened[scan]
+        return grey[slice_index], lungs[slice_index]
+
+
+class EpochShuffle(Sampler[int]):
+    """A new order in every epoch, known from seed and epoch alone; yields epoch * n + item.
+
+    The trainer calls ``set_epoch`` before each epoch.
+    """
+
+    def __init__(self, n: int, *, seed: int) -> None:
+        self.n = n
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        yield from (self.epoch * self.n + order).tolist()
+
+
+class SliceDataModule(pl.LightningDataModule):
+    """Loaders of the training items and of the labelled validation slices."""
+
+    def __init__(
+        self, training: SliceDataset, validation: SliceDataset | None, *, batch_size: int, workers: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.training = training
+        self.validation = validation
+        self.batch_size = batch_size
+        self.workers = workers
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Return the loader of one epoch. A last batch of one slice is left out: batch norm cannot train on it."""
+        return DataLoader(
+            self.training,
+            batch_size=self.batch_size,
+            sampler=EpochShuffle(len(self.training), seed=self.seed),
+            drop_last=len(self.training) % self.batch_size == 1,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | Sequence[DataLoader[dict[str, Tensor]]]:
+        """Return the loader of the validation slices; none where there are none."""
+        return [] if self.validation is None else plain_loader(self.validation, self.batch_size, self.workers)
+
+
+def plain_loader(dataset: SliceDataset, batch_size: int, workers: int) -> DataLoader[dict[str, Tensor]]:
+    """Return a loader that shows each slice once, in order."""
+    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())

@@ -1,0 +1,77 @@
+"""The network of stage 1: deep features, the slice's position, a class head and a region head (section 2.1.2)."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.registry import BACKBONES, N_REGIONS
+from cnr_iemn.slices.backbones import build_backbone
+
+_FIRST_POSITION_COLUMN = {"both": 0, "location": 1, "none": 2}
+
+
+def position_inputs(slice_index: npt.ArrayLike, n_slices: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return (n_slices / 200, (slice_index + 0.5) / n_slices) as float32 [..., 2] for slices of scans, head first.
+
+    The paper adds the number of slices and the slice's location but not their scale: 200 slices is the longest scan
+    that COVID-CT-MD's labels can hold, so both are about 0..1.
+    """
+    index, n = np.broadcast_arrays(np.asarray(slice_index, dtype=np.float64), np.asarray(n_slices, dtype=np.float64))
+    return np.stack([n / 200, (index + 0.5) / n], axis=-1).astype(np.float32)
+
+
+class SliceNetwork(nn.Module):
+    """Two answers for a slice: its class and the region of the scan it lies in (Figure 3).
+
+    ``backbone``: a name of the registry. ``position``: what is joined to the deep features before both heads:
+    ``both`` (number of slices and location, as in the paper), ``location`` or ``none``. ``weights``: see
+    ``build_backbone``.
+
+    Raises ConfigurationError for an unknown backbone or position, WeightsError where the weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        n_classes: int = 3,
+        n_regions: int = N_REGIONS,
+        position: str = "both",
+        weights: str | Path = "none",
+    ) -> None:
+        super().__init__()
+        if position not in _FIRST_POSITION_COLUMN:
+            raise ConfigurationError(
+                f"model.position={position} is not known: choose one of {', '.join(_FIRST_POSITION_COLUMN)}."
+            )
+        self.backbone = backbone
+        self.trunk, features = build_backbone(backbone, weights=weights)
+        self.first_position_column = _FIRST_POSITION_COLUMN[position]
+        inputs = features + 2 - self.first_position_column
+        self.class_head = nn.Linear(inputs, n_classes)
+        self.region_head = nn.Linear(inputs, n_regions)
+
+    def forward(self, images: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits [b, n_classes] and region logits [b, n_regions].
+
+        ``images``: uint8 0..255 or float 0..1, [b, 3, h, w] (no ImageNet mean and deviation, as in the authors' code).
+        ``position``: float [b, 2] of ``position_inputs``. Raises ConfigurationError where the images are too small.
+        """
+        smallest = BACKBONES[self.backbone].minimum_size
+        if min(images.shape[-2:]) < smallest:
+            raise ConfigurationError(
+                f"Images of {images.shape[-2]} x {images.shape[-1]} pixels are too small for {self.backbone}, which "
+                f"needs {smallest}: give model.image_size={smallest} or more."
+            )
+        dtype = self.class_head.weight.dtype
+        if images.dtype == torch.uint8:
+            images = images.to(dtype) / 255
+        deep = self.trunk(images)
+        # outside autocast: in bfloat16 neighbouring slices of a long scan would share one location
+        with torch.autocast(images.device.type, enabled=False):
+            joined = torch.cat([deep.to(dtype), position[:, self.first_position_column :].to(dtype)], dim=1)
+            return self.class_head(joined), self.region_head(joined)

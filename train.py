@@ -1,0 +1,45 @@
+"""Stage 1: train one backbone on slices and predict every slice of every scan in the cohort.
+
+python train.py model=densenet161 trainer.gpus=1
+python train.py -m model=resnext50,densenet161,inception_v3,wide_resnet50 data=covid_ct_md data.root=/data/COVID-CT-MD
+"""
+
+from pathlib import Path
+
+from cnr_iemn.settings.entry_point import entry_point
+from cnr_iemn.settings.schema import TrainSettings
+
+
+@entry_point("train", TrainSettings)
+def main(settings: TrainSettings) -> float:
+    """Train, predict and save one run. Returns the validation slice accuracy, NaN without validation slices."""
+    from cnr_iemn.cohort.splits import make_folds
+    from cnr_iemn.engine import assemble
+    from cnr_iemn.engine.hardware import choose_hardware
+    from cnr_iemn.engine.runs import RunFolder, save_split, study_split
+    from cnr_iemn.engine.stage1 import build_network, lasting_configuration, train_and_predict
+
+    hardware = choose_hardware(settings.trainer.gpus, settings.trainer.precision)
+    cohort = assemble.open_cohort(settings.data, settings.ingest)
+    study = Path(settings.runs) / settings.study
+    split = study_split(study, cohort, settings.data.split)
+    fold = make_folds(cohort, split, folds=settings.data.folds, seed=settings.data.split.seed)
+    roles = assemble.Roles(split, fold, settings.data.fold)
+    assemble.require_every_class(cohort, roles)
+
+    run = RunFolder.of(Path(settings.runs), settings.study, settings.model.name, settings.run_tag)
+    score = run.finished_score(lasting_configuration(settings), overwrite=settings.overwrite)
+    if score is not None:
+        print(f"{run.path} is finished with this configuration: nothing to do. overwrite=true trains it again.")
+        return score
+
+    print(f"{run.path}: {cohort.name}, {len(cohort.scans)} scans; {hardware}", flush=True)
+    network = build_network(settings, cohort.classes)
+    store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
+    assemble.require_all_scans(failures)
+    save_split(study, cohort, split)
+    return train_and_predict(settings, run, network, cohort=cohort, store=store, roles=roles, hardware=hardware)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
