@@ -31,3 +31,7 @@ class RunError(CnrIemnError):
 
 class WeightsError(CnrIemnError):
     """Start weights cannot be loaded."""
+
+
+class PartialFailureError(CnrIemnError):
+    """Some scans failed, each named with its reason, and the others are finished: exit code 1."""

@@ -27,10 +27,7 @@ from cnr_iemn.slices.inference import SliceProbabilities
 
 def open_cohort(data: DataSettings, ingest: IngestSettings) -> Cohort:
     """Return the cohort that the settings name; a phantom cohort is written to the cache on first use."""
-    if data.reader == "phantom":
-        root = _write_phantom(data, ingest)
-    else:
-        root = Path(str(data.root))
+    root = _write_phantom(data, ingest) if data.reader == "phantom" else Path(str(data.root))
     return read_covid_ct_md(
         root, name=data.name, labels=data.labels, labelled_normals=data.labelled_normals, exclude=data.exclude
     )

@@ -128,7 +128,7 @@ def _finish(run: RunFolder, fitted: FittedRun, predictions: Predictions) -> None
         print(PHANTOM_NOTICE)
     if on_validation is not None:
         selected = " (checkpoint selected on this set)" if fitted.checkpoint == "best" else ""
-        print(f"validation slice accuracy {100 * on_validation['accuracy']:.2f}%{selected}")
+        print(f"validation slice accuracy {100 * fitted.score:.2f}%{selected}")
     print(f"wrote {run.path}", flush=True)
 
 

@@ -1,7 +1,7 @@
 """One wrapper around the five entry points: composed and checked settings in, exit codes out, no traceback for users.
 
-Exit codes: 0 done; 1 some jobs of a multirun failed, the others finished; 2 wrong configuration or input, nothing
-written; 130 interrupted.
+Exit codes: 0 done; 1 some scans, or some jobs of a multirun, failed and the others finished; 2 wrong configuration or
+input, nothing written; 130 interrupted.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cnr_iemn.errors import CnrIemnError, ConfigurationError
+from cnr_iemn.errors import CnrIemnError, ConfigurationError, PartialFailureError
 from cnr_iemn.settings.checks import check_settings
 
 S = TypeVar("S")
@@ -100,7 +100,7 @@ def _exit_code(outcomes: list[Exception | None], schema: type[Any]) -> int:
         return 0
     if len(outcomes) == 1:
         print(f"Error: {_explain(failures[0], schema)}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(failures[0], PartialFailureError) else 2
     print(f"{len(failures)} of {len(outcomes)} jobs failed; the messages stand above.", file=sys.stderr)
     return 1 if len(failures) < len(outcomes) else 2
 

@@ -59,8 +59,9 @@ def _download(name: str) -> Any:
             url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError, HTTPException, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise WeightsError(
-            f"The ImageNet weights of {name} cannot be downloaded: {error}. Either train from random weights with "
+            f"The ImageNet weights of {name} cannot be downloaded: {reason}. Either train from random weights with "
             f"model.weights=none, or fetch {url} by hand and give model.weights=/path/to/{url.rsplit('/', 1)[-1]}."
         ) from error
 

@@ -260,6 +260,15 @@ def test_shrinking_sees_every_pixel():
     assert np.ptp(direct[20:-20, 20:-20]) > 100
 
 
+def test_a_homography_times_a_number_is_the_same_warp():
+    checkerboard = np.uint8(255 * (np.indices((INPUT, INPUT)).sum(axis=0) % 2))
+    for seed in range(4):
+        homography = draw_warp(np.random.default_rng(seed), SETTINGS, input_size=INPUT, image_size=96).homography
+        grey, _ = apply_warp(checkerboard, checkerboard, Warp(homography), image_size=96)
+        same, _ = apply_warp(checkerboard, checkerboard, Warp(5 * homography), image_size=96)
+        np.testing.assert_allclose(same, grey, atol=1)
+
+
 def test_settings_outside_their_range_are_refused():
     for name, value in [
         ("flip_probability", 1.5),

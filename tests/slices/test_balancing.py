@@ -97,6 +97,11 @@ def test_each_item_has_its_own_generator():
     assert drawn == [copy_rng(*key).integers(2**62) for key in keys]
 
 
+def test_a_copy_stays_what_it_was_from_version_to_version():
+    assert copy_rng(0, "P001", 5, 1).bit_generator.random_raw() == 2578862732998209280
+    assert copy_rng(0, "P001", 5, 1, epoch=0).bit_generator.random_raw() == 15229207162028786118
+
+
 def test_numpy_numbers_are_numbers():
     key = (np.int64(7), "P001", np.int64(3), np.int64(2), np.int64(1))
     assert copy_rng(*key).random() == copy_rng(7, "P001", 3, 2, 1).random()

@@ -1,0 +1,1 @@
+"""One scan, without learning: read, segment the lungs, window."""

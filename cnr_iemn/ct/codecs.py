@@ -1,0 +1,219 @@
+"""One file's pixels as a two-dimensional array of stored values, checked against everything the file says of them."""
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+
+import imagecodecs
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import uid
+from pydicom.encaps import generate_frames
+from pydicom.filereader import read_dataset
+from pydicom.pixels import get_decoder
+
+from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
+from cnr_iemn.errors import ScanError
+
+MIN_SIDE, MAX_SIDE = 16, 4096
+
+_NATIVE = {
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+}
+_CODESTREAMS: dict[str, Callable[[bytes], NDArray[np.integer]]] = {
+    uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
+    uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
+    uid.JPEGLossless: imagecodecs.jpeg8_decode,
+    uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
+    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
+    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
+    uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
+    uid.JPEG2000: imagecodecs.jpeg2k_decode,
+}
+_LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless}
+_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
+_BAD_COPY = "Scan refused; copy it again."
+
+
+def is_lossy(pixels: PixelFormat) -> bool:
+    """Tell whether compression has changed the pixel values."""
+    return pixels.lossy or pixels.transfer_syntax in _LOSSY
+
+
+def check_format(pixels: PixelFormat, name: str) -> None:
+    """Refuse what is no single-frame grey CT image. Raises ScanError."""
+    rows, columns, allocated, bits = (
+        value or 0 for value in (pixels.rows, pixels.columns, pixels.bits_allocated, pixels.bits_stored)
+    )
+    requirements = (
+        (min(rows, columns) >= MIN_SIDE, f"Rows x Columns is {rows}x{columns}, must be at least {MIN_SIDE}"),
+        (max(rows, columns) <= MAX_SIDE, f"Rows x Columns is {rows}x{columns}, must be at most {MAX_SIDE}"),
+        (pixels.samples == 1, f"SamplesPerPixel is {pixels.samples}, must be 1"),
+        (pixels.photometric in {"MONOCHROME1", "MONOCHROME2"}, "PhotometricInterpretation must be MONOCHROME1 or 2"),
+        (pixels.frames in {None, 1}, f"NumberOfFrames is {pixels.frames}, must be 1"),
+        (allocated in {8, 16}, f"BitsAllocated is {pixels.bits_allocated}, must be 8 or 16"),
+        (2 <= bits <= allocated, f"BitsStored is {pixels.bits_stored}, must be 2 to BitsAllocated ({allocated})"),
+        (pixels.high_bit == bits - 1, f"HighBit is {pixels.high_bit}, must be BitsStored - 1 ({bits - 1})"),
+    )
+    for holds, problem in requirements:
+        if not holds:
+            raise ScanError(f"{name}: {problem}. Not a readable CT image; scan refused. Export it again.")
+    if pixels.transfer_syntax not in _NATIVE | {uid.RLELossless} | set(_CODESTREAMS):
+        syntax = uid.UID(pixels.transfer_syntax).keyword or "missing or unknown"
+        raise ScanError(
+            f"{name}: transfer syntax {syntax} is not read. Recode the scan, for instance as JPEG Lossless."
+        )
+
+
+def decode_pixels(data: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
+    """Return the stored values, [rows, columns], of a whole DICOM file's bytes. Raises ScanError.
+
+    ``pixels`` must have passed ``check_format``.
+    """
+    encoded = _pixel_data(data, pixels, name)
+    stored = (
+        _decode_stream(encoded, pixels, name)
+        if pixels.transfer_syntax in _CODESTREAMS
+        else _decode_plain(encoded, pixels, name)
+    )
+    if stored.shape != (pixels.rows, pixels.columns):
+        raise ScanError(f"{name}: header says {pixels.rows}x{pixels.columns}, decoded {stored.shape}. {_BAD_COPY}")
+    stored = _within_bits(stored, pixels, name)
+    low, high = int(stored.min()), int(stored.max())
+    if low == high:
+        raise ScanError(f"{name}: every pixel is {low}: damaged pixel data. {_BAD_COPY}")
+    _check_range(stored, low, high, pixels, name)
+    return stored
+
+
+def _pixel_data(data: bytes, pixels: PixelFormat, name: str) -> bytes:
+    """Return the value of Pixel Data (7FE0,0010)."""
+    file = BytesIO(data)
+    try:
+        if pixels.offset is None:
+            dataset = pydicom.dcmread(file, specific_tags=["PixelData"])
+        else:
+            file.seek(pixels.offset)
+            dataset = read_dataset(file, not pixels.explicit, not pixels.big_endian)
+        value = dataset.get("PixelData")
+    except PARSE_ERRORS as error:
+        raise ScanError(f"{name}: the pixel data cannot be parsed ({type(error).__name__}). {_BAD_COPY}") from error
+    if not isinstance(value, bytes) or not value:
+        raise ScanError(f"{name}: no PixelData (file cut?). {_BAD_COPY}")
+    return value
+
+
+def _decode_plain(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
+    """Decode native and RLE pixels with pydicom."""
+    rows, columns, allocated = pixels.rows or 0, pixels.columns or 0, pixels.bits_allocated or 0
+    if pixels.transfer_syntax in _NATIVE:
+        needed = rows * columns * allocated // 8
+        if len(encoded) not in {needed, needed + needed % 2}:
+            cut = " (truncated copy?)" if len(encoded) < needed else ""
+            raise ScanError(f"{name}: pixel data {len(encoded):,} bytes, needs {needed:,}{cut}. {_BAD_COPY}")
+    try:
+        stored, _ = get_decoder(uid.UID(pixels.transfer_syntax)).as_array(
+            encoded,
+            raw=True,
+            rows=rows,
+            columns=columns,
+            number_of_frames=1,
+            samples_per_pixel=1,
+            photometric_interpretation=pixels.photometric,
+            pixel_representation=int(pixels.signed),
+            bits_allocated=allocated,
+            bits_stored=pixels.bits_stored,
+            pixel_keyword="PixelData",
+            pixel_vr="OW" if allocated == 16 or not pixels.explicit else "OB",
+        )
+    except (*PARSE_ERRORS, RuntimeError) as error:
+        raise ScanError(f"{name}: the pixel data cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
+    return np.asarray(stored)
+
+
+def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
+    """Decode a JPEG, JPEG-LS or JPEG 2000 codestream, after its own size and its end have been checked."""
+    try:
+        stream = next(generate_frames(encoded, number_of_frames=1)).rstrip(b"\0")  # padded to an even length
+        shape = _stream_shape(stream)
+    except (*PARSE_ERRORS, StopIteration) as error:
+        raise ScanError(f"{name}: no JPEG stream in the pixel data ({type(error).__name__}). {_BAD_COPY}") from error
+    if shape != (pixels.rows, pixels.columns):
+        raise ScanError(
+            f"{name}: header says {pixels.rows}x{pixels.columns}, JPEG stream says {shape[0]}x{shape[1]}. Scan refused."
+        )
+    if not stream.endswith(b"\xff\xd9"):
+        raise ScanError(f"{name}: the JPEG stream lacks its end marker (truncated copy?). {_BAD_COPY}")
+    try:
+        return np.asarray(_CODESTREAMS[pixels.transfer_syntax](stream))
+    except (RuntimeError, ValueError) as error:  # each decoder of imagecodecs has its own RuntimeError
+        raise ScanError(f"{name}: the JPEG stream cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
+
+
+def _stream_shape(stream: bytes) -> tuple[int, int]:
+    """Return rows and columns as the codestream's own header says. Raises ValueError."""
+    if stream[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SOC, then SIZ with the image's corners
+        x1, y1, x0, y0 = (int.from_bytes(stream[8 + 4 * k : 12 + 4 * k], "big") for k in range(4))
+        return y1 - y0, x1 - x0
+    for marker, at in _jpeg_segments(stream):
+        if marker in _FRAME_MARKERS:
+            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
+    raise ValueError("no frame header")
+
+
+def _jpeg_segments(stream: bytes) -> Iterator[tuple[int, int]]:
+    """Give marker and offset of each segment before the first scan."""
+    if stream[:2] != b"\xff\xd8":
+        raise ValueError("no start marker")
+    at = 2
+    while at + 4 <= len(stream):
+        if stream[at] != 0xFF:
+            raise ValueError("no marker")
+        if stream[at + 1] == 0xFF:  # fill byte
+            at += 1
+            continue
+        yield stream[at + 1], at
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+
+
+def _within_bits(stored: NDArray[np.integer], pixels: PixelFormat, name: str) -> NDArray[np.integer]:
+    """Keep the BitsStored lower bits with their sign.
+
+    Native files may hold anything in the unused bits. A codestream cannot: what does not fit is damaged. Decoders give
+    signed values as unsigned ones where the stream has no sign, so only the bits count, not the dtype.
+    """
+    bits, allocated = pixels.bits_stored or 16, pixels.bits_allocated or 16
+    mask = (1 << bits) - 1
+    if not pixels.signed and stored.dtype.kind == "u" and stored.max() <= mask:
+        return stored
+    wide = stored.astype(np.int32)
+    value = wide & mask
+    if pixels.signed:
+        sign = 1 << (bits - 1)
+        value = (value ^ sign) - sign
+    if pixels.transfer_syntax in _CODESTREAMS:
+        fits = (wide == value) | (wide == value & mask) | (wide == value & ((1 << allocated) - 1))
+        if not fits.all():
+            raise ScanError(f"{name}: decoded values do not fit BitsStored {bits}: damaged pixel data. {_BAD_COPY}")
+    return value
+
+
+def _check_range(stored: NDArray[np.integer], low: int, high: int, pixels: PixelFormat, name: str) -> None:
+    """Compare with the range that the file itself states, unless that is a placeholder or the pixels are lossy."""
+    smallest, largest, bits = pixels.smallest, pixels.largest, pixels.bits_stored or 16
+    if smallest is None or largest is None or smallest >= largest or is_lossy(pixels):
+        return
+    whole = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if pixels.signed else (0, (1 << bits) - 1)
+    if (smallest, largest) in ((low, high), whole):
+        return
+    if pixels.padding is not None:  # some writers leave the padding out of the range
+        inside = stored[stored != pixels.padding]
+        if inside.size and (int(inside.min()), int(inside.max())) == (smallest, largest):
+            return
+    raise ScanError(
+        f"{name}: decoded range {low}..{high} differs from the file's own {smallest}..{largest} (0028,0106/0107): "
+        f"damaged pixel data. {_BAD_COPY}"
+    )

@@ -1,0 +1,59 @@
+"""Stored values to Hounsfield units."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnr_iemn.ct.headers import SliceHeader
+from cnr_iemn.errors import ScanError
+
+AIR_HU = -1024
+"""Lowest value of a volume; also stands for what lies outside the field of view."""
+
+_AIR = -900  # HU; everything below counts as air
+_SOFT_TISSUE = (-200, 200)  # HU
+_LEAST_SHARE = 0.005  # of all voxels, for each
+
+
+def check_rescale(header: SliceHeader) -> None:
+    """Refuse a missing or useless slope and intercept. Raises ScanError."""
+    if not header.slope or header.intercept is None:
+        what = "RescaleSlope is 0" if header.slope == 0 else "RescaleSlope or RescaleIntercept is missing or no number"
+        raise ScanError(
+            f"{header.name}: {what}, so the values cannot be brought to HU. Scan refused; export it with its rescaling."
+        )
+
+
+def to_hu(stored: NDArray[np.integer], header: SliceHeader, out: NDArray[np.int16]) -> int:
+    """Write stored x slope + intercept to ``out``, int16 [rows, columns]; return how many pixels are padding.
+
+    Everything below -1024 HU and every padded pixel (0028,0120 to 0028,0121) becomes -1024. ``header`` must have passed
+    ``check_rescale``.
+    """
+    slope, intercept = header.slope or 1.0, header.intercept or 0.0
+    if slope == 1 and intercept.is_integer():
+        hu = stored.astype(np.int32) + int(intercept)
+    else:
+        hu = np.rint(stored * slope + intercept)
+    outside = hu < AIR_HU
+    if header.pixels.padding is not None:
+        limit = header.pixels.padding_limit
+        low, high = sorted((header.pixels.padding, header.pixels.padding if limit is None else limit))
+        outside |= (stored >= low) & (stored <= high)
+    np.copyto(out, np.minimum(hu, np.iinfo(np.int16).max), casting="unsafe")
+    out[outside] = AIR_HU
+    return int(np.count_nonzero(outside))
+
+
+def check_plausible(hu: NDArray[np.int16], padded: int, scan: str) -> None:
+    """Refuse a volume without air or without soft tissue: inverted, not in HU, or wrongly decoded. Raises ScanError.
+
+    ``padded``: voxels outside the field of view, which say nothing.
+    """
+    air = sum(int(np.count_nonzero(image <= _AIR)) for image in hu) - padded
+    soft = sum(int(np.count_nonzero((image >= _SOFT_TISSUE[0]) & (image <= _SOFT_TISSUE[1]))) for image in hu)
+    for name, count in (("air near -1000 HU", air), ("soft tissue near 0 HU", soft)):
+        if count < _LEAST_SHARE * hu.size:
+            raise ScanError(
+                f"{scan}: values {int(hu.min())}..{int(hu.max())}, no {name}: inverted or not in HU. Scan refused; "
+                "export it again with its rescaling."
+            )

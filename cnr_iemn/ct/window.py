@@ -1,0 +1,31 @@
+"""From Hounsfield units to the grey image and the three channels of the networks (section 2.1.1)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnr_iemn.errors import ConfigurationError
+
+
+def window_to_uint8(hu: NDArray[np.int16], *, low: float = -1000, high: float = 400) -> NDArray[np.uint8]:
+    """Return uint8 of the same shape: ``low`` HU and below become 0, ``high`` and above 255, linear between, rounded.
+
+    The paper names no window; -1000 to 400 HU spans lung and soft tissue. Raises ConfigurationError unless low < high.
+    """
+    if not low < high:
+        raise ConfigurationError(f"window=[{low}, {high}]: the first value must be the lower one, in HU.")
+    values = np.arange(-(2**15), 2**15)
+    table = np.rint((np.clip(values, low, high) - low) / (high - low) * 255).astype(np.uint8)
+    # seen as unsigned, the negative values come after the positive ones; clip mode is take's fast path
+    grey: NDArray[np.uint8] = np.roll(table, 2**15).take(
+        np.ascontiguousarray(hu, np.int16).view(np.uint16), mode="clip"
+    )
+    return grey
+
+
+def three_channels(grey: NDArray[np.uint8], mask: NDArray[np.bool_ | np.uint8]) -> NDArray[np.uint8]:
+    """Return grey image, lung mask (0 or 255) and their product, uint8 [..., 3, r, c], as section 2.1.1 joins them.
+
+    ``grey``: uint8 [..., r, c]; ``mask``: bool or 0 and 1, of the same shape.
+    """
+    inside = np.asarray(mask, dtype=np.uint8)
+    return np.stack([grey, inside * np.uint8(255), grey * inside], axis=-3)

@@ -1,0 +1,145 @@
+"""ensemble.json: which runs, in which order, answer for a patient. Prediction reads only this."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cnr_iemn.cohort.store import PixelSettings, SliceStore
+from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.errors import RunError
+from cnr_iemn.files import sha256_of_file, write_text_atomic
+from cnr_iemn.patients.predictions import Predictions
+from cnr_iemn.patients.summaries import ScanSummary, summarise_scan
+from cnr_iemn.records import SCHEMA_VERSION
+from cnr_iemn.registry import PHANTOM_NOTICE
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble. ``checkpoint``: path within the study's folder."""
+
+    model: str
+    tag: str
+    checkpoint: str
+    checkpoint_sha256: str
+    image_size: int
+    position: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What a trained study needs to answer for a new scan. ``features``: how the booster's features were made."""
+
+    study: str
+    members: tuple[Member, ...]
+    classes: tuple[str, ...]
+    pixels: PixelSettings
+    phantom: bool
+    cohort: str
+    features: str = "paper"
+    calibration: None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The members' models, in the order of the booster's features."""
+        return tuple(member.model for member in self.members)
+
+
+def describe_ensemble(study: str, runs: Mapping[str, RunFolder], predictions: Mapping[str, Predictions]) -> Ensemble:
+    """Return the ensemble of these finished runs, in their order."""
+    records: dict[str, dict[str, Any]] = {name: run.record() or {} for name, run in runs.items()}
+    members = []
+    for name, run in runs.items():
+        model, metadata = records[name]["configuration"]["model"], predictions[name].metadata
+        checkpoint = run.checkpoints / f"{metadata.checkpoint}.ckpt"
+        members.append(
+            Member(
+                model=name,
+                tag=run.tag,
+                checkpoint=str(checkpoint.relative_to(run.path.parents[1])),
+                checkpoint_sha256=metadata.checkpoint_sha256,
+                image_size=model["image_size"],
+                position=model["position"],
+                precision=metadata.precision,
+            )
+        )
+    first = next(iter(records.values()))
+    metadata = next(iter(predictions.values())).metadata
+    return Ensemble(
+        study, tuple(members), metadata.classes, _pixel_settings(first), metadata.phantom, first["cohort"]["name"]
+    )
+
+
+def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Predictions]) -> dict[str, ScanSummary]:
+    """Return the measurements of every scan that the baselines use, from the runs' slice store.
+
+    Raises RunError where the store has been moved or deleted since the runs were trained.
+    """
+    run = next(iter(runs.values()))
+    record = run.record() or {}
+    root, pixels = Path(record["store"]), _pixel_settings(record)
+    store = SliceStore(root, pixels)
+    if not root.is_dir():
+        raise RunError(
+            f"The slice store {root} of {run.path} is not there: the baselines are measured on it. Run from the "
+            "folder in "
+            "which the runs were trained, or make it again with prepare.py and the same data= and ingest= settings."
+        )
+    return {
+        scan_id: summarise_scan(
+            store.grey(scan_id), store.lungs(scan_id), litres=store.scan(scan_id).lung_litres, window=pixels.window
+        )
+        for scan_id in next(iter(predictions.values())).scans.index
+    }
+
+
+def _pixel_settings(record: Mapping[str, Any]) -> PixelSettings:
+    ingest = record["configuration"]["ingest"]
+    low, high = ingest["window"]
+    return PixelSettings(size=ingest["size"], lungs=record["configuration"]["lungs"], window=(low, high))
+
+
+def write_ensemble(folder: Path, ensemble: Ensemble) -> None:
+    """Write ensemble.json into the ensemble's folder."""
+    notice = {"notice": PHANTOM_NOTICE} if ensemble.phantom else {}
+    write_text_atomic(folder / "ensemble.json", json.dumps({**notice, **asdict(ensemble)}, indent=1))
+
+
+def read_ensemble(runs: Path, study: str, name: str) -> Ensemble:
+    """Return an ensemble that aggregate.py has written. Raises RunError that lists what there is instead."""
+    path = runs / study / "ensembles" / name / "ensemble.json"
+    if not path.is_file():
+        there = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/ensembles/*/ensemble.json"))
+        raise RunError(
+            f"There is no trained ensemble at {path.parent}. Ensembles in {runs}: {', '.join(there) or 'none'}. "
+            f"Train the study and run python aggregate.py study={study} ensemble={name}, or name one that is there."
+        )
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    values.pop("notice", None)
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(
+            f"{path} has schema_version {values.get('schema_version')}, this version reads {SCHEMA_VERSION}. "
+            f"Run python aggregate.py study={study} ensemble={name} again."
+        )
+    members = tuple(Member(**member) for member in values.pop("members"))
+    pixels = values.pop("pixels")
+    settings = PixelSettings(**{**pixels, "window": tuple(pixels["window"])})
+    return Ensemble(members=members, pixels=settings, classes=tuple(values.pop("classes")), **values)
+
+
+def checkpoint_of(study: Path, member: Member) -> Path:
+    """Return a member's checkpoint. Raises RunError where it is missing or not the one the booster was trained for."""
+    path = study / member.checkpoint
+    if not path.is_file():
+        raise RunError(f"The checkpoint {path} of {member.model} is missing. Copy it back, or train the run again.")
+    if sha256_of_file(path) != member.checkpoint_sha256:
+        raise RunError(
+            f"The checkpoint {path} is not the one this ensemble was made with (its SHA-256 differs): the run was "
+            "trained "
+            "again, or the file is damaged. Run aggregate.py again."
+        )
+    return path

@@ -1,0 +1,170 @@
+"""A trained ensemble's answer for new scans."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
+from cnr_iemn.engine.ensembles import Ensemble, Member, checkpoint_of
+from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.training import load_weights
+from cnr_iemn.files import write_text_atomic
+from cnr_iemn.patients.group_features import feature_columns, group_percentages
+from cnr_iemn.records import SCHEMA_VERSION, probability_columns
+from cnr_iemn.registry import PHANTOM_NOTICE
+from cnr_iemn.slices.datamodule import SliceDataset, SliceTable, plain_loader
+from cnr_iemn.slices.inference import predict_slices
+from cnr_iemn.slices.network import SliceNetwork
+
+
+class OneScan:
+    """A prepared scan in memory, read as the store is read."""
+
+    def __init__(self, prepared: PreparedScan) -> None:
+        self._grey = prepared.grey
+        self._lungs = prepared.lungs.astype(np.uint8)
+
+    def grey(self, scan_id: str) -> NDArray[np.uint8]:
+        """Return the grey slices, uint8 [n_slices, size, size]."""
+        return self._grey
+
+    def lungs(self, scan_id: str) -> NDArray[np.uint8]:
+        """Return the lung mask, 0 or 1, uint8 [n_slices, size, size]."""
+        return self._lungs
+
+
+@dataclass(frozen=True)
+class ScanSlices:
+    """What the networks say of one scan. ``probabilities``: float32 [n_slices, classes] by model, head first."""
+
+    scan_id: str
+    z_mm: NDArray[np.float64]
+    lung_litres: float
+    findings: tuple[str, ...]
+    probabilities: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices."""
+        return len(self.z_mm)
+
+
+class EnsembleNetworks:
+    """The networks of an ensemble, loaded once. Raises RunError where a checkpoint is missing or another one."""
+
+    def __init__(self, study: Path, ensemble: Ensemble, hardware: Hardware, *, batch_size: int) -> None:
+        self.ensemble = ensemble
+        self.hardware = hardware
+        self.batch_size = batch_size
+        self.networks = {member.model: self._load(study, member) for member in ensemble.members}
+
+    def _load(self, study: Path, member: Member) -> SliceNetwork:
+        network = SliceNetwork(
+            member.model, n_classes=len(self.ensemble.classes), position=member.position, weights="none"
+        )
+        load_weights(network, checkpoint_of(study, member))
+        return network.to(memory_format=torch.channels_last)
+
+    def slices(self, scan_id: str, path: Path) -> ScanSlices:
+        """Read one scan and predict its slices. Raises ScanError where it is refused."""
+        pixels = self.ensemble.pixels
+        prepared = prepare_scan(path, size=pixels.size, lungs=pixels.lungs, window=pixels.window)
+        table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
+        probabilities = {}
+        for member in self.ensemble.members:
+            dataset = SliceDataset(OneScan(prepared), table, image_size=member.image_size)
+            probabilities[member.model] = predict_slices(
+                self.networks[member.model],
+                plain_loader(dataset, self.batch_size, workers=0),
+                device=self.hardware.device,
+                precision=member.precision,
+            ).classes
+        return ScanSlices(scan_id, prepared.z_mm, prepared.lung_litres, prepared.findings, probabilities)
+
+
+def ensemble_features(scans: list[ScanSlices], ensemble: Ensemble) -> pd.DataFrame:
+    """Return the booster's features of these scans, percent, one row each (section 2.2)."""
+    rows = [
+        np.concatenate(
+            [
+                group_percentages(scan.probabilities[model].argmax(axis=1), n_classes=len(ensemble.classes)).ravel()
+                for model in ensemble.models
+            ]
+        )
+        for scan in scans
+    ]
+    columns = [name for model in ensemble.models for name in feature_columns(model, ensemble.classes)]
+    return pd.DataFrame(rows, index=[scan.scan_id for scan in scans], columns=columns)
+
+
+def scan_answers(
+    scans: list[ScanSlices], probabilities: NDArray[np.float64], classes: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Return one JSON-ready answer for each scan; ``probabilities``: the booster's, float64 [scans, classes]."""
+    return [
+        {
+            "scan": scan.scan_id,
+            "class": classes[int(row.argmax())],
+            "probabilities": dict(zip(classes, row.tolist(), strict=True)),
+            "n_slices": scan.n_slices,
+            "lung_litres": scan.lung_litres,
+            "findings": list(scan.findings),
+            "slices": [
+                {
+                    "slice_index": k,
+                    "z_mm": float(scan.z_mm[k]),
+                    "probabilities": {
+                        model: dict(zip(classes, values[k].tolist(), strict=True))
+                        for model, values in scan.probabilities.items()
+                    },
+                }
+                for k in range(scan.n_slices)
+            ],
+        }
+        for scan, row in zip(scans, probabilities, strict=True)
+    ]
+
+
+def write_answers(output: Path, ensemble: Ensemble, answers: list[dict[str, Any]], failures: Mapping[str, str]) -> None:
+    """Write predictions.json, predictions.csv (a line a scan) and slices.csv (a line a slice and model)."""
+    notice = {"notice": PHANTOM_NOTICE} if ensemble.phantom else {}
+    head = {"schema_version": SCHEMA_VERSION, "study": ensemble.study, "models": list(ensemble.models)}
+    document = {**notice, **head, "classes": list(ensemble.classes), "scans": answers, "refused": dict(failures)}
+    write_text_atomic(output / "predictions.json", json.dumps(document, indent=1))
+    columns = probability_columns(ensemble.classes)
+    scans = [
+        {
+            **notice,
+            "schema_version": SCHEMA_VERSION,
+            "scan": answer["scan"],
+            "class": answer["class"],
+            **dict(zip(columns, answer["probabilities"].values(), strict=True)),
+            "n_slices": answer["n_slices"],
+            "lung_litres": answer["lung_litres"],
+            "findings": "; ".join(answer["findings"]),
+        }
+        for answer in answers
+    ]
+    slices = [
+        {
+            **notice,
+            "schema_version": SCHEMA_VERSION,
+            "scan": answer["scan"],
+            "slice_index": entry["slice_index"],
+            "z_mm": entry["z_mm"],
+            "model": model,
+            **dict(zip(columns, values.values(), strict=True)),
+        }
+        for answer in answers
+        for entry in answer["slices"]
+        for model, values in entry["probabilities"].items()
+    ]
+    write_text_atomic(output / "predictions.csv", pd.DataFrame(scans).to_csv(index=False))
+    write_text_atomic(output / "slices.csv", pd.DataFrame(slices).to_csv(index=False))

@@ -1,0 +1,53 @@
+"""Group percentages of predicted classes: the features of stage 2 (paper, section 2.2)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cnr_iemn.cohort.parts import part_of_slices
+from cnr_iemn.patients.predictions import Predictions, check_joinable
+from cnr_iemn.registry import N_GROUPS
+
+
+def group_percentages(
+    predicted: NDArray[np.integer], *, n_classes: int, n_groups: int = N_GROUPS
+) -> NDArray[np.float64]:
+    """Return the percentage of each predicted class in each group of slices, float64 [n_groups, n_classes], 0 to 100.
+
+    ``predicted``: class index of every slice, head first, int [n_slices]. Slice i of n belongs to group
+    floor(n_groups * i / n). A group without a slice (n_slices < n_groups) is missing: its row is NaN, not zero.
+    """
+    group = part_of_slices(len(predicted), n_groups)
+    counts = np.bincount(group * n_classes + predicted, minlength=n_groups * n_classes).reshape(n_groups, n_classes)
+    sizes = counts.sum(axis=1, keepdims=True)
+    return 100.0 * counts / np.where(sizes > 0, sizes, np.nan)
+
+
+def feature_columns(model: str, classes: Sequence[str], *, n_groups: int = N_GROUPS) -> list[str]:
+    """Return one model's feature names, ``<model>/g<group>/<class>``, by group, then by class."""
+    return [f"{model}/g{group:02d}/{name}" for group in range(n_groups) for name in classes]
+
+
+def group_features(predictions: Mapping[str, Predictions], *, n_groups: int = N_GROUPS) -> pd.DataFrame:
+    """Return the joined features of all models, float64 percent, one row a scan, index scan_id.
+
+    Columns are those of ``feature_columns``, model after model in the order of the mapping: 20 x 3 = 60 for each
+    backbone of the paper, 240 for its four. A slice counts for its most probable class. Rows are in the first model's
+    order. Raises RunError where the predictions do not fit together (``check_joinable``).
+    """
+    check_joinable(predictions)
+    parts = [_model_features(name, each, n_groups) for name, each in predictions.items()]
+    return pd.concat([part.loc[parts[0].index] for part in parts], axis=1)
+
+
+def _model_features(model: str, predictions: Predictions, n_groups: int) -> pd.DataFrame:
+    classes = predictions.metadata.classes
+    slices = predictions.table[["scan_id", "slice_index"]].assign(predicted=predictions.probabilities.argmax(axis=1))
+    rows = {
+        scan_id: group_percentages(scan["predicted"].to_numpy(), n_classes=len(classes), n_groups=n_groups).ravel()
+        for scan_id, scan in slices.sort_values("slice_index").groupby("scan_id", sort=False)
+    }
+    features = pd.DataFrame.from_dict(rows, orient="index", columns=feature_columns(model, classes, n_groups=n_groups))
+    return features.loc[predictions.scans.index]

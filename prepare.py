@@ -1,0 +1,29 @@
+"""DICOM folders to the slice store, without training. A refused scan is named and never stops the others.
+
+python prepare.py data=covid_ct_md data.root=/data/COVID-CT-MD
+"""
+
+from cnr_iemn.errors import PartialFailureError
+from cnr_iemn.settings.entry_point import entry_point
+from cnr_iemn.settings.schema import PrepareSettings
+
+
+@entry_point("prepare", PrepareSettings)
+def main(settings: PrepareSettings) -> float:
+    """Prepare every scan of the cohort. Returns the share of scans that could be prepared."""
+    from cnr_iemn.engine import assemble
+
+    cohort = assemble.open_cohort(settings.data, settings.ingest)
+    store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
+    prepared = [store.scan(scan.scan_id) for scan in cohort.scans if scan.scan_id not in failures]
+    for scan in prepared:
+        findings = f"  {'; '.join(scan.findings)}" if scan.findings else ""
+        print(f"{scan.scan_id}  {scan.n_slices} slices  {scan.lung_litres:.1f} l{findings}")
+    print(f"{len(prepared)} of {len(cohort.scans)} scans are in {store.root}")
+    if failures:
+        raise PartialFailureError(f"{len(failures)} scans were refused:\n" + "\n".join(failures.values()))
+    return len(prepared) / len(cohort.scans)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

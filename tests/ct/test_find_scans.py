@@ -1,0 +1,83 @@
+"""Which folders are scans."""
+
+import pytest
+
+from cnr_iemn.ct.find import natural_key
+from cnr_iemn.ct.reader import find_scans, read_scan
+from cnr_iemn.errors import CohortError
+
+
+@pytest.fixture
+def slices(dicom):
+    return dicom.make_slices(4)
+
+
+def test_one_scan(dicom, slices, tmp_path):
+    folder = dicom.write(tmp_path / "P012", slices)
+    assert find_scans(folder) == [("P012", folder)]
+
+
+def test_many_scans_in_natural_order(dicom, slices, tmp_path):
+    for name in ("P10", "P2", "P1"):
+        dicom.write(tmp_path / "COVID-19 Cases" / name, dicom.make_slices(4, series=f"1.{name[1:]}"))
+    dicom.write(tmp_path / "Cap Cases" / "cap001", slices)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "Index.csv").write_text("Folder/ID\n")
+    assert [scan_id for scan_id, _ in find_scans(tmp_path)] == ["cap001", "P1", "P2", "P10"]
+
+
+def test_folders_below_a_scan_belong_to_it(dicom, slices, tmp_path):
+    dicom.write(tmp_path / "P1", slices)
+    dicom.write(tmp_path / "P1" / "scout", slices[:1])
+    assert find_scans(tmp_path) == [("P1", tmp_path / "P1")]
+
+
+def test_a_series_in_several_folders_is_one_scan(dicom, tmp_path):
+    slices = dicom.make_slices(8, series="7.7")
+    dicom.write(tmp_path / "P1" / "a", slices[::2])
+    dicom.write(tmp_path / "P1" / "b", slices[1::2])
+    dicom.write(tmp_path / "P2", dicom.make_slices(4, series="8.8"))
+    found = find_scans(tmp_path)
+    assert found == [("P1", tmp_path / "P1"), ("P2", tmp_path / "P2")]
+    assert len(read_scan(found[0][1]).hu) == 8
+
+
+def test_scans_without_series_uid_stay_apart(dicom, slices, tmp_path):
+    for ds in slices:
+        ds.SeriesInstanceUID = ""
+    for name in ("P1", "P2"):
+        dicom.write(tmp_path / name, slices)
+    assert [scan_id for scan_id, _ in find_scans(tmp_path)] == ["P1", "P2"]
+
+
+def test_same_name_twice(dicom, tmp_path):
+    for number, patient in enumerate(("P1", "P2")):
+        dicom.write(tmp_path / patient / "CT", dicom.make_slices(4, series=f"1.{number}"))
+    with pytest.raises(CohortError, match="2 scans are named CT"):
+        find_scans(tmp_path)
+
+
+def test_a_damaged_scan_is_not_passed_over(dicom, slices, tmp_path):
+    dicom.write(tmp_path / "P1", slices)
+    (tmp_path / "P2").mkdir()
+    (tmp_path / "P2" / "IM0001.dcm").write_bytes(b"")
+    assert [scan_id for scan_id, _ in find_scans(tmp_path)] == ["P1", "P2"]
+
+
+def test_no_scan(dicom, slices, tmp_path):
+    with pytest.raises(CohortError, match="is not a folder"):
+        find_scans(tmp_path / "nowhere")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "notes.txt").write_text("no scan")
+    with pytest.raises(CohortError, match="No CT scan in DICOM format"):
+        find_scans(root)
+    dicom.write(tmp_path / "elsewhere", slices)
+    (root / "P1").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(CohortError, match=r"1 link\(s\) were not followed"):
+        find_scans(root)
+
+
+def test_natural_key():
+    names = ["p10", "P2", "normal001", "P1a", "10", "9"]
+    assert sorted(names, key=natural_key) == ["9", "10", "normal001", "P1a", "P2", "p10"]

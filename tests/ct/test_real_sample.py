@@ -1,0 +1,163 @@
+"""The three public scans of COVID-CT-MD: order, labels and lungs."""
+
+import csv
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from pydicom import uid
+from scipy.ndimage import uniform_filter1d
+from sklearn.metrics import roc_auc_score
+
+from cnr_iemn.ct.codecs import decode_pixels
+from cnr_iemn.ct.headers import read_header
+from cnr_iemn.ct.lungs import segment_lungs
+from cnr_iemn.ct.prepare import prepare_scan
+from cnr_iemn.ct.reader import find_scans, read_scan
+
+SLICES = {"P001": 148, "cap001": 168, "normal001": 154}
+LITRES = {"P001": (5, 7), "cap001": (5, 7), "normal001": (3, 4)}
+
+
+@pytest.fixture(scope="module")
+def folders(sample_root):
+    return dict(find_scans(sample_root))
+
+
+@pytest.fixture(scope="module")
+def scans(folders):
+    """Volume and lungs of each scan, read once."""
+    volumes = {scan_id: read_scan(folders[scan_id]) for scan_id in SLICES}
+    return {scan_id: (volume, segment_lungs(volume.hu, volume.spacing_mm)) for scan_id, volume in volumes.items()}
+
+
+@pytest.fixture(scope="module")
+def infected(sample_root):
+    """Infected slices by the corrected labels, by the position of the scan's line in Index.csv."""
+    with (sample_root / "Index.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = [row["Folder/ID"] for row in csv.DictReader(file)]
+    labels = np.load(sample_root / "Slice-level-labels-updated-1.npy", allow_pickle=False)
+    return {scan_id: labels[rows.index(scan_id)] != 0 for scan_id in ("P001", "cap001")}
+
+
+def test_the_sample_holds_these_scans(folders):
+    assert set(folders) == set(SLICES)
+
+
+@pytest.mark.parametrize("scan_id", SLICES)
+def test_volume(scan_id, scans):
+    volume, _ = scans[scan_id]
+    assert volume.hu.shape == (SLICES[scan_id], 512, 512)
+    np.testing.assert_allclose(np.diff(volume.z_mm), -2, atol=1e-6)  # head first
+    assert volume.spacing_mm[0] == 2
+    assert volume.hu.min() == -1024
+    assert volume.findings == ()
+    assert not volume.phantom
+
+
+@pytest.mark.parametrize("scan_id", SLICES)
+def test_head_is_at_the_first_slice(scan_id, scans):
+    """At the top there is the trachea, in the middle of the image, and hardly anything else."""
+    _, lungs = scans[scan_id]
+    area = lungs.mask.sum(axis=(1, 2))
+    assert 0 < area[0] < 0.02 * area.max()
+    columns = np.flatnonzero(lungs.mask[0].any(axis=0))
+    assert 200 < columns.min() <= columns.max() < 312
+
+
+@pytest.mark.parametrize("scan_id", SLICES)
+def test_lungs(scan_id, scans):
+    volume, lungs = scans[scan_id]
+    assert LITRES[scan_id][0] < lungs.litres < LITRES[scan_id][1]
+    assert lungs.findings == ()
+    for edge in (lungs.mask[:, 0], lungs.mask[:, -1], lungs.mask[:, :, 0], lungs.mask[:, :, -1]):
+        assert not edge.any()
+    inside = [(lungs.mask[k] & ~_body(volume.hu[k])).any() for k in range(0, len(volume.hu), 5) if lungs.mask[k].any()]
+    assert inside
+    assert not any(inside)
+
+
+def _body(hu):
+    """The filled outline of the largest piece of tissue of a slice."""
+    tissue = (hu > -320).astype(np.uint8)
+    outlines, _ = cv2.findContours(tissue, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    body = np.zeros_like(tissue)
+    cv2.drawContours(body, [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
+    return body.astype(bool)
+
+
+def test_tutorial_takes_table_air_on_the_normal_scan(scans):
+    volume, lungs = scans["normal001"]
+    found = segment_lungs(volume.hu, volume.spacing_mm, method="tutorial")
+    assert not (found.mask & lungs.mask).any()
+    assert 4 < found.litres < 6
+    assert "lung mask in doubt: it touches the image border" in found.findings
+
+
+@pytest.mark.parametrize(("scan_id", "count"), [("P001", 80), ("cap001", 86)])
+def test_label_direction_by_opacity(scan_id, count, scans, infected):
+    """Slices labelled infected hold more opacity when labels are read head first than when they are reversed.
+
+    Opacity: -700 to 100 HU, at least 4 pixels inside the mask (its rim is partial volume), as a share of the mask,
+    averaged over 9 slices.
+    """
+    volume, lungs = scans[scan_id]
+    n = SLICES[scan_id]
+    labels, beyond = infected[scan_id][:n], infected[scan_id][n:]
+    assert labels.sum() == count
+    assert not beyond.any()
+    share = [_opacity(hu, mask) for hu, mask in zip(volume.hu, lungs.mask, strict=True)]
+    smooth = uniform_filter1d(np.array(share), 9)
+    head_first, reversed_ = (roc_auc_score(labels, values) for values in (smooth, smooth[::-1]))
+    centre = roc_auc_score(labels, -np.abs(np.arange(n) - (n - 1) / 2))
+    print(f"{scan_id}: AUC head first {head_first:.2f}, reversed {reversed_:.2f}; position alone {centre:.2f}")
+    assert head_first >= 0.85
+    assert head_first - reversed_ >= 0.15
+
+
+def _opacity(hu, mask):
+    core = cv2.erode(mask.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
+    return np.count_nonzero(core & (hu > -700) & (hu < 100)) / max(np.count_nonzero(mask), 1)
+
+
+def test_renamed_shuffled_and_recoded_copies_give_the_same_bits(folders, dicom, tmp_path):
+    original = prepare_scan(folders["P001"])
+    paths = sorted(folders["P001"].iterdir())
+    random.Random(4).shuffle(paths)
+    codes = [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLossless]
+    folder = tmp_path / "other name"
+    for k, path in enumerate(paths):
+        _recode(path, codes[k % len(codes)], dicom, folder / f"{k}")
+    copy = prepare_scan(folder)
+    np.testing.assert_array_equal(copy.grey, original.grey)
+    np.testing.assert_array_equal(copy.lungs, original.lungs)
+    np.testing.assert_array_equal(copy.z_mm, original.z_mm)
+    assert copy.lung_litres == original.lung_litres
+    assert copy.findings == original.findings
+    assert copy.source_sha256 != original.source_sha256
+
+
+def _recode(path: Path, syntax: str, dicom, target: Path) -> None:
+    pixels = decode_pixels(path.read_bytes(), read_header(path, path.name).pixels, path.name)
+    with pydicom.config.disable_value_validation():
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        ds.PixelData = pixels.astype("<u2").tobytes()
+        ds["PixelData"].VR = "OW"
+        if syntax != uid.ExplicitVRLittleEndian:
+            dicom.recode(ds, syntax)
+        dicom.write(target.parent, [ds], [target.name])
+
+
+def test_decoded_pixels_equal_those_of_another_decoder(folders):
+    import imagecodecs
+    from pydicom.encaps import generate_frames
+
+    path = sorted(folders["cap001"].iterdir())[80]
+    ours = decode_pixels(path.read_bytes(), read_header(path, path.name).pixels, path.name)
+    with pydicom.config.disable_value_validation():
+        stream = next(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1))
+    np.testing.assert_array_equal(ours, imagecodecs.jpegsof3_decode(stream))

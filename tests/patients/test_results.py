@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from cnr_iemn import files
+from cnr_iemn.errors import RunError
+from cnr_iemn.patients.booster import load_booster, predict_probabilities
+from cnr_iemn.patients.evaluation import binomial_p, slice_accuracy
+from cnr_iemn.patients.predictions import METADATA_KEY
+from cnr_iemn.patients.results import Results, assemble_results, write_results
+from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
+from tests.builders import make_predictions, make_scans, make_summaries
+
+SCANS = make_scans(8, 8)
+
+
+def results(*, phantom: bool = True, models: tuple[str, ...] = tuple(BACKBONES), **metadata: object) -> Results:
+    predictions = {name: make_predictions(name, SCANS, phantom=phantom, **metadata) for name in models}
+    return assemble_results(predictions, make_summaries(SCANS), cohort="phantom")
+
+
+@pytest.fixture(scope="module")
+def of_four() -> Results:
+    return results()
+
+
+def test_metrics_hold_the_contract_s_keys(of_four: Results) -> None:
+    metrics = of_four.metrics
+    assert next(iter(metrics.items())) == ("notice", PHANTOM_NOTICE)
+    assert metrics["schema_version"] == 1
+    assert metrics["models"] == list(BACKBONES)
+    assert metrics["n_features"] == of_four.features.shape[1] == 240
+    assert metrics["n_patients"] == 24
+    assert metrics["selected_on"] == "validation"
+    assert np.array(metrics["confusion_matrix"]).sum(axis=1).tolist() == [8, 8, 8]
+    assert set(metrics["sensitivity"]) == set(SPGC_CLASSES)
+    assert len(metrics["baselines"]) == 7
+    assert len(metrics["slice_baselines"]) == 3
+    assert "notice" not in results(phantom=False).metrics
+    assert results(models=("resnext50",), checkpoint="last").metrics["selected_on"] is None
+
+
+def test_good_slices_give_good_patients_and_a_small_p(of_four: Results) -> None:
+    metrics = of_four.metrics
+    right = np.trace(metrics["confusion_matrix"])
+    assert metrics["accuracy"] == right / 24 > 0.9
+    assert metrics["majority_p"] == pytest.approx(binomial_p(right, 24, 1 / 3))
+    assert all(metrics["accuracy"] > each["accuracy"] for each in metrics["baselines"].values())
+
+
+def test_slices_at_random_give_patients_at_chance() -> None:
+    predictions = {"resnext50": make_predictions(scans=SCANS, skill=0.0)}
+    metrics = assemble_results(predictions, make_summaries(SCANS), cohort="phantom").metrics
+    assert metrics["majority_p"] > 0.01
+
+
+def test_each_backbone_alone_equals_an_ensemble_of_it(of_four: Results) -> None:
+    alone = results(models=("densenet161",)).metrics
+    assert alone["n_features"] == 60
+    assert of_four.metrics["backbones"]["densenet161"] == alone["backbones"]["densenet161"]
+    assert alone["backbones"]["densenet161"] == {key: alone[key] for key in alone["backbones"]["densenet161"]}
+    expected = slice_accuracy(make_predictions("densenet161", SCANS))
+    assert of_four.metrics["slices"]["densenet161"] == expected
+
+
+def test_the_files_say_the_same_as_the_results(tmp_path: Path, of_four: Results) -> None:
+    folder = tmp_path / "ensembles" / "all"
+    write_results(folder, of_four)
+    assert {each.name for each in folder.iterdir()} == {
+        "metrics.json",
+        "patients.csv",
+        "features.parquet",
+        "booster.ubj",
+    }
+    assert json.loads((folder / "metrics.json").read_text()) == of_four.metrics
+    patients = pd.read_csv(folder / "patients.csv")
+    probabilities = ["p_Normal", "p_COVID-19", "p_CAP"]
+    fixed = ["notice", "scan_id", "patient_id", "split", "label", "predicted"]
+    assert list(patients.columns) == [*fixed, *probabilities, "correct"]
+    assert set(patients["notice"]) == {PHANTOM_NOTICE}
+    assert patients["scan_id"].tolist() == list(SCANS)
+    held_out = patients[patients["split"] == "validation"]
+    assert held_out["correct"].mean() == of_four.metrics["accuracy"]
+    table = pq.read_table(folder / "features.parquet")
+    assert json.loads(table.schema.metadata[METADATA_KEY]) == {"notice": PHANTOM_NOTICE, "schema_version": 1}
+    features = table.to_pandas().set_index("scan_id")
+    pd.testing.assert_frame_equal(features, of_four.features, check_index_type=False, check_names=False)
+    again = predict_probabilities(load_booster(folder / "booster.ubj"), features)
+    np.testing.assert_allclose(patients[probabilities], again)
+
+
+def test_without_phantoms_no_file_carries_the_notice(tmp_path: Path) -> None:
+    write_results(tmp_path, results(phantom=False, models=("resnext50",)))
+    assert not any(PHANTOM_NOTICE.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_a_failing_write_leaves_the_old_files(
+    tmp_path: Path, of_four: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_results(tmp_path, of_four)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_results(tmp_path, results(models=("resnext50",)))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_same_predictions_give_the_same_results(of_four: Results) -> None:
+    again = results()
+    assert again.metrics == of_four.metrics
+    pd.testing.assert_frame_equal(again.patients, of_four.patients)
+
+
+def test_studies_that_cannot_be_evaluated_or_trained_say_so() -> None:
+    scans = make_scans(4, 0)
+    with pytest.raises(RunError, match=r"no validation scan.*data.split.validation=0"):
+        assemble_results({"resnext50": make_predictions(scans=scans)}, make_summaries(scans), cohort="x")
+    scans = {name: scan for name, scan in SCANS.items() if (scan.label, scan.split) != ("CAP", "training")}
+    with pytest.raises(RunError, match="No training scan is of class CAP"):
+        assemble_results({"resnext50": make_predictions(scans=scans)}, make_summaries(scans), cohort="x")

@@ -1,0 +1,101 @@
+"""Every option composes and passes its checks; experiment=paper has the paper's numbers."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from cnr_iemn.registry import BACKBONES
+from cnr_iemn.settings import schema
+from cnr_iemn.settings.checks import check_settings, ensemble_models, ensemble_name
+from cnr_iemn.settings.entry_point import configuration_folder
+from cnr_iemn.slices.augmentation import AugmentationSettings
+
+SCHEMAS = {
+    "train": schema.TrainSettings,
+    "prepare": schema.PrepareSettings,
+    "aggregate": schema.AggregateSettings,
+    "predict": schema.PredictSettings,
+}
+
+
+def compose(name: str, *overrides: str) -> Any:
+    ConfigStore.instance().store(name=f"{name}_schema", node=SCHEMAS[name])
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        settings = OmegaConf.to_object(hydra.compose(name, overrides=list(overrides)))
+    check_settings(settings)
+    return settings
+
+
+def options() -> list[str]:
+    """Every option of every group of train.py."""
+    groups = ("data", "model", "ingest", "augmentation", "balancing", "trainer", "logger", "experiment")
+    return [f"{g}={path.stem}" for g in groups for path in sorted(Path(configuration_folder(), g).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("option", options())
+def test_every_option_composes(option: str) -> None:
+    compose("train", "data.root=/data", option)
+
+
+def test_every_entry_point_composes() -> None:
+    compose("prepare")
+    compose("aggregate")
+    compose("predict", "input=/data")
+
+
+def test_experiment_paper_has_the_papers_numbers() -> None:
+    settings = compose("train", "experiment=paper", "data.root=/data")
+    assert settings.trainer.max_epochs == 10  # section 3.1.1
+    assert settings.trainer.batch_size == 64
+    assert settings.trainer.learning_rate == 0.0001
+    assert settings.trainer.milestones == [3, 6]
+    assert settings.trainer.decay == 0.1
+    assert settings.trainer.gamma == 1.5
+    assert settings.augmentation.brightness == settings.augmentation.contrast == 0.2  # section 2.1.2
+    assert settings.augmentation.jitter_probability == settings.augmentation.flip_probability == 0.2
+    assert settings.augmentation.perspective_distortion == 0.5
+    assert settings.augmentation.rotation_degrees == 30
+    assert settings.balancing.copies == {"COVID-19": 3, "CAP": 10}
+    assert (settings.balancing.augment, settings.balancing.redraw) == ("paper", False)
+    assert settings.data.labelled_normals == 30  # section 2
+    assert settings.lungs == "tutorial"  # [14]
+    # where the paper is silent: docs/paper.md
+    assert settings.augmentation.crop_ratio == pytest.approx(224 / 244)
+    assert settings.augmentation.perspective_probability == 1.0
+    assert settings.ingest.window == [-1000, 400]
+    assert settings.model.weights == "imagenet"
+    assert settings.model.position == "both"
+    assert settings.trainer.region_weight == 1.0
+    assert settings.trainer.checkpoint == "best"
+    assert settings.data.split.validation == 0.325
+    assert (settings.data.reader, settings.data.labels) == ("covid_ct_md", "updated-1")
+    for name, info in BACKBONES.items():
+        model = compose("train", "experiment=paper", "data.root=/data", f"model={name}").model
+        assert (model.name, model.image_size) == (name, 299 if name == "inception_v3" else 224)
+        assert model.image_size == info.image_size
+    booster = compose("aggregate").booster
+    assert (booster.rounds, booster.max_depth, booster.eta) == (100, 6, 0.3)
+
+
+def test_the_schema_of_the_augmentation_is_that_of_the_code() -> None:
+    in_schema = {f.name: f.default for f in fields(schema.AugmentationSettings)}
+    in_code = {f.name: f.default for f in fields(AugmentationSettings)}
+    assert in_schema == in_code
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "models", "name"),
+    [
+        ("all", tuple(BACKBONES), "all"),
+        ("densenet161", ("densenet161",), "densenet161"),
+        (["inception_v3", "resnext50"], ("inception_v3", "resnext50"), "inception_v3+resnext50"),
+    ],
+)
+def test_ensembles(ensemble: object, models: tuple[str, ...], name: str) -> None:
+    assert ensemble_models(ensemble) == models
+    assert ensemble_name(ensemble) == name

@@ -1,0 +1,60 @@
+"""The paper's schedule and optimizer; that one step trains both tasks."""
+
+import pytest
+import torch
+
+from cnr_iemn.slices.classifier import SliceClassifier
+from cnr_iemn.slices.losses import focal_loss
+from cnr_iemn.slices.network import SliceNetwork
+
+
+@pytest.fixture(scope="module")
+def classifier() -> SliceClassifier:
+    torch.manual_seed(0)
+    return SliceClassifier(SliceNetwork("resnext50", weights="none"), n_classes=3)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "image": torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator),
+        "position": torch.rand(4, 2, generator=generator),
+        "label": torch.tensor([0, 1, 2, 0]),
+        "region": torch.tensor([0, 1, 4, 2]),
+        "slice": torch.arange(4),
+    }
+
+
+def test_the_learning_rate_of_each_of_the_ten_epochs(classifier: SliceClassifier) -> None:
+    configured = classifier.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
+    assert isinstance(optimizer, torch.optim.Adam)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1e-4] * 3 + [1e-5] * 3 + [1e-6] * 4)
+
+
+def test_the_loss_is_the_plain_sum_of_both_tasks(classifier: SliceClassifier) -> None:
+    classifier.eval()
+    data = batch()
+    with torch.no_grad():
+        class_logits, region_logits = classifier.network(data["image"], data["position"])
+        expected = focal_loss(class_logits, data["label"]) + focal_loss(region_logits, data["region"])
+        found = classifier._measured_loss(data, classifier.val_metrics)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    values = classifier.val_metrics.finish("val")
+    assert float(values["val/loss"]) == pytest.approx(float(expected), rel=1e-6)
+    assert float(values["val/slice_accuracy"]) == pytest.approx(
+        float((class_logits.argmax(1) == data["label"]).float().mean())
+    )
+
+
+def test_both_heads_learn(classifier: SliceClassifier) -> None:
+    classifier.train()
+    classifier._measured_loss(batch(), classifier.train_metrics).backward()
+    for head in (classifier.network.class_head, classifier.network.region_head):
+        assert float(head.weight.grad.abs().sum()) > 0
+        assert float(head.weight.grad[:, -2:].abs().sum()) > 0  # the position inputs
