@@ -11,7 +11,7 @@ TRAINING, VALIDATION = "training", "validation"
 PREDICTION_COLUMNS: dict[str, str] = {
     "scan_id": "string",
     "patient_id": "string",
-    "split": "string",  # training or validation
+    "split": "string",  # training or validation; empty for scans outside a study (predict.py)
     "fold": "Int64",  # nullable: the fold of data.folds that this scan belongs to
     "seen_in_training": "bool",  # a slice of this scan trained the network
     "used_for_selection": "bool",  # a slice of this scan chose the checkpoint

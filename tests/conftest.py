@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline import MODELS, TINY, entry_point
+
 
 @pytest.fixture(scope="session")
 def sample_root() -> Path:
@@ -16,3 +18,14 @@ def sample_root() -> Path:
     if not root.is_dir():
         pytest.fail(f"COVID_CT_MD_SAMPLE={value} is not a folder")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with cache/ and runs/tiny: two backbones trained for an epoch and aggregated. Not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    cache, runs = f"ingest.cache={folder / 'cache'}", f"runs={folder / 'runs'}"
+    ensemble = f"ensemble=[{','.join(MODELS)}]"
+    assert entry_point("train")(["-m", *TINY, cache, runs, "study=tiny", f"model={','.join(MODELS)}"]) == 0
+    assert entry_point("aggregate")([runs, "study=tiny", ensemble]) == 0
+    return folder

@@ -7,7 +7,6 @@ row of the label arrays, and rows that run head first.
 """
 
 import csv
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
+from cnr_iemn.ct.find import natural_key
 from cnr_iemn.errors import CohortError
 from cnr_iemn.registry import SPGC_CLASSES
 
@@ -68,11 +68,6 @@ def read_covid_ct_md(
                 )
             )
     return Cohort(name, root, SPGC_CLASSES, tuple(scans))
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a key that sorts P2 before P10, ignoring case."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"(\d+)", text) if part]
 
 
 def _class_folders(root: Path) -> dict[str, list[Path]]:

@@ -41,7 +41,8 @@ class PixelSettings:
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that name these settings and the code's pixel version."""
-        text = json.dumps({"pixel_version": PIXEL_VERSION, **asdict(self)}, sort_keys=True)
+        window = [float(value) for value in self.window]  # -1000 and -1000.0 are one window
+        text = json.dumps({"pixel_version": PIXEL_VERSION, **asdict(self), "window": window}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

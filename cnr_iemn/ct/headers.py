@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from cnr_iemn.errors import ScanError
@@ -17,9 +17,10 @@ from cnr_iemn.errors import ScanError
 CT_IMAGE = "CTImageStorage"
 ENHANCED_CT = ("EnhancedCTImageStorage", "LegacyConvertedEnhancedCTImageStorage")
 
-# what pydicom raises on damaged headers besides its own InvalidDicomError
+# what pydicom raises on damaged files
 PARSE_ERRORS = (
     InvalidDicomError,
+    BytesLengthException,
     ValueError,
     TypeError,
     KeyError,

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
 from cnr_iemn.cohort.covid_ct_md import read_covid_ct_md
-from cnr_iemn.cohort.phantom.writer import write_cohort
+from cnr_iemn.cohort.phantom.writer import RECIPE_VERSION, write_cohort
 from cnr_iemn.cohort.store import PixelSettings, SliceStore, prepare_store
 from cnr_iemn.engine.hardware import usable_cores
 from cnr_iemn.errors import CohortError
@@ -36,7 +36,7 @@ def open_cohort(data: DataSettings, ingest: IngestSettings) -> Cohort:
 def _write_phantom(data: DataSettings, ingest: IngestSettings) -> Path:
     recipe = asdict(data.phantom) if data.phantom is not None else {}
     recipe["n_slices"] = tuple(recipe["n_slices"])
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([RECIPE_VERSION, recipe], sort_keys=True).encode()).hexdigest()[:8]
     root = Path(data.root) if data.root is not None else Path(ingest.cache) / f"phantom-{digest}"
     if not root.is_dir():
         print(f"Writing the phantom cohort to {root} ...", flush=True)

@@ -1,6 +1,5 @@
 """Loggers beside metrics.csv, which is always written. The only module that knows wandb."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,25 +42,20 @@ def _wandb(settings: LoggerSettings, run: RunFolder, configuration: Mapping[str,
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
-    offline = settings.offline if settings.offline is not None else not _has_key()
-    logger = WandbLogger(
-        name=f"{run.model}/{run.tag}",
+    offline = settings.offline if settings.offline is not None else not wandb.login(prompt=False)
+    # begun here, not by Lightning, which sets WANDB_MODE for the whole process (and so for later jobs of a multirun)
+    experiment = wandb.init(
         project=settings.project,
+        name=f"{run.model}/{run.tag}",
         group=run.study,
-        save_dir=run.path,
-        offline=offline,
+        dir=run.path,
         config=dict(configuration),
+        mode="offline" if offline else "online",
         settings=wandb.Settings(silent=True),
     )
     failed = True
     try:
-        yield logger
+        yield WandbLogger(experiment=experiment)
         failed = False
     finally:
-        wandb.finish(exit_code=int(failed))
-
-
-def _has_key() -> bool:
-    import wandb
-
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+        experiment.finish(exit_code=int(failed))

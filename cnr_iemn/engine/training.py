@@ -1,5 +1,6 @@
 """Fit one network with Lightning and give back the checkpoint that counts."""
 
+import logging
 import signal
 import sys
 import warnings
@@ -52,7 +53,12 @@ def fit(
     interactive = sys.stderr.isatty() and sys.stdout.isatty()
     last = ModelCheckpoint(run.checkpoints, filename="last", enable_version_counter=False)
     best = ModelCheckpoint(
-        run.checkpoints, filename="best", monitor=MONITORED, mode="max", enable_version_counter=False
+        run.checkpoints,
+        filename="best",
+        monitor=MONITORED,
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,
     )
     callbacks: list[Callback] = [EpochTable(run.path / "metrics.csv", say=not interactive), last]
     if data.validation is not None:
@@ -93,13 +99,17 @@ def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: Sl
     """Fit. Lightning ends the process with code 1 on Ctrl-C; here that stays a KeyboardInterrupt for the caller."""
     handler = signal.getsignal(signal.SIGINT)
     try:
+        # its lines on devices and its advertisements; warnings still come through
+        logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             # loading in the main process is meant on a CPU, where workers would take the network's cores
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             # few batches in an epoch are normal for a small cohort; the figures are logged at the epoch's end
             warnings.filterwarnings("ignore", message=".*number of training batches.*")
-            # an empty list says that there is no validation split
-            warnings.filterwarnings("ignore", message=".*val_dataloader.*")
+            # an empty list of loaders says that there is no validation split
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
+            # between Lightning and torch, nothing that we call
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             trainer.fit(classifier, datamodule=data)
     except SystemExit as error:
         if trainer.interrupted:

@@ -97,7 +97,7 @@ def write_results(folder: Path, results: Results) -> None:
     write_bytes_atomic(folder / "features.parquet", buffer.getvalue().to_pybytes())
     save_booster(folder / "booster.ubj", results.booster)
     patients = results.patients.reset_index()
-    for name, value in notice.items():
+    for name, value in {"schema_version": SCHEMA_VERSION, **notice}.items():
         patients.insert(0, name, value)
     write_text_atomic(folder / "patients.csv", patients.to_csv(index=False, lineterminator="\n"))
     write_text_atomic(

@@ -110,12 +110,15 @@ def test_tutorial_is_followed_literally(case):
     np.testing.assert_array_equal(segment_lungs(hu, SPACING, method="tutorial").mask, _literal_tutorial(hu))
 
 
-def test_lung_cut_by_the_field_of_view_is_dropped_and_flagged():
-    hu, known = body()
-    right = known & (np.arange(SHAPE[2]) < SHAPE[2] // 2)
-    hu[30, 54:58, :30] = LUNG  # the right lung reaches the image's border
+@pytest.mark.parametrize("edge", [np.s_[30, :20, 40], np.s_[30, 90:, 40], np.s_[30, 56, :30], np.s_[30, 56, 100:]])
+def test_lung_cut_by_the_field_of_view_is_dropped_and_flagged(edge):
+    known = body()[1]
+    hu = np.where(known, LUNG, TISSUE).astype(np.int16)  # the body fills the image
+    hu[edge] = LUNG  # from the lung to one border
+    hu[30, 18:94, 40] = LUNG
+    cut = ellipsoid(CENTRES[1 if edge[2] == np.s_[100:] else 0])
     found = segment_lungs(hu, SPACING)
-    np.testing.assert_array_equal(found.mask, known & ~right)
+    np.testing.assert_array_equal(found.mask & known, known & ~cut)
     assert found.findings == ("lung mask in doubt: one side holds 0% of it, at least 15% are usual",)
 
 

@@ -238,6 +238,17 @@ def test_codestream_beyond_bits_stored(dicom, scan_folder):
     _refused(scan_folder(slices), r"P012/IM0005\.dcm: decoded values do not fit BitsStored 12")
 
 
+@pytest.mark.parametrize(("vr", "offset"), [("US", 65536), ("SS", 0)])
+def test_range_of_signed_pixels(vr, offset, dicom, scan_folder):
+    slices = dicom.make_slices(signed=True)
+    for k, ds in enumerate(slices):
+        ds.add_new(0x00280106, vr, offset - 1000)
+        ds.add_new(0x00280107, vr, 10 + k + (k == 9))
+    _refused(
+        scan_folder(slices), r"P012/IM0009\.dcm: decoded range -1000\.\.19 differs from the file's own -1000\.\.20"
+    )
+
+
 def test_range_that_leaves_padding_out_is_accepted(dicom, scan_folder):
     slices = dicom.make_slices()
     for ds in slices:

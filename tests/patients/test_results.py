@@ -79,7 +79,7 @@ def test_the_files_say_the_same_as_the_results(tmp_path: Path, of_four: Results)
     assert json.loads((folder / "metrics.json").read_text()) == of_four.metrics
     patients = pd.read_csv(folder / "patients.csv")
     probabilities = ["p_Normal", "p_COVID-19", "p_CAP"]
-    fixed = ["notice", "scan_id", "patient_id", "split", "label", "predicted"]
+    fixed = ["notice", "schema_version", "scan_id", "patient_id", "split", "label", "predicted"]
     assert list(patients.columns) == [*fixed, *probabilities, "correct"]
     assert set(patients["notice"]) == {PHANTOM_NOTICE}
     assert patients["scan_id"].tolist() == list(SCANS)

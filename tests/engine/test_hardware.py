@@ -1,0 +1,37 @@
+"""What is asked of the machine and what it has."""
+
+import pytest
+import torch
+
+from cnr_iemn.engine.hardware import choose_hardware
+from cnr_iemn.errors import ConfigurationError
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=r"trainer\.gpus=1 was asked for, but torch finds no usable CUDA GPU"):
+        choose_hardware(1)
+    assert choose_hardware(None).device.type == "cpu"
+    assert choose_hardware(0).device.type == "cpu"
+
+
+def test_a_gpu_is_taken_where_there_is_one_unless_the_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert choose_hardware(None).device.type == "cuda"
+    assert choose_hardware(1).precision == "bf16"
+    assert choose_hardware(0).device.type == "cpu"
+    with pytest.raises(ConfigurationError, match="one run trains on one GPU"):
+        choose_hardware(2)
+    with pytest.raises(ConfigurationError, match="finds 2 CUDA"):
+        choose_hardware(3)
+
+
+@pytest.mark.parametrize(("flags", "expected"), [({"avx512_bf16": True}, "bf16"), ({"avx512_f": True}, "32")])
+def test_bf16_only_where_the_cpu_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    assert choose_hardware(0).precision == expected
+    assert choose_hardware(0, "32").precision == "32"

@@ -1,0 +1,37 @@
+"""A tiny phantom study, trained and aggregated through the entry points, shared by the tests of the whole."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("resnext50", "densenet161")
+
+TINY = (
+    "data.phantom.scans={Normal: 5, COVID-19: 5, CAP: 5}",
+    "data.phantom.labelled={COVID-19: 4, CAP: 4}",
+    "data.labelled_normals=4",
+    "data.phantom.rows=64",
+    "data.phantom.n_slices=[20, 21]",
+    "data.split.validation=0.4",
+    "ingest.size=64",
+    "ingest.workers=1",
+    "model.image_size=32",
+    "model.weights=none",
+    "trainer.max_epochs=1",
+    "trainer.batch_size=32",
+    "trainer.gpus=0",
+    "balancing=auto",
+)
+"""Arguments of train.py: 15 small scans, one epoch."""
+
+
+def entry_point(name: str) -> Callable[[list[str]], int]:
+    """Return the main of an entry point of the checkout; it takes command-line words and returns the exit code."""
+    spec = importlib.util.spec_from_file_location(f"entry_{name}", ROOT / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Callable[[list[str]], int] = module.main
+    return main

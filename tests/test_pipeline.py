@@ -1,0 +1,201 @@
+"""The whole way from DICOM files to a patient's class, through the entry points."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cnr_iemn.patients.predictions import read_predictions
+from cnr_iemn.registry import PHANTOM_NOTICE
+from tests.pipeline import MODELS, TINY, entry_point
+
+ENSEMBLE = "resnext50+densenet161"
+
+
+def study(folder: Path) -> list[str]:
+    return [f"ingest.cache={folder / 'cache'}", f"runs={folder / 'runs'}", "study=tiny"]
+
+
+@pytest.fixture
+def copy(tiny_study: Path, tmp_path: Path) -> Path:
+    """A copy of the runs that a test may change, with the store where it was."""
+    shutil.copytree(tiny_study / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def test_a_run_leaves_what_the_contract_says(tiny_study: Path) -> None:
+    for model in MODELS:
+        run = tiny_study / "runs" / "tiny" / model / "seed0"
+        names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+        assert names == {
+            "config.yaml",
+            "run.json",
+            "metrics.csv",
+            "metrics.json",
+            "predictions.parquet",
+            "checkpoints/best.ckpt",
+            "checkpoints/last.ckpt",
+        }
+        record = json.loads((run / "run.json").read_text())
+        assert (record["status"], record["notice"], record["phantom"]) == ("finished", PHANTOM_NOTICE, True)
+        assert json.loads((run / "metrics.json").read_text())["notice"] == PHANTOM_NOTICE
+        state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
+        assert "network.class_head.weight" in state
+
+
+def test_every_slice_of_every_scan_is_predicted_labelled_or_not(tiny_study: Path) -> None:
+    split = pd.read_csv(tiny_study / "runs" / "tiny" / "split.csv").set_index("scan_id")
+    assert len(split) == 15
+    for model in MODELS:
+        predictions = read_predictions(tiny_study / "runs" / "tiny" / model / "seed0" / "predictions.parquet")
+        table = predictions.table
+        assert set(table["scan_id"]) == set(split.index)
+        sides = table.groupby("scan_id")["split"].first()
+        assert (sides == split["split"].loc[sides.index]).all()
+        assert table.loc[table["scan_id"] == "P005", "slice_label"].isna().all()
+        trained = set(table.loc[table["seen_in_training"], "scan_id"])
+        assert trained == set(predictions.metadata.training_scan_ids)
+        assert trained == set(split.index[(split["split"] == "training") & split["slice_labelled"]])
+
+
+def test_no_patient_is_on_both_sides(tiny_study: Path) -> None:
+    split = pd.read_csv(tiny_study / "runs" / "tiny" / "split.csv")
+    assert (split.groupby("patient_id")["split"].nunique() == 1).all()
+
+
+def test_the_ensemble_joins_the_backbones(tiny_study: Path) -> None:
+    folder = tiny_study / "runs" / "tiny" / "ensembles" / ENSEMBLE
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["models"] == list(MODELS)
+    assert metrics["n_features"] == 120
+    assert metrics["n_patients"] == 6
+    assert metrics["notice"] == PHANTOM_NOTICE
+    assert json.loads((folder / "ensemble.json").read_text())["notice"] == PHANTOM_NOTICE
+    assert (pd.read_csv(folder / "patients.csv")["notice"] == PHANTOM_NOTICE).all()
+
+
+def test_a_finished_run_is_not_made_again(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = tiny_study / "runs" / "tiny" / "resnext50" / "seed0" / "predictions.parquet"
+    before = predictions.stat().st_mtime_ns
+    assert entry_point("train")([*TINY, *study(tiny_study), "model=resnext50"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert predictions.stat().st_mtime_ns == before
+
+
+def test_training_twice_with_one_seed_gives_the_same_metrics(tiny_study: Path, copy: Path) -> None:
+    arguments = [*TINY, *study(copy), f"ingest.cache={tiny_study / 'cache'}", "model=resnext50"]
+    assert entry_point("train")([*arguments, "overwrite=true"]) == 0
+    runs = [folder / "runs" / "tiny" / "resnext50" / "seed0" for folder in (tiny_study, copy)]
+    first, second = (pd.read_csv(run / "metrics.csv").drop(columns="seconds") for run in runs)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    one, other = (read_predictions(run / "predictions.parquet") for run in runs)
+    assert np.array_equal(one.probabilities, other.probabilities)
+    assert one.metadata.checkpoint == other.metadata.checkpoint == "best"
+
+
+def test_predict_gives_the_answer_of_the_study(
+    tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
+    scan = cohort.parent / "COVID-19 subjects" / "P005"
+    words = [f"input={scan}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0"]
+    assert entry_point("predict")(words) == 0
+    assert PHANTOM_NOTICE in capsys.readouterr().out
+    output = copy / "runs" / "tiny" / "predictions" / "P005"
+    document = json.loads((output / "predictions.json").read_text())
+    (answer,) = document["scans"]
+    assert document["notice"] == PHANTOM_NOTICE
+    patients = pd.read_csv(tiny_study / "runs" / "tiny" / "ensembles" / ENSEMBLE / "patients.csv").set_index("scan_id")
+    assert answer["class"] == patients.loc["P005", "predicted"]
+    assert answer["probabilities"]["CAP"] == pytest.approx(patients.loc["P005", "p_CAP"], abs=1e-6)
+    for model in MODELS:
+        predictions = read_predictions(copy / "runs" / "tiny" / model / "seed0" / "predictions.parquet")
+        rows = predictions.table[predictions.table["scan_id"] == "P005"]
+        found = [entry["probabilities"][model]["COVID-19"] for entry in answer["slices"]]
+        assert found == pytest.approx(rows["p_COVID-19"].tolist(), abs=2e-2)  # bf16, other batches
+    for name in ("predictions.csv", "slices.csv"):
+        assert (pd.read_csv(output / name)["notice"] == PHANTOM_NOTICE).all()
+
+
+def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
+    for name in ("P004", "P005"):
+        shutil.copytree(cohort.parent / "COVID-19 subjects" / name, copy / "scans" / name)
+    victim = sorted((copy / "scans" / "P004").iterdir())[3]
+    victim.write_bytes(victim.read_bytes()[:-200])
+    words = [f"input={copy / 'scans'}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0"]
+    assert entry_point("predict")(words) == 1
+    document = json.loads((copy / "runs" / "tiny" / "predictions" / "scans" / "predictions.json").read_text())
+    assert [answer["scan"] for answer in document["scans"]] == ["P005"]
+    assert list(document["refused"]) == ["P004"]
+    assert victim.name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trainer.max_epochs=2"], "trainer.max_epochs was 1, now 2"),
+        (["data.split.seed=7", "tag=other"], "All runs of a study share one split"),
+        (["data.reader=covid_ct_md", "data.root=/nowhere"], "data.root=/nowhere is not a folder"),
+        (["data.labelled_normals=0", "study=fresh"], "No slice-labelled training scan of class Normal"),
+        (["model.weights=/nowhere.pth", "study=fresh"], "model.weights=/nowhere.pth is neither imagenet nor none"),
+    ],
+)
+def test_what_cannot_be_trained_writes_nothing(
+    tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    before = sorted(copy.rglob("*"))
+    cache = f"ingest.cache={tiny_study / 'cache'}"
+    assert entry_point("train")([*TINY, *study(copy), cache, "model=resnext50", *words]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert sorted(copy.rglob("*")) == before
+
+
+def test_aggregation_refuses_what_is_missing_or_of_another_store(
+    tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aggregate = entry_point("aggregate")
+    assert aggregate([*study(copy)[1:], "ensemble=all"]) == 2
+    assert "inception_v3 has no run seed0" in capsys.readouterr().err
+    words = [*TINY, *study(copy), f"ingest.cache={tiny_study / 'cache'}", "model=densenet161"]
+    assert entry_point("train")([*words, "overwrite=true", "ingest.size=48"]) == 0
+    capsys.readouterr()
+    assert aggregate([*study(copy)[1:], f"ensemble=[{','.join(MODELS)}]"]) == 2
+    error = capsys.readouterr().err
+    assert "on store" in error
+    assert "resnext50" in error
+    assert "densenet161" in error
+
+
+def test_predict_refuses_a_folder_without_dicom_and_an_untrained_study(
+    tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "empty").mkdir()
+    predict = entry_point("predict")
+    words = [*study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0", f"input={copy / 'empty'}"]
+    assert predict(words) == 2
+    assert "No CT scan in DICOM format" in capsys.readouterr().err
+    assert predict([*words, "study=none"]) == 2
+    assert "There is no trained ensemble" in capsys.readouterr().err
+    checkpoint = copy / "runs" / "tiny" / "densenet161" / "seed0" / "checkpoints" / "best.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    (scan,) = tiny_study.glob("cache/phantom-*/*/P005")
+    assert predict([*words[:-1], f"input={scan}"]) == 2
+    assert "SHA-256 differs" in capsys.readouterr().err
+
+
+def test_shuffled_training_labels_leave_the_validation_labels_alone(tiny_study: Path, tmp_path: Path) -> None:
+    words = [*TINY, *study(tmp_path), f"ingest.cache={tiny_study / 'cache'}", "model=resnext50"]
+    assert entry_point("train")([*words, "data.shuffle_training_labels=true"]) == 0
+    runs = [folder / "runs" / "tiny" / "resnext50" / "seed0" for folder in (tiny_study, tmp_path)]
+    true, shuffled = (read_predictions(run / "predictions.parquet").scans for run in runs)
+    held_out = true["split"] == "validation"
+    assert (true.loc[held_out, "label"] == shuffled.loc[held_out, "label"]).all()
+    assert (true.loc[~held_out, "label"] != shuffled.loc[~held_out, "label"]).any()
+    assert sorted(true["label"]) == sorted(shuffled["label"])
