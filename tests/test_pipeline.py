@@ -185,7 +185,7 @@ def test_predict_refuses_a_folder_without_dicom_and_an_untrained_study(
     assert "There is no trained ensemble" in capsys.readouterr().err
     checkpoint = copy / "runs" / "tiny" / "densenet161" / "seed0" / "checkpoints" / "best.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
-    (scan,) = tiny_study.glob("cache/phantom-*/*/P005")
+    (scan,) = tiny_study.glob("cache/phantom-*/COVID-19 subjects/P005")
     assert predict([*words[:-1], f"input={scan}"]) == 2
     assert "SHA-256 differs" in capsys.readouterr().err
 

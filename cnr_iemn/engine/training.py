@@ -65,6 +65,8 @@ def fit(
         callbacks.append(best)
     if interactive:
         callbacks.append(RichProgressBar())
+    # Lightning's lines on devices and its advertisements; its warnings still come through
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     trainer = pl.Trainer(
         accelerator="gpu" if hardware.device.type == "cuda" else "cpu",
         devices=1,
@@ -99,8 +101,6 @@ def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: Sl
     """Fit. Lightning ends the process with code 1 on Ctrl-C; here that stays a KeyboardInterrupt for the caller."""
     handler = signal.getsignal(signal.SIGINT)
     try:
-        # its lines on devices and its advertisements; warnings still come through
-        logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             # loading in the main process is meant on a CPU, where workers would take the network's cores
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,1 @@
+"""The synthetic cohort, written to disk as a real COVID-CT-MD tree."""

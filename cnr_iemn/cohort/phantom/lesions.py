@@ -1,0 +1,105 @@
+"""Lesions as shapes and densities, and the chance findings that know nothing of the class."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnr_iemn.cohort.phantom.anatomy import LOBES, Anatomy
+from cnr_iemn.cohort.phantom.fields import Waves
+
+KINDS = ("ground_glass", "consolidation", "tree_in_bud", "effusion", "atelectasis", "scar", "nodule")
+"""The first four are disease; the others occur in a fifth of every class."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One opacity. ``centre`` x, y, u; ``radii`` along the pleura's normal, along the pleura and in u; all in mm.
+
+    For effusion and atelectasis, layers along the back of one lung, ``radii`` are thickness, unused and half height.
+    """
+
+    kind: str
+    lobe: str
+    centre: tuple[float, float, float]
+    radii: tuple[float, float, float]
+    angle: float  # of the first radius in the plane, rad
+    hu: float
+    peripheral: bool
+    thick_vessels: bool
+    edge: Waves  # irregular outline, share of the radius
+    texture: Waves  # HU
+
+    @property
+    def diameter_mm(self) -> float:
+        """Diameter of the sphere of the same volume."""
+        return float(2 * np.prod(self.radii) ** (1 / 3))
+
+    @property
+    def volume_ml(self) -> float:
+        """Volume of the ellipsoid, before the lung's surface and the lobe cut it."""
+        return float(4 / 3 * np.pi * np.prod(self.radii) / 1000)
+
+    @property
+    def layer(self) -> bool:
+        """Whether this is a layer along the back and not an ellipsoid."""
+        return self.kind in ("effusion", "atelectasis")
+
+
+def make_lesion(
+    rng: np.random.Generator,
+    kind: str,
+    lobe: str,
+    point: NDArray[np.float64],
+    radii: tuple[float, float, float],
+    *,
+    angle: float,
+    hu: float,
+    peripheral: bool = False,
+    thick_vessels: bool = False,
+) -> Lesion:
+    """Make a lesion with an outline and a texture of its own."""
+    size = float(np.prod(radii) ** (1 / 3))
+    rough = 0.05 if kind in ("nodule", "scar") else float(rng.uniform(0.12, 0.28))
+    bud = kind == "tree_in_bud"
+    return Lesion(
+        kind=kind,
+        lobe=lobe,
+        centre=(float(point[0]), float(point[1]), float(point[2])),
+        radii=radii,
+        angle=angle,
+        hu=hu,
+        peripheral=peripheral,
+        thick_vessels=thick_vessels,
+        edge=Waves.draw(rng, count=6, wavelength_mm=(max(0.8 * size, 5), max(2.5 * size, 12)), deviation=rough),
+        texture=Waves.draw(rng, count=10, wavelength_mm=(5, 9) if bud else (5, 25), deviation=1 if bud else 45),
+    )
+
+
+def outward(anatomy: Anatomy, point: NDArray[np.float64]) -> float:
+    """Return the direction (rad) in the plane in which the costal pleura is nearest."""
+    around = np.repeat(point[None], 4, 0) + np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+    depth = anatomy.pleural_depth(*anatomy.warp(around))
+    return float(np.arctan2(depth[3] - depth[2], depth[1] - depth[0]))
+
+
+def draw_findings(rng: np.random.Generator, anatomy: Anatomy) -> list[Lesion]:
+    """Draw atelectasis, scars or nodules: in a fifth of the scans of every class, without knowing the class."""
+    if rng.random() > 0.2:
+        return []
+    points = anatomy.sample(rng, 400)
+    lobe = anatomy.lobe(*anatomy.warp(points))
+    kind = str(rng.choice(["atelectasis", "scar", "nodule"]))
+    found = []
+    for index in range(1 if kind == "atelectasis" else int(rng.integers(1, 5))):
+        point, radii, hu = points[index], (3.0, 3.0, 3.0), 20.0
+        if kind == "atelectasis":
+            point = np.array([rng.choice([-60.0, 60.0]), 80.0, rng.uniform(0.72, 0.85) * anatomy.height])
+            radii, hu = (rng.uniform(4, 11), 40.0, rng.uniform(15, 35)), rng.uniform(-350, -120)
+        elif kind == "scar":
+            radii, hu = (rng.uniform(10, 24), rng.uniform(1.5, 3.5), rng.uniform(6, 16)), rng.uniform(-300, -50)
+        else:
+            radii = (rng.uniform(2.5, 7),) * 3
+        name = LOBES[lobe[index]] if kind != "atelectasis" else ("RLL" if point[0] < 0 else "LLL")
+        found.append(make_lesion(rng, kind, name, point, radii, angle=float(rng.uniform(0, np.pi)), hu=float(hu)))
+    return found
