@@ -43,6 +43,9 @@ def test_a_run_leaves_what_the_contract_says(tiny_study: Path) -> None:
         record = json.loads((run / "run.json").read_text())
         assert (record["status"], record["notice"], record["phantom"]) == ("finished", PHANTOM_NOTICE, True)
         assert json.loads((run / "metrics.json").read_text())["notice"] == PHANTOM_NOTICE
+        (epoch,) = pd.read_csv(run / "metrics.csv").to_dict("records")
+        assert set(epoch) >= {"epoch", "learning_rate", "train/loss", "train/slice_accuracy", "val/slice_accuracy"}
+        assert epoch["learning_rate"] == pytest.approx(1e-4)
         state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
         assert "network.class_head.weight" in state
 
@@ -139,6 +142,7 @@ def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytes
     ("words", "expected"),
     [
         (["trainer.max_epochs=2"], "trainer.max_epochs was 1, now 2"),
+        (["trainer.gpus=99"], "trainer.gpus=99 was asked for, but torch finds"),
         (["data.split.seed=7", "tag=other"], "All runs of a study share one split"),
         (["data.reader=covid_ct_md", "data.root=/nowhere"], "data.root=/nowhere is not a folder"),
         (["data.labelled_normals=0", "study=fresh"], "No slice-labelled training scan of class Normal"),

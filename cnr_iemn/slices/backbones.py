@@ -43,6 +43,9 @@ def build_backbone(name: str, *, weights: str | Path) -> tuple[nn.Module, int]:
     if name == "inception_v3":
         # its truncated normal start values take long to draw and would be overwritten
         options = {"transform_input": False, "aux_logits": False, "init_weights": weights == "none"}
+    elif classifier == "fc":
+        # start the residual branches at zero: random ResNets learn sooner (Goyal et al. 2017, arXiv:1706.02677, 5.1)
+        options = {"zero_init_residual": True}
     trunk: nn.Module = builder(weights=None, **options)
     setattr(trunk, classifier, nn.Identity())
     if weights == "imagenet":

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnr_iemn.registry import N_REGIONS
@@ -31,18 +31,14 @@ class SliceMetrics(nn.Module):
         self.balanced_accuracy.update(class_logits.detach(), batch["label"])
         self.region_accuracy.update(region_logits.detach(), batch["region"])
 
-    def finish(self, prefix: str) -> dict[str, Tensor]:
-        """Return the epoch's values under ``prefix`` and begin anew."""
-        metrics = {
-            "loss": self.loss,
-            "slice_accuracy": self.accuracy,
-            "slice_balanced_accuracy": self.balanced_accuracy,
-            "region_accuracy": self.region_accuracy,
+    def named(self, prefix: str) -> dict[str, Metric]:
+        """Return the metrics by the names under which they are logged."""
+        return {
+            f"{prefix}/loss": self.loss,
+            f"{prefix}/slice_accuracy": self.accuracy,
+            f"{prefix}/slice_balanced_accuracy": self.balanced_accuracy,
+            f"{prefix}/region_accuracy": self.region_accuracy,
         }
-        values = {f"{prefix}/{name}": metric.compute() for name, metric in metrics.items()}
-        for metric in metrics.values():
-            metric.reset()
-        return values
 
 
 class SliceClassifier(pl.LightningModule):
@@ -76,12 +72,19 @@ class SliceClassifier(pl.LightningModule):
     def training_step(self, batch: SliceBatch, batch_index: int) -> Tensor:
         """Return the loss of one batch."""
         loss = self._measured_loss(batch, self.train_metrics)
+        optimizer = cast(torch.optim.Optimizer, self.optimizers())
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self._log_epoch("train", self.train_metrics, learning_rate=optimizer.param_groups[0]["lr"])
         return loss
 
     def validation_step(self, batch: SliceBatch, batch_index: int) -> None:
         """Update the validation metrics with one batch."""
         self._measured_loss(batch, self.val_metrics)
+        self._log_epoch("val", self.val_metrics)
+
+    def _log_epoch(self, prefix: str, metrics: SliceMetrics, **values: float) -> None:
+        """Have Lightning compute, log and reset the metrics at the epoch's end, where callbacks can read them."""
+        self.log_dict({**metrics.named(prefix), **values}, on_step=False, on_epoch=True)
 
     def _measured_loss(self, batch: SliceBatch, metrics: SliceMetrics) -> Tensor:
         class_logits, region_logits = self.network(batch["image"], batch["position"])  # [b, classes], [b, regions]
@@ -90,16 +93,6 @@ class SliceClassifier(pl.LightningModule):
         loss = class_loss + self.region_weight * region_loss
         metrics.update(loss, class_logits, region_logits, batch)
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's training metrics and learning rate."""
-        self.log_dict(self.train_metrics.finish("train"))
-        optimizer = cast(torch.optim.Optimizer, self.optimizers())
-        self.log("learning_rate", optimizer.param_groups[0]["lr"])
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the epoch's validation metrics."""
-        self.log_dict(self.val_metrics.finish("val"))
 
     def configure_optimizers(self) -> Any:
         """Return Adam and its schedule, stepped once an epoch."""

@@ -45,9 +45,9 @@ def test_the_loss_is_the_plain_sum_of_both_tasks(classifier: SliceClassifier) ->
         expected = focal_loss(class_logits, data["label"]) + focal_loss(region_logits, data["region"])
         found = classifier._measured_loss(data, classifier.val_metrics)
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
-    values = classifier.val_metrics.finish("val")
-    assert float(values["val/loss"]) == pytest.approx(float(expected), rel=1e-6)
-    assert float(values["val/slice_accuracy"]) == pytest.approx(
+    metrics = classifier.val_metrics.named("val")
+    assert float(metrics["val/loss"].compute()) == pytest.approx(float(expected), rel=1e-6)
+    assert float(metrics["val/slice_accuracy"].compute()) == pytest.approx(
         float((class_logits.argmax(1) == data["label"]).float().mean())
     )
 

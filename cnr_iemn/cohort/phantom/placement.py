@@ -12,7 +12,7 @@ from cnr_iemn.cohort.phantom.lesions import Lesion, make_lesion, outward
 
 MEDIAN_MM = 18.0
 """Median of a drawn diameter. What makes a slice infected is the larger of two draws, so the table's median is 20."""
-MM_PER_EXTRA = 28.0
+MM_PER_EXTRA = 8.0
 """Infected length for which each involved lobe gets one lesion more than it takes to show in every infected slice."""
 
 
