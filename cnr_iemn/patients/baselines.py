@@ -40,15 +40,32 @@ def patient_baselines(
     *,
     seed: int = 0,
 ) -> dict[str, Evaluation]:
-    """Return the validation figures of every baseline of scans, by its name.
+    """Return the validation figures of every baseline of scans, by its name (see ``baseline_answers``).
+
+    Raises RunError where a class has no training scan or nothing is held out.
+    """
+    test_labels = [labels[scan_id] for scan_id in labels if split[scan_id] == VALIDATION]
+    answers = baseline_answers(summaries, labels, split, classes, seed=seed)
+    return {title: evaluate(test_labels, predicted, classes) for title, predicted in answers.items()}
+
+
+def baseline_answers(
+    summaries: Mapping[str, ScanSummary],
+    labels: Mapping[str, str],
+    split: Mapping[str, str],
+    classes: Sequence[str],
+    *,
+    seed: int = 0,
+) -> dict[str, list[str]]:
+    """Return the class that every baseline gives each validation scan, in the order of ``labels``, by its name.
 
     ``summaries``, ``labels``, ``split``: by scan_id, for all scans of the cohort. ``seed``: of XGBoost. Missing
     measurements (an empty lung mask) take the training median, for XGBoost they stay missing. Raises RunError where a
-    class has no training scan or nothing is held out.
+    class has no training scan.
     """
     train = [scan_id for scan_id in labels if split[scan_id] == TRAINING]
     test = [scan_id for scan_id in labels if split[scan_id] == VALIDATION]
-    train_labels, test_labels = [labels[each] for each in train], [labels[each] for each in test]
+    train_labels = [labels[each] for each in train]
     class_indices(train_labels, classes)
 
     def values(names: Sequence[str], scans: Sequence[str]) -> NDArray[np.float64]:
@@ -63,7 +80,7 @@ def patient_baselines(
         groups = [pd.DataFrame(values(["group_mean_hu"], scans)).add_prefix("mean_hu/g") for scans in (train, test)]
         booster = train_booster(groups[0], train_labels, classes, seed=seed)
         predicted["XGBoost on mean HU in 20 groups"] = most_probable(predict_probabilities(booster, groups[1]), classes)
-    return {title: evaluate(test_labels, answers, classes) for title, answers in predicted.items()}
+    return predicted
 
 
 def slice_baselines(predictions: Predictions, summaries: Mapping[str, ScanSummary]) -> dict[str, SliceEvaluation]:
