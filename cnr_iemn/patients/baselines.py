@@ -72,7 +72,7 @@ def baseline_answers(
         return np.array([np.hstack([getattr(summaries[each], name) for name in names]) for each in scans])
 
     predicted = {MAJORITY: [_majority(train_labels, classes)] * len(test)}
-    if test:  # else `evaluate` says below what is missing
+    if test:  # else there is nobody to answer for, and `evaluate` says so
         for title, names in _SCALARS.items():
             predicted[title] = _regress(values(names, train), train_labels, values(names, test), quadratic=True)
         histograms = values(["histogram"], train), values(["histogram"], test)

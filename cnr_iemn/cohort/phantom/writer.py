@@ -104,9 +104,8 @@ def write_cohort(
         write_tables(partial, run_jobs(jobs, workers), labelled)
         (partial / "phantom.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
         partial.rename(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # nothing left to remove after the rename
 
 
 def scan_seed(seed: int, index: int) -> int:
