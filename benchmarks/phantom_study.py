@@ -1,11 +1,17 @@
 """Is the phantom honest and hard enough? The pipeline against each baseline and the oracle, over several seeds.
 
-python train.py -m experiment=demo seed=0,1,2 model=resnext50,densenet161,inception_v3,wide_resnet50
-python -m benchmarks.phantom_study --study demo --seeds 0 1 2
+Every study has its own seed for the cohort, the split and the networks:
+
+for s in 0 1 2; do
+  python train.py -m experiment=demo study=demo-$s seed=$s data.phantom.seed=$s data.split.seed=$s \
+      model=resnext50,densenet161,inception_v3,wide_resnet50
+done
+python -m benchmarks.phantom_study --seeds 0 1 2
 """
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +33,22 @@ from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE
 RESAMPLES = 10_000
 
 
-def right_answers(
-    runs: Path, study: str, seed: int
-) -> tuple[NDArray[np.bool_], dict[str, NDArray[np.bool_]], NDArray[np.float64], NDArray[np.str_]]:
-    """Return which validation scans the ensemble and each baseline get right, bool [n]; CAP's probability; labels."""
+@dataclass(frozen=True)
+class Answers:
+    """One study's validation scans. ``right``: bool [n] of the pipeline; ``baselines``: the same by name.
+
+    ``auc``: of the pipeline's probability of CAP among COVID-19 and CAP.
+    """
+
+    right: NDArray[np.bool_]
+    baselines: dict[str, NDArray[np.bool_]]
+    auc: float
+
+
+def study_answers(runs: Path, study: str, seed: int) -> Answers:
+    """Return what the four backbones of a study, joined, and each baseline answer for its validation scans."""
+    from sklearn.metrics import roc_auc_score
+
     folders = finished_runs(runs, study, tuple(BACKBONES), f"seed{seed}")
     predictions = {model: read_predictions(run.predictions) for model, run in folders.items()}
     first = next(iter(predictions.values()))
@@ -44,45 +62,57 @@ def right_answers(
         stored_summaries(folders, predictions), scans["label"].to_dict(), scans["split"].to_dict(), classes
     )
     right = {name: np.array(predicted) == labels for name, predicted in answers.items()}
-    pair = probabilities[:, 2] / (probabilities[:, 1] + probabilities[:, 2])
-    return np.array(most_probable(probabilities, classes)) == labels, right, pair, labels
+    cap = probabilities[:, 2] / (probabilities[:, 1] + probabilities[:, 2])
+    diseased = labels != "Normal"
+    auc = float(roc_auc_score(labels[diseased] == "CAP", cap[diseased]))
+    return Answers(np.array(most_probable(probabilities, classes)) == labels, right, auc)
+
+
+def paired_interval(difference: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95% interval of the mean over patients, float64 [n], drawn with replacement."""
+    chosen = np.random.default_rng(0).integers(0, len(difference), (RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[chosen].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def main() -> None:
-    """Print the table of the study and, with --json, write it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the table of the studies and, with --json, write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--study", default="demo")
+    parser.add_argument("--study", default="demo", help="study names before -<seed>")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
-    from sklearn.metrics import roc_auc_score
-
-    studied = [right_answers(words.runs, words.study, seed) for seed in words.seeds]
-    ours = np.mean([right for right, *_ in studied], axis=0)  # [n], share of seeds that get a scan right
-    table = Table("", "accuracy, %", "pipeline minus it, points", "95% interval", title=PHANTOM_NOTICE)
-    table.add_row("pipeline, mean over seeds", f"{100 * ours.mean():.1f}", "", "")
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(0, len(ours), (RESAMPLES, len(ours)))  # patients with replacement, the same for all rows
+    studies = [study_answers(words.runs, f"{words.study}-{seed}", seed) for seed in words.seeds]
+    ours = np.concatenate([study.right for study in studies])
+    title = f"{PHANTOM_NOTICE}; {len(ours)} validation scans of {len(studies)} cohorts"
+    table = Table("", "accuracy, %", "by seed", "pipeline minus it, points", "95% interval", title=title)
+    table.add_row("pipeline", f"{100 * ours.mean():.1f}", _by_seed([s.right for s in studies]), "", "")
     rows = {}
-    for name, right in studied[0][1].items():
-        paired = 100 * (ours - right)
-        low, high = np.quantile(paired[chosen].mean(axis=1), [0.025, 0.975])
-        rows[name] = {"accuracy": float(right.mean()), "difference": float(paired.mean()), "interval": [low, high]}
-        table.add_row(name, f"{100 * right.mean():.1f}", f"{paired.mean():+.1f}", f"{low:+.1f} to {high:+.1f}")
-    aucs = [
-        float(roc_auc_score(labels[labels != "Normal"] == "CAP", pair[labels != "Normal"]))
-        for _, _, pair, labels in studied
-    ]
-    oracles = [oracle_auc(scans=200, n_slices=(20, 24), seed=seed) for seed in words.seeds]
+    for name in studies[0].baselines:
+        theirs = [study.baselines[name] for study in studies]
+        paired = 100.0 * (ours.astype(float) - np.concatenate(theirs))
+        low, high = paired_interval(paired)
+        rows[name] = {
+            "accuracy": float(np.mean(np.concatenate(theirs))),
+            "difference": paired.mean(),
+            "low": low,
+            "high": high,
+        }
+        accuracy = f"{100 * rows[name]['accuracy']:.1f}"
+        table.add_row(name, accuracy, _by_seed(theirs), f"{paired.mean():+.1f}", f"{low:+.1f} to {high:+.1f}")
     Console(width=120).print(table)
-    accuracies = [float(right.mean()) for right, *_ in studied]
-    print(f"pipeline accuracy by seed: {', '.join(f'{100 * a:.1f}%' for a in accuracies)}; {len(ours)} scans")
-    print(f"COVID-19 against CAP, AUC: pipeline {aucs}, oracle {[auc for auc, _ in oracles]}")
-    print(f"three-class accuracy of the oracle: {[accuracy for _, accuracy in oracles]}")
+    oracles = [oracle_auc(scans=200, n_slices=(22, 26), seed=seed) for seed in words.seeds]
+    print("COVID-19 against CAP, AUC by seed: pipeline", ", ".join(f"{study.auc:.3f}" for study in studies))
+    print("                                   oracle  ", ", ".join(f"{auc:.3f}" for auc, _ in oracles))
+    print("three-class accuracy of the oracle, %:     ", ", ".join(f"{100 * value:.1f}" for _, value in oracles))
     if words.json:
-        result = {"accuracy": accuracies, "baselines": rows, "auc": aucs, "oracle": oracles}
-        words.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        result = {"accuracy": [float(study.right.mean()) for study in studies], "baselines": rows, "oracle": oracles}
+        words.json.write_text(json.dumps({**result, "auc": [s.auc for s in studies]}, indent=1), encoding="utf-8")
+
+
+def _by_seed(right: list[NDArray[np.bool_]]) -> str:
+    return ", ".join(f"{100 * values.mean():.1f}" for values in right)
 
 
 if __name__ == "__main__":

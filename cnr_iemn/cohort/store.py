@@ -33,11 +33,12 @@ PIXEL_VERSION = 1
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """Everything that decides the store's pixels. ``window``: HU at grey 0 and 255; ``size``: side in pixels."""
+    """Everything that X: HU at grey 0 and 255; ``size``: side in pixels; ``crop``: see ``prepare_scan``."""
 
     size: int = 336
     lungs: str = "border"
     window: tuple[float, float] = (-1000.0, 400.0)
+    crop: str = "none"
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that name these settings and the code's pixel version."""
@@ -174,7 +175,7 @@ def _prepare_all(store: SliceStore, scans: list[ScanRecord], workers: int, failu
 def _prepare_one(root: Path, scan: ScanRecord, settings: PixelSettings) -> str | None:
     """Prepare one scan and rename it into place. Return the reason where the scan is refused."""
     try:
-        prepared = prepare_scan(scan.path, size=settings.size, lungs=settings.lungs, window=settings.window)
+        prepared = prepare_scan(scan.path, **asdict(settings))
     except ScanError as error:
         return str(error)
     folder = Path(tempfile.mkdtemp(prefix=f".{scan.scan_id}.", dir=root))

@@ -1,5 +1,6 @@
 """From a folder of DICOM files to what the slice store keeps: windowed slices and lung masks at one size."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,9 @@ from cnr_iemn.ct.rescale import AIR_HU
 from cnr_iemn.ct.window import window_to_uint8
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
+
+CROP_MARGIN = 0.05
+"""Beyond the lungs on each side, as a share of their extent: the chest wall they lie against stays in view."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,17 @@ class PreparedScan:
 
 
 def prepare_scan(
-    path: Path, *, size: int = 336, lungs: str = "border", window: tuple[float, float] = (-1000, 400)
+    path: Path,
+    *,
+    size: int = 336,
+    lungs: str = "border",
+    window: tuple[float, float] = (-1000, 400),
+    crop: str = "none",
 ) -> PreparedScan:
     """Read a scan, segment its lungs at full resolution, window it, and resize both to ``size`` pixels a side.
 
-    ``lungs``: a method of ``segment_lungs``; ``window``: HU at grey 0 and 255. Raises ScanError, ConfigurationError.
+    ``lungs``: a method of ``segment_lungs``; ``window``: HU at grey 0 and 255; ``crop``: none, or lungs for the scan's
+    ``lung_square`` alone (where no lung was found, the whole image). Raises ScanError, ConfigurationError.
     """
     volume = read_scan(path)
     found = segment_lungs(volume.hu, volume.spacing_mm, method=lungs)
@@ -47,10 +57,11 @@ def prepare_scan(
     air = int(window_to_uint8(np.full(1, AIR_HU, np.int16), low=low, high=high)[0])
     grey = np.empty((len(volume.hu), size, size), np.uint8)
     mask = np.empty(grey.shape, bool)
-    for index, image in enumerate(volume.hu):
+    view = lung_square(found.mask) if crop == "lungs" else (slice(None), slice(None))
+    for index, image in enumerate(volume.hu[:, *view]):
         grey[index] = resize_square(window_to_uint8(image, low=low, high=high), size, fill=air)
         # half covered counts as lung; the little less allows for the rounding of float32 sums
-        mask[index] = resize_square(found.mask[index].astype(np.float32), size) >= 0.5 - 1e-5
+        mask[index] = resize_square(found.mask[index][view].astype(np.float32), size) >= 0.5 - 1e-5
     return PreparedScan(
         grey,
         mask,
@@ -61,6 +72,24 @@ def prepare_scan(
         volume.phantom,
         volume.source_sha256,
     )
+
+
+def lung_square(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return rows and columns of the square around all lungs of a scan with a margin, moved to lie within the image.
+
+    ``mask``: [slices, rows, columns]. One square for all slices, so that lungs keep their place and proportions
+    between them; a side that exceeds the image ends with it. An empty mask gives the whole image.
+    """
+    if not mask.any():
+        return slice(0, mask.shape[1]), slice(0, mask.shape[2])
+    occupied = [np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+    ends = [(int(there[0]), int(there[-1]) + 1) for there in occupied]
+    side = math.ceil((1 + 2 * CROP_MARGIN) * max(last - first for first, last in ends))
+    starts = [
+        min(max((first + last - side) // 2, 0), max(n - side, 0))
+        for (first, last), n in zip(ends, mask.shape[1:], strict=True)
+    ]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
 def resize_square(image: NDArray[Pixel], size: int, *, fill: float = 0) -> NDArray[Pixel]:

@@ -47,7 +47,7 @@ def _write_phantom(data: DataSettings, ingest: IngestSettings) -> Path:
 def prepared_store(cohort: Cohort, ingest: IngestSettings, lungs: str) -> tuple[SliceStore, dict[str, str]]:
     """Return the cohort's slice store, made where it is missing, and the reasons of refused scans by scan id."""
     low, high = ingest.window
-    settings = PixelSettings(size=ingest.size, lungs=lungs, window=(low, high))
+    settings = PixelSettings(size=ingest.size, lungs=lungs, window=(low, high), crop=ingest.crop)
     return prepare_store(
         cohort, settings, cache=Path(ingest.cache), workers=ingest.workers or usable_cores(), progress=_show_progress
     )

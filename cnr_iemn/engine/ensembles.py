@@ -100,7 +100,8 @@ def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Pr
 def _pixel_settings(record: Mapping[str, Any]) -> PixelSettings:
     ingest = record["configuration"]["ingest"]
     low, high = ingest["window"]
-    return PixelSettings(size=ingest["size"], lungs=record["configuration"]["lungs"], window=(low, high))
+    lungs = record["configuration"]["lungs"]
+    return PixelSettings(size=ingest["size"], lungs=lungs, window=(low, high), crop=ingest["crop"])
 
 
 def write_ensemble(folder: Path, ensemble: Ensemble) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ class EnsembleNetworks:
 
     def slices(self, scan_id: str, path: Path) -> ScanSlices:
         """Read one scan and predict its slices. Raises ScanError where it is refused."""
-        pixels = self.ensemble.pixels
-        prepared = prepare_scan(path, size=pixels.size, lungs=pixels.lungs, window=pixels.window)
+        prepared = prepare_scan(path, **asdict(self.ensemble.pixels))
         table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
         probabilities = {}
         for member in self.ensemble.members:

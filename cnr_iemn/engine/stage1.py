@@ -187,6 +187,7 @@ def _classifier(settings: TrainSettings, network: SliceNetwork, classes: tuple[s
         network,
         n_classes=len(classes),
         learning_rate=trainer.learning_rate,
+        schedule=trainer.schedule,
         milestones=tuple(trainer.milestones),
         decay=trainer.decay,
         gamma=trainer.gamma,

@@ -83,6 +83,7 @@ def _check_data(data: DataSettings) -> None:
 
 def _check_ingest(ingest: IngestSettings) -> None:
     _at_least("ingest.size", ingest.size, 32)
+    _one_of("ingest.crop", ingest.crop, ("none", "lungs"))
     if len(ingest.window) != 2 or ingest.window[0] >= ingest.window[1]:
         raise ConfigurationError(
             f"ingest.window={ingest.window} is not a window. Give two values in HU, the lower first: [-1000, 400]."
@@ -115,6 +116,7 @@ def _check_balancing(balancing: BalancingSettings) -> None:
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:
+    _one_of("trainer.schedule", trainer.schedule, ("steps", "one_cycle"))
     _one_of("trainer.checkpoint", trainer.checkpoint, ("best", "last"))
     _one_of("trainer.precision", trainer.precision, ("auto", "32", "bf16"))
     _at_least("trainer.max_epochs", trainer.max_epochs, 1)

@@ -51,9 +51,13 @@ class DataSettings:
 
 @dataclass
 class IngestSettings:
-    """How a scan becomes pixels of the store. ``size``: side in pixels; ``window``: HU at grey 0 and 255."""
+    """How a scan becomes pixels of the store. ``size``: side in pixels; ``window``: HU at grey 0 and 255.
+
+    ``crop``: none, or lungs for the square around the scan's lungs.
+    """
 
     size: int = 336
+    crop: str = "none"
     window: list[float] = field(default_factory=lambda: [-1000.0, 400.0])
     cache: str = "cache"
     workers: int | None = None
@@ -94,12 +98,16 @@ class BalancingSettings:
 
 @dataclass
 class TrainerSettings:
-    """Stage-1 training (section 3.1.1). ``gpus``: null = what the machine has, 0 = CPU, n = n GPUs."""
+    """Stage-1 training (section 3.1.1). ``gpus``: null = what the machine has, 0 = CPU, n = n GPUs.
+
+    ``schedule``: steps (``milestones`` and ``decay``) or one_cycle (neither is read).
+    """
 
     gpus: int | None = None
     max_epochs: int = 10
     batch_size: int = 64
     learning_rate: float = 1e-4
+    schedule: str = "steps"
     milestones: list[int] = field(default_factory=lambda: [3, 6])
     decay: float = 0.1
     gamma: float = 1.5

@@ -130,6 +130,7 @@ def test_the_fingerprint_covers_every_setting() -> None:
         PixelSettings(),
         PixelSettings(size=224),
         PixelSettings(lungs="tutorial"),
+        PixelSettings(crop="lungs"),
         PixelSettings(window=(-900, 400)),
     ]
     assert len({settings.fingerprint() for settings in variants}) == len(variants)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnr_iemn.ct.prepare import prepare_scan, resize_square
+from cnr_iemn.ct.prepare import lung_square, prepare_scan, resize_square
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.ct.window import window_to_uint8
 
@@ -70,3 +70,40 @@ def test_half_covered_pixels_count_as_lung(dicom, scan_folder):
         ds.PixelData = pixels.tobytes()
     mask = prepare_scan(scan_folder(slices), size=32).lungs
     assert mask[0, 15].nonzero()[0].tolist() == [10, 11, 12, 13, 14, 17, 18, 19, 20, 21]
+
+
+def test_the_square_around_the_lungs():
+    """20 rows and 24 columns of lung in the middle of the scan: a side of 24 x 1.1, 27 pixels, around their centre."""
+    mask = np.zeros((3, 64, 80), bool)
+    mask[0, 20:36, 30:50] = True
+    mask[2, 24:40, 40:54] = True
+    assert lung_square(mask) == (slice(16, 43), slice(28, 55))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "want"),
+    [
+        (slice(0, 20), slice(30, 50), (slice(0, 22), slice(29, 51))),  # moved into the image
+        (slice(44, 64), slice(60, 80), (slice(42, 64), slice(58, 80))),
+        (slice(2, 62), slice(0, 80), (slice(0, 88), slice(0, 88))),  # wider than the image: all of it
+        (slice(0, 0), slice(0, 0), (slice(0, 64), slice(0, 80))),  # no lung
+    ],
+)
+def test_the_square_stays_within_the_image(rows, columns, want):
+    mask = np.zeros((2, 64, 80), bool)
+    mask[1, rows, columns] = True
+    assert lung_square(mask) == want
+
+
+def test_cropping_shows_the_lungs_and_measures_them_as_before(dicom, scan_folder):
+    slices = dicom.make_slices()
+    for ds in slices:
+        pixels = dicom.stored(ds).copy()
+        pixels[20:40, 20:30] = pixels[20:40, 34:44] = 150
+        ds.PixelData = pixels.tobytes()
+    folder = scan_folder(slices)
+    whole, cropped = prepare_scan(folder, size=64), prepare_scan(folder, size=27, crop="lungs")
+    np.testing.assert_array_equal(cropped.grey, whole.grey[:, 16:43, 18:45])
+    np.testing.assert_array_equal(cropped.lungs, whole.lungs[:, 16:43, 18:45])
+    assert cropped.lungs.sum() == whole.lungs.sum() > 0
+    assert (cropped.lung_litres, cropped.spacing_mm) == (whole.lung_litres, whole.spacing_mm)

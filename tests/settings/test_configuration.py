@@ -48,6 +48,14 @@ def test_every_entry_point_composes() -> None:
     compose("predict", "input=/data")
 
 
+def test_the_demo_gives_each_backbone_a_size_it_takes() -> None:
+    sizes = {name: compose("train", "experiment=demo", f"model={name}").model.image_size for name in BACKBONES}
+    assert sizes == {"resnext50": 56, "densenet161": 56, "inception_v3": 75, "wide_resnet50": 56}
+    asked = compose("train", "experiment=demo", "model=inception_v3", "model.image_size=96")
+    assert asked.model.image_size == 96
+    assert compose("train", "model=inception_v3").model.image_size == 299
+
+
 def test_experiment_paper_has_the_papers_numbers() -> None:
     settings = compose("train", "experiment=paper", "data.root=/data")
     assert settings.trainer.max_epochs == 10  # section 3.1.1
@@ -55,6 +63,7 @@ def test_experiment_paper_has_the_papers_numbers() -> None:
     assert settings.trainer.learning_rate == 0.0001
     assert settings.trainer.milestones == [3, 6]
     assert settings.trainer.decay == 0.1
+    assert settings.trainer.schedule == "steps"
     assert settings.trainer.gamma == 1.5
     assert settings.augmentation.brightness == settings.augmentation.contrast == 0.2  # section 2.1.2
     assert settings.augmentation.jitter_probability == settings.augmentation.flip_probability == 0.2
@@ -68,6 +77,7 @@ def test_experiment_paper_has_the_papers_numbers() -> None:
     assert settings.augmentation.crop_ratio == pytest.approx(224 / 244)
     assert settings.augmentation.perspective_probability == 1.0
     assert settings.ingest.window == [-1000, 400]
+    assert settings.ingest.crop == "none"
     assert settings.model.weights == "imagenet"
     assert settings.model.position == "both"
     assert settings.trainer.region_weight == 1.0
