@@ -38,11 +38,9 @@ class ScanRecord:
         if n_slices > len(self.infected) or self.infected[n_slices:].any():
             last = int(np.flatnonzero(self.infected)[-1])
             raise CohortError(
-                f"{self.scan_id}: {n_slices} slices were read, but its row of labels holds {len(self.infected)} "
-                "values and "
-                f"names slice {last} infected. Slices are missing or the row belongs to another scan: every label may "
-                "be "
-                f"shifted. Complete the folder, or leave the scan out with 'data.exclude=[{self.scan_id}]'."
+                f"{self.scan_id}: {n_slices} slices were read, but its row of labels holds {len(self.infected)} values "
+                f"and names slice {last} infected. Slices are missing or the row belongs to another scan: every label "
+                f"may be shifted. Complete the folder, or leave the scan out with 'data.exclude=[{self.scan_id}]'."
             )
         labels[self.infected[:n_slices]] = classes.index(self.label)
         return labels
@@ -63,8 +61,7 @@ class Cohort:
             if scan.scan_id in seen:
                 raise CohortError(
                     f"Two scans are named {scan.scan_id}: {seen[scan.scan_id].path} and {scan.path}. A scan is known "
-                    "by "
-                    "its folder's name. Rename one of the folders."
+                    "by its folder's name. Rename one of the folders."
                 )
             seen[scan.scan_id] = scan
 

@@ -42,8 +42,7 @@ def read_covid_ct_md(
     if not root.is_dir():
         raise CohortError(
             f"data.root={root} is not a folder. Give the folder that holds the class folders (such as 'COVID-19 "
-            "Cases') "
-            "and Index.csv."
+            "Cases') and Index.csv."
         )
     folders = _class_folders(root)
     infected = _infected_slices(root, labels)
@@ -58,8 +57,7 @@ def read_covid_ct_md(
             if row is not None and row[0] != label:
                 raise CohortError(
                     f"{path.name} lies in a folder of class {label}, but Index.csv says {row[0]}. One of the two is "
-                    "wrong: "
-                    "labels would be too. Compare them with the published set."
+                    "wrong: labels would be too. Compare them with the published set."
                 )
             normal = label == SPGC_CLASSES[0] and (labelled_normals is None or position < labelled_normals)
             scans.append(
@@ -83,8 +81,7 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
             return found
     raise CohortError(
         f"data.root={root} holds no class folder with scans in it. Expected folders whose names begin with COVID, CAP "
-        "and "
-        "Normal (such as 'COVID-19 Cases'), each with one folder for each scan."
+        "and Normal (such as 'COVID-19 Cases'), each with one folder for each scan."
     )
 
 
@@ -117,8 +114,7 @@ def _infected_slices(root: Path, labels: str) -> dict[str, tuple[str, NDArray[np
     if array.ndim != 2 or len(array) != len(rows):
         raise CohortError(
             f"{index} lists {len(rows)} scans, but {array_path.name} has the shape {array.shape}: a row of labels "
-            "belongs to "
-            "a line by its position, so they must be as many. Use both files of one release."
+            "belongs to a line by its position, so they must be as many. Use both files of one release."
         )
     # by position in the file: `Label Index` skips 43
     return {

@@ -163,9 +163,8 @@ def _prepare_all(store: SliceStore, scans: list[ScanRecord], workers: int, failu
             except BrokenProcessPool as error:
                 raise StoreError(
                     f"A worker process died while scans were prepared ({scan.scan_id} or one beside it): out of "
-                    "memory, or "
-                    "a file that crashes its decoder. Scans already prepared are kept. Run again with ingest.workers=1 "
-                    "to see which scan it is."
+                    "memory, or a file that crashes its decoder. Scans already prepared are kept. Run again with "
+                    "ingest.workers=1 to see which scan it is."
                 ) from error
             if reason:
                 failures[scan.scan_id] = reason

@@ -103,11 +103,9 @@ def require_every_class(cohort: Cohort, roles: Roles) -> None:
         counts = {name: sum(scan.label == name for scan in cohort.scans) for name in cohort.classes}
         raise CohortError(
             f"No slice-labelled training scan of class {', '.join(missing)}: a network cannot learn a class that it "
-            "never "
-            f"sees. The cohort {cohort.root} holds {', '.join(f'{n} {name}' for name, n in counts.items())} scans, "
-            f"{sum(s.slice_labelled for s in cohort.scans)} of them slice-labelled. Add scans or their labels "
-            "(Index.csv and "
-            "the label arrays), or lower data.split.validation."
+            f"never sees. The cohort {cohort.root} holds {', '.join(f'{n} {name}' for name, n in counts.items())} "
+            f"scans, {sum(s.slice_labelled for s in cohort.scans)} of them slice-labelled. Add scans or their labels "
+            "(Index.csv and the label arrays), or lower data.split.validation."
         )
 
 

@@ -85,9 +85,8 @@ def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Pr
     store = SliceStore(root, pixels)
     if not root.is_dir():
         raise RunError(
-            f"The slice store {root} of {run.path} is not there: the baselines are measured on it. Run from the "
-            "folder in "
-            "which the runs were trained, or make it again with prepare.py and the same data= and ingest= settings."
+            f"The slice store {root} of {run.path} is not there: the baselines are measured on it. Run from the folder "
+            "in which the runs were trained, or make it again with prepare.py and the same data= and ingest= settings."
         )
     return {
         scan_id: summarise_scan(
@@ -140,7 +139,6 @@ def checkpoint_of(study: Path, member: Member) -> Path:
     if sha256_of_file(path) != member.checkpoint_sha256:
         raise RunError(
             f"The checkpoint {path} is not the one this ensemble was made with (its SHA-256 differs): the run was "
-            "trained "
-            "again, or the file is damaged. Run aggregate.py again."
+            "trained again, or the file is damaged. Run aggregate.py again."
         )
     return path

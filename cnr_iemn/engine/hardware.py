@@ -36,8 +36,7 @@ def choose_hardware(gpus: int | None, precision: str = "auto") -> Hardware:
         reason = "torch finds no usable CUDA GPU" if available == 0 else f"torch finds {available} CUDA GPU(s)"
         raise ConfigurationError(
             f"trainer.gpus={gpus} was asked for, but {reason} on this machine. Give gpus=0 to compute on the CPU, "
-            "gpus=null "
-            "to take what the machine has, or check the driver with nvidia-smi."
+            "gpus=null to take what the machine has, or check the driver with nvidia-smi."
         )
     if gpus is not None and gpus > 1:
         raise ConfigurationError(

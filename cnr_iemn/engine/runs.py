@@ -123,9 +123,8 @@ def study_split(study: Path, cohort: Cohort, settings: SplitSettings) -> dict[st
     if path.is_file() and path.read_text(encoding="utf-8") != split_csv(cohort, split):
         raise RunError(
             f"{path} is not the split that this configuration makes of the cohort {cohort.name}: the study was begun "
-            "on "
-            "other scans, labels or data.split settings. All runs of a study share one split. Give another study=, or "
-            f"data.split.file={path} to use it as it is."
+            "on other scans, labels or data.split settings. All runs of a study share one split. Give another study=, "
+            f"or data.split.file={path} to use it as it is."
         )
     return split
 
