@@ -2,7 +2,8 @@
 
 Numbers: the slice and lobe labels published with COVID-CT-MD (54 COVID-19 and 25 CAP scans), Bai et al. 2020
 (Radiology, doi 10.1148/radiol.2020200823) for peripherality, ground glass and vessel thickening against other
-pneumonia. Lesion density and size overlap wholly between the classes.
+pneumonia; Zhu et al. 2020 (doi 10.21203/rs.3.rs-29838) for which other signs differ. The density of ground
+glass and the size of lesions overlap wholly between the classes.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class Recipe:
     effusion: float
 
 
+SIZE_BETWEEN, SIZE_WITHIN = 0.25, 0.49
+"""Deviations of the logarithm of a lesion's diameter, of scans and of the lesions of one: together 0.55.
+
+Patients differ in the size of their lesions, so that the volume of disease does not tell how many slices it takes.
+"""
 EXTENT_AT = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 RECIPES = {
@@ -44,7 +50,7 @@ RECIPES = {
         lobes=(0.78, 0.70, 0.85, 0.50, 0.56),
         peripheral=0.80,
         ground_glass=0.91,
-        consolidation=0.28,
+        consolidation=0.50,
         vessels=0.58,
         tree_in_bud=0.03,
         effusion=0.04,
@@ -57,10 +63,10 @@ RECIPES = {
         lobes=(0.52, 0.20, 0.72, 0.28, 0.36),
         peripheral=0.57,
         ground_glass=0.68,
-        consolidation=0.78,
+        consolidation=0.50,
         vessels=0.22,
-        tree_in_bud=0.15,
-        effusion=0.20,
+        tree_in_bud=0.30,
+        effusion=0.35,
     ),
 }
 
@@ -104,6 +110,7 @@ class Signs:
     vessels: bool
     tree_in_bud: bool
     effusion: bool
+    size: float  # factor on the diameters of the scan's lesions
     density: float  # HU, mean of the scan's ground glass
     dense: float  # HU, mean of the scan's consolidations
 
@@ -127,6 +134,7 @@ def draw_signs(rng: np.random.Generator, recipe: Recipe) -> Signs:
         vessels=vessels,
         tree_in_bud=bool(rng.random() < recipe.tree_in_bud),
         effusion=bool(rng.random() < recipe.effusion),
+        size=float(np.exp(rng.normal(0, SIZE_BETWEEN))),
         density=float(rng.normal(-450, 80)),
         dense=float(rng.normal(-50, 80)),
     )

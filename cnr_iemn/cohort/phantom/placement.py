@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from cnr_iemn.cohort.phantom.acquisition import Acquisition
 from cnr_iemn.cohort.phantom.anatomy import LOBES, Anatomy
-from cnr_iemn.cohort.phantom.disease import RECIPES, Signs, draw_signs
+from cnr_iemn.cohort.phantom.disease import RECIPES, SIZE_WITHIN, Signs, draw_signs
 from cnr_iemn.cohort.phantom.lesions import Lesion, make_lesion, outward
 
-MEDIAN_MM = 18.0
+MEDIAN_MM = 18.5
 """Median of a drawn diameter. What makes a slice infected is the larger of two draws, so the table's median is 20."""
-MM_PER_EXTRA = 8.0
+MM_PER_EXTRA = 4.0
 """Infected length for which each involved lobe gets one lesion more than it takes to show in every infected slice."""
 
 
@@ -39,14 +39,15 @@ class Placement:
         """Add a lesion near depth ``u`` in one of these lobes: the largest of ``draws``."""
         rng = self.rng
         kind, hu = self.kind()
-        diameter = float(np.clip(np.exp(rng.normal(np.log(MEDIAN_MM), 0.55, draws).max()), 5, 80))
+        drawn = np.exp(rng.normal(np.log(MEDIAN_MM), SIZE_WITHIN, draws).max())
+        diameter = float(np.clip(self.signs.size * drawn, 5, 80))
         near = np.abs(self.points[:, 2] - u) < 5
         allowed = near & np.isin(self.lobe, list(lobes))
         if not allowed.any():
             allowed = near if near.any() else np.abs(self.points[:, 2] - u) < 20
         if not allowed.any():
             return
-        outer = rng.random() < (0.9 if self.signs.peripheral else 0.25)
+        outer = rng.random() < (0.95 if self.signs.peripheral else 0.1)
         zone = self.pleura < 0.3 * diameter + 4 if outer else self.pleura > 20
         choice = np.flatnonzero(allowed & zone) if (allowed & zone).any() else np.flatnonzero(allowed)
         index = rng.choice(choice)

@@ -18,7 +18,7 @@ from cnr_iemn.errors import CohortError
 from cnr_iemn.records import SCHEMA_VERSION
 from cnr_iemn.registry import SPGC_CLASSES
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised whenever the same arguments give other files."""
 LABEL_COLUMNS = 200
 """Slices a label row has room for, as published."""
