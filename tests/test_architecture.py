@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cnr_iemn"
-FOLDERS = ("ct", "cohort", "slices", "patients", "engine", "settings")
+FOLDERS = ("ct", "cohort", "slices", "patients", "engine", "report", "settings")
 
 # what each folder may import of the others; registry, records, errors and files are open to all
 ALLOWED = {
@@ -16,6 +16,7 @@ ALLOWED = {
     "slices": {"ct", "cohort"},
     "patients": {"ct", "cohort"},
     "engine": {"ct", "cohort", "slices", "patients", "settings"},
+    "report": {"ct", "cohort", "patients"},
     "settings": set(),
 }
 HEAVY = {
@@ -93,14 +94,19 @@ def test_xgboost_and_torch_never_in_one_module() -> None:
 
 
 def test_nothing_heavy_before_the_configuration_is_checked() -> None:
-    light = [PACKAGE / name for name in ("registry.py", "records.py", "errors.py", "__init__.py", "__main__.py")]
+    light = [
+        PACKAGE / name
+        for name in ("registry.py", "records.py", "errors.py", "permissions.py", "__init__.py", "__main__.py")
+    ]
     scripts = [ROOT / f"{name}.py" for name in ("prepare", "train", "aggregate", "predict")]
     for path in [*light, *scripts, *(PACKAGE / "settings").glob("*.py")]:
         names = imports(path, top_level_only=True)
         assert not top(names) & HEAVY, path
-        assert all(n.split(".")[1] in ("settings", "errors", "registry") for n in names if n.startswith("cnr_iemn.")), (
-            path
-        )
+        assert all(
+            n.split(".")[1] in ("settings", "errors", "registry", "permissions")
+            for n in names
+            if n.startswith("cnr_iemn.")
+        ), path
 
 
 def test_files_stay_short() -> None:

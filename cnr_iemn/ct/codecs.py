@@ -5,15 +5,16 @@ from io import BytesIO
 
 import imagecodecs
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
+from cnr_iemn.ct.deflated import inflate
 from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
 from cnr_iemn.errors import ScanError
+from cnr_iemn.permissions import STRICT, Permissions
 
 MIN_SIDE, MAX_SIDE = 16, 4096
 
@@ -32,6 +33,9 @@ _CODESTREAMS: dict[str, Callable[[bytes], NDArray[np.integer]]] = {
     uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
     uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
     uid.JPEG2000: imagecodecs.jpeg2k_decode,
+    uid.HTJ2KLossless: imagecodecs.htj2k_decode,
+    uid.HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
+    uid.HTJ2K: imagecodecs.htj2k_decode,
 }
 _LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless}
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
@@ -44,7 +48,7 @@ def is_lossy(pixels: PixelFormat) -> bool:
 
 
 def check_format(pixels: PixelFormat, name: str) -> None:
-    """Refuse what is no single-frame grey CT image. Raises ScanError."""
+    """Refuse what is no grey CT image. Raises ScanError."""
     rows, columns, allocated, bits = (
         value or 0 for value in (pixels.rows, pixels.columns, pixels.bits_allocated, pixels.bits_stored)
     )
@@ -53,7 +57,7 @@ def check_format(pixels: PixelFormat, name: str) -> None:
         (max(rows, columns) <= MAX_SIDE, f"Rows x Columns is {rows}x{columns}, must be at most {MAX_SIDE}"),
         (pixels.samples == 1, f"SamplesPerPixel is {pixels.samples}, must be 1"),
         (pixels.photometric in {"MONOCHROME1", "MONOCHROME2"}, "PhotometricInterpretation must be MONOCHROME1 or 2"),
-        (pixels.frames in {None, 1}, f"NumberOfFrames is {pixels.frames}, must be 1"),
+        (pixels.enhanced or pixels.frames in {None, 1}, f"NumberOfFrames is {pixels.frames}, must be 1"),
         (allocated in {8, 16}, f"BitsAllocated is {pixels.bits_allocated}, must be 8 or 16"),
         (2 <= bits <= allocated, f"BitsStored is {pixels.bits_stored}, must be 2 to BitsAllocated ({allocated})"),
         (pixels.high_bit == bits - 1, f"HighBit is {pixels.high_bit}, must be BitsStored - 1 ({bits - 1})"),
@@ -68,12 +72,31 @@ def check_format(pixels: PixelFormat, name: str) -> None:
         )
 
 
-def decode_pixels(data: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
-    """Return the stored values, [rows, columns], of a whole DICOM file's bytes. Raises ScanError.
+def frames_of(data: bytes, pixels: PixelFormat, name: str) -> list[bytes]:
+    """Return the encoded pixels of each frame in a whole DICOM file's bytes. Raises ScanError.
 
     ``pixels`` must have passed ``check_format``.
     """
     encoded = _pixel_data(data, pixels, name)
+    count = pixels.frames or 1
+    if pixels.transfer_syntax in _NATIVE:
+        size = (pixels.rows or 0) * (pixels.columns or 0) * (pixels.bits_allocated or 0) // 8
+        needed = size * count
+        if len(encoded) not in {needed, needed + needed % 2}:
+            cut = " (truncated copy?)" if len(encoded) < needed else ""
+            raise ScanError(f"{name}: pixel data {len(encoded):,} bytes, needs {needed:,}{cut}. {_BAD_COPY}")
+        return [encoded[size * index : size * (index + 1)] for index in range(count)]
+    try:
+        frames = list(generate_frames(encoded, number_of_frames=count))
+    except (*PARSE_ERRORS, StopIteration) as error:
+        raise ScanError(f"{name}: the pixel data holds no image ({type(error).__name__}). {_BAD_COPY}") from error
+    if len(frames) != count:
+        raise ScanError(f"{name}: {len(frames)} compressed images for {count} frames. {_BAD_COPY}")
+    return frames
+
+
+def decode_pixels(encoded: bytes, pixels: PixelFormat, name: str, allowed: Permissions = STRICT) -> NDArray[np.integer]:
+    """Return the stored values, [rows, columns], of one frame of ``frames_of``. Raises ScanError."""
     stored = (
         _decode_stream(encoded, pixels, name)
         if pixels.transfer_syntax in _CODESTREAMS
@@ -85,7 +108,8 @@ def decode_pixels(data: bytes, pixels: PixelFormat, name: str) -> NDArray[np.int
     low, high = int(stored.min()), int(stored.max())
     if low == high:
         raise ScanError(f"{name}: every pixel is {low}: damaged pixel data. {_BAD_COPY}")
-    _check_range(stored, low, high, pixels, name)
+    if not allowed.allow_range_mismatch:
+        _check_range(stored, low, high, pixels, name)
     return stored
 
 
@@ -94,10 +118,10 @@ def _pixel_data(data: bytes, pixels: PixelFormat, name: str) -> bytes:
     file = BytesIO(data)
     try:
         if pixels.offset is None:
-            dataset = pydicom.dcmread(file, specific_tags=["PixelData"])
+            file = BytesIO(inflate(data, name)[1])
         else:
             file.seek(pixels.offset)
-            dataset = read_dataset(file, not pixels.explicit, not pixels.big_endian)
+        dataset = read_dataset(file, not pixels.explicit, not pixels.big_endian)
         value = dataset.get("PixelData")
     except PARSE_ERRORS as error:
         raise ScanError(f"{name}: the pixel data cannot be parsed ({type(error).__name__}). {_BAD_COPY}") from error
@@ -109,11 +133,8 @@ def _pixel_data(data: bytes, pixels: PixelFormat, name: str) -> bytes:
 def _decode_plain(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
     """Decode native and RLE pixels with pydicom."""
     rows, columns, allocated = pixels.rows or 0, pixels.columns or 0, pixels.bits_allocated or 0
-    if pixels.transfer_syntax in _NATIVE:
-        needed = rows * columns * allocated // 8
-        if len(encoded) not in {needed, needed + needed % 2}:
-            cut = " (truncated copy?)" if len(encoded) < needed else ""
-            raise ScanError(f"{name}: pixel data {len(encoded):,} bytes, needs {needed:,}{cut}. {_BAD_COPY}")
+    if pixels.transfer_syntax == uid.RLELossless:
+        encoded = encapsulate([encoded], has_bot=False)
     try:
         stored, _ = get_decoder(uid.UID(pixels.transfer_syntax)).as_array(
             encoded,
@@ -137,9 +158,9 @@ def _decode_plain(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.
 def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
     """Decode a JPEG, JPEG-LS or JPEG 2000 codestream, after its own size and its end have been checked."""
     try:
-        stream = next(generate_frames(encoded, number_of_frames=1)).rstrip(b"\0")  # padded to an even length
+        stream = encoded.rstrip(b"\0")  # padded to an even length
         shape = _stream_shape(stream)
-    except (*PARSE_ERRORS, StopIteration) as error:
+    except PARSE_ERRORS as error:
         raise ScanError(f"{name}: no JPEG stream in the pixel data ({type(error).__name__}). {_BAD_COPY}") from error
     if shape != (pixels.rows, pixels.columns):
         raise ScanError(
@@ -204,7 +225,7 @@ def _within_bits(stored: NDArray[np.integer], pixels: PixelFormat, name: str) ->
 def _check_range(stored: NDArray[np.integer], low: int, high: int, pixels: PixelFormat, name: str) -> None:
     """Compare with the range that the file itself states, unless that is a placeholder or the pixels are lossy."""
     smallest, largest, bits = pixels.smallest, pixels.largest, pixels.bits_stored or 16
-    if smallest is None or largest is None or smallest >= largest or is_lossy(pixels):
+    if smallest is None or largest is None or smallest >= largest or is_lossy(pixels) or pixels.enhanced:
         return
     whole = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if pixels.signed else (0, (1 << bits) - 1)
     if (smallest, largest) in ((low, high), whole):
@@ -215,5 +236,5 @@ def _check_range(stored: NDArray[np.integer], low: int, high: int, pixels: Pixel
             return
     raise ScanError(
         f"{name}: decoded range {low}..{high} differs from the file's own {smallest}..{largest} (0028,0106/0107): "
-        f"damaged pixel data. {_BAD_COPY}"
+        "damaged pixel data. Scan refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
     )

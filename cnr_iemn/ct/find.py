@@ -1,16 +1,20 @@
-"""Which files below a folder belong to a CT scan, and which do not."""
+"""Which folders are CT scans, and which files below a folder belong to its scan."""
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnr_iemn.ct.headers import CT_IMAGE, ENHANCED_CT, SliceHeader, UnreadableFileError, read_header
-from cnr_iemn.errors import ScanError
+from cnr_iemn.ct.headers import CT_CLASSES, SliceHeader, UnreadableFileError, read_headers
+from cnr_iemn.errors import CohortError, ScanError
+from cnr_iemn.permissions import STRICT, Permissions
 
 MAX_DEPTH = 8
 """Folders below folders; deeper trees are refused."""
+NIFTI, ZIP = (".nii", ".nii.gz"), ".zip"
+MAX_SLICES = 20_000
+"""Slices below one folder."""
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
@@ -21,8 +25,23 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 
 
 def scan_name(path: Path) -> str:
-    """Return the name of a scan's folder, which is the scan's id."""
-    return Path(os.path.abspath(path)).name
+    """Return the name of a scan's folder, or of its file without the suffix: the scan's id."""
+    name = Path(os.path.abspath(path)).name
+    if path.is_file():
+        for suffix in (*NIFTI, ZIP):
+            if name.lower().endswith(suffix):
+                return name[: -len(suffix)]
+    return name
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell whether the file is named like a NIfTI volume."""
+    return path.name.lower().endswith(NIFTI)
+
+
+def is_zip(path: Path) -> bool:
+    """Tell whether the file is named like a zip."""
+    return path.name.lower().endswith(ZIP)
 
 
 def folders_with_files(root: Path) -> Iterator[tuple[Path, list[Path], int]]:
@@ -45,7 +64,7 @@ def folders_with_files(root: Path) -> Iterator[tuple[Path, list[Path], int]]:
         yield folder, regular, links
 
 
-def find_slices(root: Path) -> tuple[list[SliceHeader], tuple[str, ...]]:
+def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHeader], tuple[str, ...]]:
     """Return the headers of all CT images below one scan's folder, and findings on what was left out.
 
     Litter and other DICOM objects are counted, never fatal. A damaged file that may be a slice is: a lost slice at the
@@ -61,31 +80,40 @@ def find_slices(root: Path) -> tuple[list[SliceHeader], tuple[str, ...]]:
         others["link"] += links
         for path in files:
             try:
-                header = read_header(path, f"{scan}/{path.relative_to(root).as_posix()}")
+                headers = read_headers(path, f"{scan}/{path.relative_to(root).as_posix()}")
             except UnreadableFileError as error:
                 unreadable.append((path, str(error)))
                 continue
-            if header.sop_class == CT_IMAGE:
-                slices.append(header)
+            if headers[0].sop_class in CT_CLASSES:
+                slices += headers
             else:
-                others[header.sop_class or "unknown DICOM object"] += 1
-    suffixes = {file_kind(header.path) for header in slices}
-    for path, reason in unreadable:
-        if file_kind(path) in suffixes and not is_litter(path):
-            raise ScanError(
-                f"{reason} It lies among the slices; were it one of them, every label after it would shift. Copy the "
-                "scan again, or remove the file if it is no slice."
-            )
-        others["file that is no DICOM"] += 1
+                others[headers[0].sop_class or "unknown DICOM object"] += 1
+            if len(slices) > MAX_SLICES:
+                raise ScanError(f"{scan}: more than {MAX_SLICES:,} slices below {root}. Name the folder of one scan.")
+    damaged = _count_unreadable(unreadable, {file_kind(header.path) for header in slices}, others, allowed)
     ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()) if count)
     if not slices:
-        hint = " Enhanced multi-frame CT is not read: export it as single-frame CT images." if _enhanced(others) else ""
-        raise ScanError(f"{scan}: no CT image below {root} ({'found ' + ignored if ignored else 'it is empty'}).{hint}")
-    return slices, (f"ignored: {ignored}",) if ignored else ()
+        raise ScanError(f"{scan}: no CT image below {root} ({'found ' + ignored if ignored else 'it is empty'}).")
+    findings = [f"{damaged} damaged file(s) among the slices left out (ingest.allow_unreadable)"] if damaged else []
+    return slices, (*findings, f"ignored: {ignored}") if ignored else tuple(findings)
 
 
-def _enhanced(kinds: Counter[str]) -> bool:
-    return any(kinds[kind] for kind in ENHANCED_CT)
+def _count_unreadable(
+    unreadable: list[tuple[Path, str]], kinds: set[str], others: Counter[str], allowed: Permissions
+) -> int:
+    """Count files that are no DICOM among the others; refuse, or count and return, those that may be slices."""
+    damaged = 0
+    for path, reason in unreadable:
+        if file_kind(path) not in kinds or is_litter(path):
+            others["file that is no DICOM"] += 1
+        elif allowed.allow_unreadable:
+            damaged += 1
+        else:
+            raise ScanError(
+                f"{reason} It lies among the slices; were it one of them, every label after it would shift. Copy the "
+                "scan again, remove the file if it is no slice, or set ingest.allow_unreadable=true to leave it out."
+            )
+    return damaged
 
 
 def file_kind(path: Path) -> str:
@@ -97,3 +125,72 @@ def file_kind(path: Path) -> str:
 def is_litter(path: Path) -> bool:
     """Tell whether the name is one that operating systems and archives leave behind."""
     return path.name.startswith(".") or path.name.lower() in {"dicomdir", "lockfile", "version", "readme", "license"}
+
+
+def find_scans(root: Path) -> list[tuple[str, Path]]:
+    """Return id and path of each scan at or below ``root``, in natural order. The id is the folder's or file's name.
+
+    A folder that holds CT files is one scan, with all folders below it; neighbours that hold parts of one series are
+    one scan, their parent. Every zip and every NIfTI file is one. Raises CohortError where there is none or two share
+    an id; ScanError where a folder cannot be read.
+    """
+    if root.is_file() and (is_nifti(root) or is_zip(root)):
+        return [(scan_name(root), root)]
+    if not root.is_dir():
+        raise CohortError(
+            f"{root} is no folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
+        )
+    leaves: dict[Path, str] = {}  # folder -> its series
+    single: list[Path] = []
+    links = 0
+    for folder, files, n_links in folders_with_files(root):
+        links += n_links
+        if any(folder.is_relative_to(leaf) for leaf in leaves):
+            continue
+        series = _series_in(files)
+        if series is not None:
+            leaves[folder] = series
+        else:  # beside slices, such a file is a mask or a copy
+            single += [path for path in files if is_nifti(path) or is_zip(path)]
+    if not leaves and not single:
+        hint = f" {links} link(s) were not followed." if links else ""
+        raise CohortError(
+            f"No CT scan (DICOM, zip, NIfTI) at or below {root}.{hint} Give the folder that holds the scans."
+        )
+    paths = sorted([*_merge_parts(leaves), *single], key=lambda path: natural_key(path.as_posix()))
+    by_id: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        by_id[scan_name(path)].append(path)
+    for scan_id, same in by_id.items():
+        if len(same) > 1:
+            raise CohortError(
+                f"{len(same)} scans are named {scan_id}: {same[0]} and {same[1]}. A scan's id is its folder's name: "
+                "rename one, or give one of the folders above them at a time."
+            )
+    return [(scan_id, folder) for scan_id, (folder,) in by_id.items()]
+
+
+def _series_in(files: list[Path]) -> str | None:
+    """Return the series of the first CT file, None where there is none.
+
+    A damaged file named like DICOM counts, so that its scan is refused by name and not passed over.
+    """
+    damaged = False
+    for path in files:
+        try:
+            header = read_headers(path, path.name)[0]
+        except UnreadableFileError:
+            damaged |= file_kind(path) in {".dcm", ".ima"} and not is_litter(path)
+            continue
+        if header.sop_class in CT_CLASSES:
+            return header.series
+    return "" if damaged else None
+
+
+def _merge_parts(leaves: dict[Path, str]) -> set[Path]:
+    """Put the parent in the place of neighbours that share a series."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for folder, series in leaves.items():
+        groups[(folder.parent, series)].append(folder)
+    parents = {parent for (parent, series), members in groups.items() if series and len(members) > 1}
+    return parents | {folder for folder in leaves if folder.parent not in parents}

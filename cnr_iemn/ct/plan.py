@@ -1,18 +1,16 @@
 """From the headers of a folder to the slices of one scan, in order, or the reason why not. No pixel is read."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.headers import SliceHeader
+from cnr_iemn.ct.stacks import SAME_POSITION_MM, Stack, check_not_a_part, close_to, longest_axial, split
 from cnr_iemn.errors import ScanError
-
-SAME_POSITION_MM = 0.01
-ORIENTATION_TOLERANCE = 1e-3  # per direction cosine
-SPACING_TOLERANCE_MM = 1e-4
-SHORT_STACK = 3  # slices; scouts and test images come in such stacks
+from cnr_iemn.permissions import STRICT, Permissions
 
 _GEOMETRY = {
     "orientation": "ImageOrientationPatient",
@@ -36,118 +34,87 @@ class ScanPlan:
     findings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Stack:
-    """Slices of one series, size, orientation and pixel spacing, of which ``slices[0]`` is an example."""
-
-    slices: list[SliceHeader]
-
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        """The slices' normal as a unit vector with its z upwards; the median makes it independent of the order."""
-        cosines = np.median([header.orientation for header in self.slices], axis=0)
-        normal: NDArray[np.float64] = np.cross(cosines[:3], cosines[3:])
-        normal /= max(float(np.linalg.norm(normal)), 1e-9)
-        return -normal if normal[2] < 0 else normal
-
-    @property
-    def positions(self) -> NDArray[np.float64]:
-        return np.array([header.position for header in self.slices])
-
-    @property
-    def is_axial(self) -> bool:
-        return bool(self.normal[2] >= 0.9)
-
-    def __str__(self) -> str:
-        first = self.slices[0]
-        row, column = first.spacing or (0.0, 0.0)
-        size = f"{first.pixels.rows}x{first.pixels.columns} pixels of {row:.3f}x{column:.3f} mm"
-        return f"{len(self.slices)} images of {size} ({first.name} and others)"
-
-
-def plan_scan(scan: str, headers: Sequence[SliceHeader]) -> ScanPlan:
+def plan_scan(scan: str, headers: Sequence[SliceHeader], allowed: Permissions = STRICT) -> ScanPlan:
     """Return the order of the slices of the longest axial stack. Raises ScanError."""
     images = [header for header in headers if not header.localizer]
     findings = [f"ignored: {len(headers) - len(images)} localizer(s)"] if len(images) < len(headers) else []
     if not images:
         raise ScanError(f"{scan}: only localizers, no slices. Copy the scan itself into the folder.")
+    images = _chosen(scan, images, allowed, findings)
+    if allowed.allow_missing_position:
+        images = _placed(images, findings)
     for header in images:
         _check_geometry(header)
-    stacks = _split(images)
-    main = _longest_axial(scan, stacks)
+    stacks = split(images)
+    main = longest_axial(scan, stacks)
     z, slices, copies = _order(main)
     if len(slices) < 2:
         raise ScanError(f"{scan}: one slice position only. A scan needs two at least, or it has no slice distance.")
     step = float(np.median(-np.diff(z)))
     for stack in stacks:
         if stack is not main:
-            _check_not_a_part(scan, main, z, step, stack)
+            check_not_a_part(scan, main, z, step, stack)
             findings.append(f"ignored: another stack of {stack}")
-    _check_steps(scan, z, step)
+    findings += _check_steps(scan, z, step, allowed)
     row, column = _spacing(main)
     findings += _geometry_findings(main, slices) + _identity_findings(slices)
     return ScanPlan(tuple(slices), tuple(copies), z, (step, row, column), tuple(findings))
 
 
+def _chosen(scan: str, images: list[SliceHeader], allowed: Permissions, findings: list[str]) -> list[SliceHeader]:
+    """Keep the images of the kernel and the series that the user names."""
+    for key, value, keyword in (
+        ("kernel", allowed.kernel, "ConvolutionKernel"),
+        ("series_number", allowed.series_number, "SeriesNumber"),
+    ):
+        if value is None:
+            continue
+        there = Counter(getattr(header, key) for header in images)
+        kept = [header for header in images if getattr(header, key) == value]
+        if not kept:
+            listed = ", ".join(f"{name} ({count})" for name, count in sorted(there.items(), key=str))
+            raise ScanError(f"{scan}: no image of ingest.{key}={value}; {keyword} is {listed}. Give one of these.")
+        if len(kept) < len(images):
+            findings.append(f"ignored: {len(images) - len(kept)} image(s) of another {keyword} than {value}")
+        images = kept
+    return images
+
+
+def _placed(images: list[SliceHeader], findings: list[str]) -> list[SliceHeader]:
+    """Put an axial position at SliceLocation where ImagePositionPatient is missing."""
+    placed = [
+        header
+        if header.position is not None or header.slice_location is None
+        else replace(
+            header,
+            position=(0.0, 0.0, header.slice_location),
+            orientation=header.orientation or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        )
+        for header in images
+    ]
+    count = sum(old is not new for old, new in zip(images, placed, strict=True))
+    if count:
+        findings.append(f"{count} slice(s) without ImagePositionPatient ordered by SliceLocation, taken as axial")
+    return placed
+
+
 def _check_geometry(header: SliceHeader) -> None:
     for field, keyword in _GEOMETRY.items():
         if getattr(header, field) is None:
+            way_out = (
+                ", or set ingest.allow_missing_position=true to order by SliceLocation"
+                if field != "spacing" and header.slice_location is not None
+                else ""
+            )
             raise ScanError(
                 f"{header.name}: {keyword} is missing or not made of numbers. The order of the slices rests on it, so "
-                "the scan is refused. Copy the file again, or export the scan anew."
+                f"the scan is refused. Copy the file again, or export the scan anew{way_out}."
             )
     if header.pixels.rows is None or header.pixels.columns is None:
         raise ScanError(f"{header.name}: Rows or Columns is missing (header cut?). Scan refused; copy it again.")
 
 
-def _split(headers: Sequence[SliceHeader]) -> list[_Stack]:
-    """Group by series, size, orientation and pixel spacing, the last two within their tolerance."""
-    stacks: list[_Stack] = []
-    for header in headers:
-        home = next((stack for stack in stacks if _belongs(header, stack.slices[0])), None)
-        if home is None:
-            stacks.append(_Stack([header]))
-        else:
-            home.slices.append(header)
-    return stacks
-
-
-def _belongs(header: SliceHeader, other: SliceHeader) -> bool:
-    if header.series != other.series:
-        return False
-    if (header.pixels.rows, header.pixels.columns) != (other.pixels.rows, other.pixels.columns):
-        return False
-    return _close(header.orientation, other.orientation, ORIENTATION_TOLERANCE) and _close(
-        header.spacing, other.spacing, SPACING_TOLERANCE_MM
-    )
-
-
-def _close(one: tuple[float, ...] | None, other: tuple[float, ...] | None, tolerance: float) -> bool:
-    return (
-        one is not None and other is not None and all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
-    )
-
-
-def _longest_axial(scan: str, stacks: list[_Stack]) -> _Stack:
-    longest = max(stacks, key=lambda stack: len(stack.slices))
-    axial = sorted((s for s in stacks if s.is_axial), key=lambda s: len(s.slices), reverse=True)
-    if not axial or (not longest.is_axial and len(axial[0].slices) <= SHORT_STACK):
-        raise ScanError(
-            f"{scan}: the slices are not axial (z of their normal is {longest.normal[2]:.2f}, at least 0.9 is needed): "
-            "a coronal or sagittal reformat. Give the axial series."
-        )
-    main, *others = axial
-    for other in others:
-        n = len(other.slices)
-        if 2 * n >= len(main.slices) and (n > SHORT_STACK or len(main.slices) <= SHORT_STACK):
-            raise ScanError(
-                f"{scan}: two stacks that could be the scan: {main}, and {other}. Leave only the one you "
-                "mean in the folder."
-            )
-    return main
-
-
-def _order(stack: _Stack) -> tuple[NDArray[np.float64], list[SliceHeader], list[tuple[int, SliceHeader]]]:
+def _order(stack: Stack) -> tuple[NDArray[np.float64], list[SliceHeader], list[tuple[int, SliceHeader]]]:
     """Sort head first; return one position and slice each, and the further slices at a position."""
     heights = stack.positions @ stack.normal
     order = sorted(range(len(heights)), key=lambda i: (-heights[i], stack.slices[i].name))
@@ -163,46 +130,34 @@ def _order(stack: _Stack) -> tuple[NDArray[np.float64], list[SliceHeader], list[
     return np.array(z), slices, copies
 
 
-def _check_not_a_part(scan: str, main: _Stack, z: NDArray[np.float64], step: float, other: _Stack) -> None:
-    """Refuse a parallel stack that continues the scan or fills a gap: the scan would be split between the two."""
-    if abs(float(main.normal @ other.normal)) < 0.999:
-        return
-    distance = np.abs((other.positions @ main.normal)[:, None] - z[None, :]).min(axis=1)
-    if ((distance > 0.5 * step) & (distance <= 1.5 * step)).any():
-        raise ScanError(
-            f"{scan}: {other} continue the stack of {main}, but differ in series, size, orientation or pixel spacing: "
-            "a split scan. Without them labels would shift. Export the scan as one series."
-        )
-
-
-def _check_steps(scan: str, z: NDArray[np.float64], step: float) -> None:
+def _check_steps(scan: str, z: NDArray[np.float64], step: float, allowed: Permissions) -> list[str]:
     steps = -np.diff(z)
     tolerance = max(0.01 * step, 0.05)
     wrong = np.flatnonzero(np.abs(steps - step) > tolerance)
     if not len(wrong):
-        return
+        return []
     i = int(wrong[0])
     where = f"between z={z[i + 1]:.1f} and z={z[i]:.1f} mm"
     times = np.rint(steps[wrong] / step)
     if (times >= 2).all() and (np.abs(steps[wrong] - times * step) <= times * tolerance).all():
         missing = int((times - 1).sum())
         more = f", and at {len(wrong) - 1} more places" if len(wrong) > 1 else ""
-        raise ScanError(
-            f"{scan}: {missing} slice{'s' * (missing > 1)} missing {where} (gap {steps[i]:g}, usual {step:g}){more}. "
-            "Labels would shift. Copy the scan again with all its slices."
-        )
-    raise ScanError(
-        f"{scan}: the slice distance changes: {steps[i]:g} mm {where}, usual {step:g} mm ({len(wrong)} such places). "
-        "Slices are missing, or two scans lie in one series. Export the scan again as one regular stack."
-    )
+        found = f"{missing} slice{'s' * (missing > 1)} missing {where} (gap {steps[i]:g}, usual {step:g}){more}"
+        remedy = "Labels would shift. Copy the scan again with all its slices"
+    else:
+        found = f"the slice distance changes: {steps[i]:g} mm {where}, usual {step:g} mm ({len(wrong)} such places)"
+        remedy = "Slices are missing, or two scans lie in one series. Export the scan again as one regular stack"
+    if allowed.allow_gaps:
+        return [f"{found}; kept as it is (ingest.allow_gaps)"]
+    raise ScanError(f"{scan}: {found}. {remedy}, or set ingest.allow_gaps=true to keep the {len(z)} slices there are.")
 
 
-def _spacing(stack: _Stack) -> tuple[float, float]:
+def _spacing(stack: Stack) -> tuple[float, float]:
     row, column = np.median([header.spacing for header in stack.slices], axis=0)
     return float(row), float(column)
 
 
-def _geometry_findings(stack: _Stack, slices: list[SliceHeader]) -> list[str]:
+def _geometry_findings(stack: Stack, slices: list[SliceHeader]) -> list[str]:
     findings = []
     path = np.array(slices[0].position, dtype=float) - np.array(slices[-1].position, dtype=float)
     cosine = float(path @ stack.normal / np.linalg.norm(path))
@@ -212,7 +167,7 @@ def _geometry_findings(stack: _Stack, slices: list[SliceHeader]) -> list[str]:
     row, column = _spacing(stack)
     if abs(row - column) > 0.01 * column:
         findings.append(f"pixels are not square: {row:.3f} x {column:.3f} mm")
-    if not _close(slices[0].orientation, (1, 0, 0, 0, 1, 0), 0.5):
+    if not close_to(slices[0].orientation, (1, 0, 0, 0, 1, 0), 0.5):
         findings.append("rows do not run to the patient's left or columns not to the back (prone?); kept as they are")
     return findings
 

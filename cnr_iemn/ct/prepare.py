@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.images import ImageStack, read_images
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.ct.rescale import AIR_HU
 from cnr_iemn.ct.window import window_to_uint8
+from cnr_iemn.permissions import STRICT, Permissions
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
@@ -39,19 +41,24 @@ class PreparedScan:
 
 
 def prepare_scan(
-    path: Path,
+    source: Path | ImageStack,
     *,
     size: int = 336,
     lungs: str = "border",
     window: tuple[float, float] = (-1000, 400),
     crop: str = "none",
+    allowed: Permissions = STRICT,
 ) -> PreparedScan:
     """Read a scan, segment its lungs at full resolution, window it, and resize both to ``size`` pixels a side.
 
     ``lungs``: a method of ``segment_lungs``; ``window``: HU at grey 0 and 255; ``crop``: none, or lungs for the scan's
-    ``lung_square`` alone (where no lung was found, the whole image). Raises ScanError, ConfigurationError.
+    ``lung_square`` alone (where no lung was found, the whole image); ``allowed``: see ``read_scan``. Raises ScanError,
+    ConfigurationError.
     """
-    volume = read_scan(path)
+    if isinstance(source, ImageStack):
+        volume = read_images(source, window=window, allowed=allowed)
+    else:
+        volume = read_scan(source, allowed)
     found = segment_lungs(volume.hu, volume.spacing_mm, method=lungs)
     low, high = window
     air = int(window_to_uint8(np.full(1, AIR_HU, np.int16), low=low, high=high)[0])

@@ -1,135 +1,119 @@
-"""A folder of DICOM files becomes a volume, rightly or not at all."""
+"""A folder of DICOM files, or what else holds a scan, becomes a volume, rightly or not at all."""
 
 import hashlib
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.codecs import check_format, decode_pixels, is_lossy
-from cnr_iemn.ct.find import file_kind, find_slices, folders_with_files, is_litter, natural_key, scan_name
-from cnr_iemn.ct.headers import CT_IMAGE, ENHANCED_CT, SliceHeader, UnreadableFileError, read_header
+from cnr_iemn.ct.archive import unpacked
+from cnr_iemn.ct.codecs import check_format, decode_pixels, frames_of, is_lossy
+from cnr_iemn.ct.find import find_slices, is_nifti, is_zip, scan_name
+from cnr_iemn.ct.headers import SliceHeader
+from cnr_iemn.ct.nifti import read_nifti
 from cnr_iemn.ct.plan import plan_scan
-from cnr_iemn.ct.rescale import check_plausible, check_rescale, to_hu
-from cnr_iemn.ct.volume import Volume
-from cnr_iemn.errors import CohortError, ScanError
+from cnr_iemn.ct.rescale import check_plausible, check_rescale, has_rescale, to_hu
+from cnr_iemn.ct.volume import MAX_VOXELS, Volume
+from cnr_iemn.errors import ScanError
+from cnr_iemn.permissions import STRICT, Permissions
 
-MAX_VOXELS = 2**31
 
+def read_scan(path: Path, allowed: Permissions = STRICT) -> Volume:
+    """Return a scan: a folder of DICOM files, a zip of one, or a NIfTI file (.nii, .nii.gz).
 
-def read_scan(path: Path) -> Volume:
-    """Return the scan in a folder: its headers are planned first, then each file is read and decoded once.
-
-    The folder's name is the scan's name. Raises ScanError with file, reason and remedy where the folder holds no axial
-    single-frame CT that can be read rightly.
+    The scan's name is that of the folder or file. ``allowed``: what would otherwise be refused. Raises ScanError with
+    file, reason and remedy where this is no axial CT that can be read rightly.
     """
     scan = scan_name(path)
-    headers, findings = find_slices(path)
-    plan = plan_scan(scan, headers)
+    if path.is_file() and is_nifti(path):
+        return read_nifti(path, scan, allowed)
+    if path.is_file() and is_zip(path):
+        with unpacked(path, scan) as folder:
+            return read_dicom(folder, scan, allowed)
+    return read_dicom(path, scan, allowed)
+
+
+def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
+    """Return the scan in a folder: its headers are planned first, then each file is read and each slice decoded once.
+
+    Raises ScanError.
+    """
+    headers, findings = find_slices(path, allowed)
+    plan = plan_scan(scan, headers, allowed)
     for header in (*plan.slices, *(copy for _, copy in plan.copies)):
         check_format(header.pixels, header.name)
-        check_rescale(header)
+        check_rescale(header, allowed)
     first = plan.slices[0].pixels
     shape = (len(plan.slices), first.rows or 0, first.columns or 0)
     if np.prod(shape, dtype=np.int64) > MAX_VOXELS:
         raise ScanError(f"{scan}: {shape[0]} slices of {shape[1]}x{shape[2]} are more than {MAX_VOXELS:,} voxels.")
     hu = np.empty(shape, dtype=np.int16)
-    padded, digests = 0, set()
-    for index, header in enumerate(plan.slices):
-        outside, digest = _read_slice(header, hu[index])
-        padded += outside
-        digests.add(digest)
+    files = _Files(allowed)
+    padded = sum(files.read(header, hu[index]) for index, header in enumerate(plan.slices))
     for index, header in plan.copies:
-        digests.add(_check_copy(scan, hu[index], plan.slices[index], header))
-    check_plausible(hu, padded, scan)
+        _check_copy(scan, files, hu[index], plan.slices[index], header)
+    if not allowed.assume_hu:
+        check_plausible(hu, padded, scan)
+    findings += _used_permissions(plan.slices, allowed)
     if plan.copies:
         findings += (f"{len(plan.copies)} file(s) with position and pixels of another one dropped",)
     if any(is_lossy(header.pixels) for header in plan.slices):
         findings += ("compressed with loss: the pixel values are not the scanner's",)
-    source = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    source = hashlib.sha256(b"".join(sorted(files.digests))).hexdigest()
     phantom = any(header.phantom for header in plan.slices)
     return Volume(hu, plan.spacing_mm, plan.z_mm, findings + plan.findings, phantom, source)
 
 
-def _read_slice(header: SliceHeader, out: NDArray[np.int16]) -> tuple[int, bytes]:
-    """Write one file's HU to ``out``; return how many pixels are padding, and the hash of the file's bytes."""
-    try:
-        data = header.path.read_bytes()
-    except OSError as error:
-        raise ScanError(
-            f"{header.name}: cannot be read ({error.strerror}). Check the disk and the permissions."
-        ) from error
-    stored = decode_pixels(data, header.pixels, header.name)
-    return to_hu(stored, header, out), hashlib.sha256(data).digest()
+class _Files:
+    """Slices from files, of which the last one stays open: neighbouring slices may be frames of one file.
+
+    ``digests``: hashes of the bytes of all files read.
+    """
+
+    def __init__(self, allowed: Permissions) -> None:
+        self.digests: set[bytes] = set()
+        self._allowed = allowed
+        self._path: Path | None = None
+        self._frames: list[bytes] = []
+
+    def read(self, header: SliceHeader, out: NDArray[np.int16]) -> int:
+        """Write one slice's HU to ``out``; return how many pixels are padding."""
+        if header.path != self._path:
+            self._open(header)
+        stored = decode_pixels(self._frames[header.frame], header.pixels, header.name, self._allowed)
+        return to_hu(stored, header, out)
+
+    def _open(self, header: SliceHeader) -> None:
+        try:
+            data = header.path.read_bytes()
+        except OSError as error:
+            raise ScanError(
+                f"{header.name}: cannot be read ({error.strerror}). Check the disk and the permissions."
+            ) from error
+        self._frames = frames_of(data, header.pixels, header.name)
+        self._path = header.path
+        self.digests.add(hashlib.sha256(data).digest())
 
 
-def _check_copy(scan: str, kept: NDArray[np.int16], first: SliceHeader, second: SliceHeader) -> bytes:
-    """Refuse a second file at a position unless its pixels are the same; return the hash of its bytes."""
+def _check_copy(scan: str, files: _Files, kept: NDArray[np.int16], first: SliceHeader, second: SliceHeader) -> None:
+    """Refuse a second slice at a position unless its pixels are the same."""
     pixels = np.empty_like(kept)
-    _, digest = _read_slice(second, pixels)
+    files.read(second, pixels)
     if not np.array_equal(kept, pixels):
         raise ScanError(
             f"{scan}: {first.name} and {second.name} have the same position but other pixels: two reconstructions or "
             "two times in one series. Leave only one of them in the folder."
         )
-    return digest
 
 
-def find_scans(root: Path) -> list[tuple[str, Path]]:
-    """Return id and folder of each scan at or below ``root``, in natural order. The id is the folder's name.
-
-    A folder that holds CT files is one scan, with all folders below it; neighbours that hold parts of one series are
-    one scan, their parent. Raises CohortError where there is none or two share an id; ScanError where a folder cannot
-    be read.
-    """
-    if not root.is_dir():
-        raise CohortError(f"{root} is not a folder. Give a folder with one DICOM scan, or with a folder for each scan.")
-    leaves: dict[Path, str] = {}  # folder -> its series
-    links = 0
-    for folder, files, n_links in folders_with_files(root):
-        links += n_links
-        if not any(folder.is_relative_to(leaf) for leaf in leaves):
-            series = _series_in(files)
-            if series is not None:
-                leaves[folder] = series
-    if not leaves:
-        hint = f" {links} link(s) were not followed." if links else ""
-        raise CohortError(f"No CT scan in DICOM format at or below {root}.{hint} Give the folder that holds the scans.")
-    folders = sorted(_merge_parts(leaves), key=lambda folder: natural_key(folder.as_posix()))
-    by_id: dict[str, list[Path]] = defaultdict(list)
-    for folder in folders:
-        by_id[scan_name(folder)].append(folder)
-    for scan_id, same in by_id.items():
-        if len(same) > 1:
-            raise CohortError(
-                f"{len(same)} scans are named {scan_id}: {same[0]} and {same[1]}. A scan's id is its folder's name: "
-                "rename one, or give one of the folders above them at a time."
-            )
-    return [(scan_id, folder) for scan_id, (folder,) in by_id.items()]
-
-
-def _series_in(files: list[Path]) -> str | None:
-    """Return the series of the first CT file, None where there is none.
-
-    A damaged file named like DICOM counts, so that its scan is refused by name and not passed over.
-    """
-    damaged = False
-    for path in files:
-        try:
-            header = read_header(path, path.name)
-        except UnreadableFileError:
-            damaged |= file_kind(path) in {".dcm", ".ima"} and not is_litter(path)
-            continue
-        if header.sop_class in {CT_IMAGE, *ENHANCED_CT}:
-            return header.series
-    return "" if damaged else None
-
-
-def _merge_parts(leaves: dict[Path, str]) -> set[Path]:
-    """Put the parent in the place of neighbours that share a series."""
-    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for folder, series in leaves.items():
-        groups[(folder.parent, series)].append(folder)
-    parents = {parent for (parent, series), members in groups.items() if series and len(members) > 1}
-    return parents | {folder for folder in leaves if folder.parent not in parents}
+def _used_permissions(slices: tuple[SliceHeader, ...], allowed: Permissions) -> tuple[str, ...]:
+    """Return a finding for each permission under which a check of the pixels was left out."""
+    findings = []
+    without = sum(not has_rescale(header) for header in slices)
+    if without:
+        findings.append(f"{without} slice(s) without rescaling taken as HU (ingest.allow_missing_rescale)")
+    if allowed.allow_range_mismatch:
+        findings.append("decoded ranges not compared with the files' own (ingest.allow_range_mismatch)")
+    if allowed.assume_hu:
+        findings.append("values not checked for being HU (ingest.assume_hu)")
+    return tuple(findings)

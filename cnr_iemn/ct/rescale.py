@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.errors import ScanError
+from cnr_iemn.permissions import STRICT, Permissions
 
 AIR_HU = -1024
 """Lowest value of a volume; also stands for what lies outside the field of view."""
@@ -14,22 +15,28 @@ _SOFT_TISSUE = (-200, 200)  # HU
 _LEAST_SHARE = 0.005  # of all voxels, for each
 
 
-def check_rescale(header: SliceHeader) -> None:
+def check_rescale(header: SliceHeader, allowed: Permissions = STRICT) -> None:
     """Refuse a missing or useless slope and intercept. Raises ScanError."""
-    if not header.slope or header.intercept is None:
+    if not has_rescale(header) and not allowed.allow_missing_rescale:
         what = "RescaleSlope is 0" if header.slope == 0 else "RescaleSlope or RescaleIntercept is missing or no number"
         raise ScanError(
-            f"{header.name}: {what}, so the values cannot be brought to HU. Scan refused; export it with its rescaling."
+            f"{header.name}: {what}, so the values cannot be brought to HU. Scan refused; export it with its "
+            "rescaling, or set ingest.allow_missing_rescale=true to take the stored values as HU."
         )
+
+
+def has_rescale(header: SliceHeader) -> bool:
+    """Tell whether stored values can be brought to HU by the header's slope and intercept (0028,1053/1052)."""
+    return bool(header.slope) and header.intercept is not None
 
 
 def to_hu(stored: NDArray[np.integer], header: SliceHeader, out: NDArray[np.int16]) -> int:
     """Write stored x slope + intercept to ``out``, int16 [rows, columns]; return how many pixels are padding.
 
     Everything below -1024 HU and every padded pixel (0028,0120 to 0028,0121) becomes -1024. ``header`` must have passed
-    ``check_rescale``.
+    ``check_rescale``; without a usable pair the stored values are HU.
     """
-    slope, intercept = header.slope or 1.0, header.intercept or 0.0
+    slope, intercept = (header.slope or 1.0, header.intercept or 0.0) if has_rescale(header) else (1.0, 0.0)
     if slope == 1 and intercept.is_integer():
         hu = stored.astype(np.int32) + int(intercept)
     else:
@@ -55,5 +62,5 @@ def check_plausible(hu: NDArray[np.int16], padded: int, scan: str) -> None:
         if count < _LEAST_SHARE * hu.size:
             raise ScanError(
                 f"{scan}: values {int(hu.min())}..{int(hu.max())}, no {name}: inverted or not in HU. Scan refused; "
-                "export it again with its rescaling."
+                "export it again with its rescaling, or set ingest.assume_hu=true if these are HU all the same."
             )

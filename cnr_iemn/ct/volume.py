@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_VOXELS = 2**31
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -14,7 +16,7 @@ class Volume:
     slices, between rows, between columns. ``z_mm``: float64 [slices], position along the slices' normal, which points
     to the head; descending. ``findings``: what a reader should know, in sentences. ``phantom``: a slice says
     QualityControlImage (0028,0300) = YES. ``source_sha256``: hash over the sorted hashes of the files, so that neither
-    names nor order change it.
+    names nor order change it; of a NIfTI file, its own.
     """
 
     hu: NDArray[np.int16]

@@ -62,6 +62,7 @@ def recode(ds: Dataset, syntax: str) -> Dataset:
         uid.JPEGExtended12Bit: lambda a: imagecodecs.jpeg8_encode(a, level=100, bitspersample=12),
         uid.JPEGLSLossless: imagecodecs.jpegls_encode,
         uid.JPEG2000Lossless: lambda a: imagecodecs.jpeg2k_encode(a, reversible=True, codecformat="j2k"),
+        uid.HTJ2KLossless: lambda a: imagecodecs.htj2k_encode(a, reversible=True),
     }[syntax](pixels)
     ds.file_meta.TransferSyntaxUID = syntax
     ds.PixelData = encapsulate([stream])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cnr_iemn.ct.find import natural_key
-from cnr_iemn.ct.reader import find_scans, read_scan
+from cnr_iemn.ct.find import find_scans, natural_key
+from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.errors import CohortError
 
 
@@ -65,12 +65,12 @@ def test_a_damaged_scan_is_not_passed_over(dicom, slices, tmp_path):
 
 
 def test_no_scan(dicom, slices, tmp_path):
-    with pytest.raises(CohortError, match="is not a folder"):
+    with pytest.raises(CohortError, match="is no folder, zip or NIfTI file"):
         find_scans(tmp_path / "nowhere")
     root = tmp_path / "root"
     root.mkdir()
     (root / "notes.txt").write_text("no scan")
-    with pytest.raises(CohortError, match="No CT scan in DICOM format"):
+    with pytest.raises(CohortError, match=r"No CT scan \(DICOM, zip, NIfTI\)"):
         find_scans(root)
     dicom.write(tmp_path / "elsewhere", slices)
     (root / "P1").symlink_to(tmp_path / "elsewhere", target_is_directory=True)

@@ -183,7 +183,7 @@ def test_padding_inside_the_usual_range_becomes_air(dicom, scan_folder):
     np.testing.assert_array_equal(read_scan(scan_folder(slices)).hu, want)
 
 
-LOSSLESS = [uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless]
+LOSSLESS = [uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.HTJ2KLossless]
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
@@ -194,7 +194,7 @@ def test_lossless_codestreams(syntax, signed, dicom, scan_folder):
         values = dicom.stored(ds)
         for tag, value in ((0x00280106, values.min()), (0x00280107, values.max())):
             ds.add_new(tag, "US", int(value) & 0xFFFF)  # many files say US though the pixels are signed
-        if signed and syntax != uid.JPEG2000Lossless:  # these streams have no sign
+        if signed and syntax not in {uid.JPEG2000Lossless, uid.HTJ2KLossless}:  # these streams have no sign
             ds.PixelData, ds.PixelRepresentation = values.astype("<u2").tobytes(), 0
             dicom.recode(ds, syntax).PixelRepresentation = 1
         else:

@@ -12,11 +12,12 @@ from pydicom import uid
 from scipy.ndimage import uniform_filter1d
 from sklearn.metrics import roc_auc_score
 
-from cnr_iemn.ct.codecs import decode_pixels
-from cnr_iemn.ct.headers import read_header
+from cnr_iemn.ct.codecs import decode_pixels, frames_of
+from cnr_iemn.ct.find import find_scans
+from cnr_iemn.ct.headers import read_headers
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.prepare import prepare_scan
-from cnr_iemn.ct.reader import find_scans, read_scan
+from cnr_iemn.ct.reader import read_scan
 
 SLICES = {"P001": 148, "cap001": 168, "normal001": 154}
 LITRES = {"P001": (5, 7), "cap001": (5, 7), "normal001": (3, 4)}
@@ -140,8 +141,13 @@ def test_renamed_shuffled_and_recoded_copies_give_the_same_bits(folders, dicom, 
     assert copy.source_sha256 != original.source_sha256
 
 
+def _decoded(path: Path) -> np.ndarray:
+    pixels = read_headers(path, path.name)[0].pixels
+    return decode_pixels(frames_of(path.read_bytes(), pixels, path.name)[0], pixels, path.name)
+
+
 def _recode(path: Path, syntax: str, dicom, target: Path) -> None:
-    pixels = decode_pixels(path.read_bytes(), read_header(path, path.name).pixels, path.name)
+    pixels = _decoded(path)
     with pydicom.config.disable_value_validation():
         ds = pydicom.dcmread(path)
         ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
@@ -157,7 +163,7 @@ def test_decoded_pixels_equal_those_of_another_decoder(folders):
     from pydicom.encaps import generate_frames
 
     path = sorted(folders["cap001"].iterdir())[80]
-    ours = decode_pixels(path.read_bytes(), read_header(path, path.name).pixels, path.name)
+    ours = _decoded(path)
     with pydicom.config.disable_value_validation():
         stream = next(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1))
     np.testing.assert_array_equal(ours, imagecodecs.jpegsof3_decode(stream))

@@ -293,7 +293,7 @@ def test_no_soft_tissue(dicom, scan_folder):
 
 @pytest.mark.parametrize(
     ("syntax", "name"),
-    [(uid.HTJ2KLossless, "HTJ2KLossless"), (uid.MPEG2MPML, "MPEG2MPML"), ("1.9.9", "missing or unknown")],
+    [(uid.MPEG2MPML, "MPEG2MPML"), ("1.9.9", "missing or unknown")],
 )
 def test_transfer_syntax_not_read(syntax, name, dicom, scan_folder):
     slices = dicom.make_slices()
@@ -302,12 +302,6 @@ def test_transfer_syntax_not_read(syntax, name, dicom, scan_folder):
     slices[5].preamble = b"\0" * 128
     slices[5].save_as(folder / "x.dcm", implicit_vr=False, little_endian=True, enforce_file_format=False)
     _refused(folder, rf"P012/x\.dcm: transfer syntax {name} is not read")
-
-
-def test_enhanced_multi_frame_is_named(dicom, scan_folder):
-    slices = dicom.make_slices(1)
-    slices[0].SOPClassUID = slices[0].file_meta.MediaStorageSOPClassUID = uid.EnhancedCTImageStorage
-    _refused(scan_folder(slices), "found 1 EnhancedCTImageStorage.* export it as single-frame")
 
 
 def test_nothing_to_read(tmp_path):

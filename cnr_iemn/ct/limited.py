@@ -1,0 +1,149 @@
+"""Run one job a scan in processes of their own, with limits, so that a file that kills its decoder costs its scan only.
+
+Decoders written in C end the process on some damaged files; a hostile one takes all memory or never comes back.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Generic, TypeVar
+
+from cnr_iemn.errors import ScanError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+MEMORY_BYTES = 6 * 2**30
+"""Address space of a worker; a scan of 512x512 pixels and 300 slices takes about a fifth of it."""
+SECONDS = 900.0
+"""For one scan, from its first file to its last; a usual one takes about two."""
+
+# spawn: a fork would copy the threads' locks of torch and OpenCV
+_CONTEXT = get_context("spawn")
+
+
+@dataclass
+class _Worker(Generic[Job, Result]):
+    """One process and what it is at. ``job``: index of the one it has."""
+
+    function: Callable[[Job], Result]
+    memory_bytes: int
+    job: int = -1
+    deadline: float = 0.0
+    process: BaseProcess = field(init=False)
+    pipe: Connection = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, which then waits for a job."""
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=_serve, args=(self.function, theirs, self.memory_bytes), daemon=True)
+        self.process.start()
+        theirs.close()  # so that our end says EOF when the worker is gone
+
+    def restart(self) -> None:
+        """Put a new process in the place of one that is dead or stuck."""
+        self.end()
+        self.start()
+
+    def end(self) -> None:
+        """Stop the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def run_limited(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    memory_bytes: int = MEMORY_BYTES,
+    seconds: float = SECONDS,
+) -> Iterator[tuple[int, Result | ScanError]]:
+    """Give index and result of each job as it is done; a ScanError where the worker was lost on it.
+
+    ``function`` and the jobs must be picklable; other exceptions than a ScanError that it raises are raised here.
+    """
+    pool: list[_Worker[Job, Result]] = []
+    waiting = iter(enumerate(jobs))
+    try:
+        pool += [_Worker(function, memory_bytes) for _ in range(min(workers, len(jobs)))]
+        busy = [worker for worker in pool if _start(worker, waiting, seconds)]
+        while busy:
+            left = min(worker.deadline for worker in busy) - time.monotonic()
+            ready = wait([worker.pipe for worker in busy], timeout=max(left, 0))
+            now = time.monotonic()
+            for worker in [w for w in busy if w.pipe in ready or w.deadline <= now]:
+                index, answer = worker.job, _answer(worker, seconds)
+                if isinstance(answer, _Lost):
+                    worker.restart()
+                    answer = ScanError(answer.reason)
+                if not _start(worker, waiting, seconds):
+                    busy.remove(worker)
+                if isinstance(answer, Exception) and not isinstance(answer, ScanError):
+                    raise answer
+                yield index, answer
+    finally:
+        for worker in pool:
+            worker.end()
+
+
+def refusal(scan_id: str, error: ScanError) -> str:
+    """Return the reason as a sentence that begins with the scan; what a lost worker leaves behind does not."""
+    reason = str(error)
+    return reason if reason.startswith(scan_id) else f"{scan_id}: {reason}"
+
+
+@dataclass(frozen=True)
+class _Lost:
+    reason: str
+
+
+def _start(worker: _Worker[Job, Result], waiting: Iterator[tuple[int, Job]], seconds: float) -> bool:
+    """Give the worker the next job, if there is one."""
+    following = next(waiting, None)
+    if following is None:
+        return False
+    worker.job, job = following
+    worker.deadline = time.monotonic() + seconds
+    worker.pipe.send(job)
+    return True
+
+
+def _answer(worker: _Worker[Job, Result], seconds: float) -> Result | Exception | _Lost:
+    if not worker.pipe.poll():
+        return _Lost(f"took more than {seconds:.0f} seconds. Scan refused; other scans continue.")
+    try:
+        answer: Result | Exception = worker.pipe.recv()
+    except (EOFError, ConnectionResetError):
+        worker.process.join(10)
+        code = worker.process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return _Lost(f"the decoder process ended by {how}. Scan refused; other scans continue.")
+    return answer
+
+
+def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: int) -> None:
+    """Answer jobs until the pipe closes. Runs in the worker."""
+    if sys.platform == "linux":  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            job = pipe.recv()
+            try:
+                answer: object = function(job)
+            except MemoryError:
+                answer = ScanError(f"needs more than {memory_bytes / 2**30:.1f} GB of memory. Scan refused.")
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, who raises it
+                answer = error
+            pipe.send(answer)

@@ -1,0 +1,98 @@
+"""Files made to take all memory or time: each is refused within 5 seconds and a gigabyte."""
+
+import re
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from pydicom import uid
+from pydicom.encaps import encapsulate
+
+from cnr_iemn.ct.limited import run_limited
+from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.errors import ScanError
+
+
+def read_and_measure(folder: Path) -> tuple[str, float, float]:
+    """Return refusal, seconds and the process's largest memory in GB."""
+    start = time.monotonic()
+    try:
+        read_scan(folder)
+        answer = "read"
+    except ScanError as error:
+        answer = str(error)
+    status = Path(
+        "/proc/self/status"
+    ).read_text()  # getrusage would count what the parent held before this process began
+    return answer, time.monotonic() - start, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6
+
+
+def bomb(dicom, folder):
+    """600 kB that inflate to 640 MB."""
+    path = folder / "IM0005.dcm"
+    data = path.read_bytes()
+    end = 144 + int.from_bytes(data[140:144], "little")
+    meta = data[:end].replace(uid.ExplicitVRLittleEndian.encode() + b"\0", uid.DeflatedExplicitVRLittleEndian.encode())
+    stream = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    length = (int.from_bytes(data[140:144], "little") + len(meta) - end).to_bytes(4, "little")
+    meta = meta[:140] + length + meta[144:]
+    path.write_bytes(meta + b"".join(stream.compress(bytes(2**24)) for _ in range(40)) + stream.flush())
+
+
+def giant(dicom, folder):
+    slices = dicom.make_slices()
+    for ds in slices:
+        ds.Rows = ds.Columns = 65535
+    dicom.write(folder, slices)
+
+
+def giant_stream(dicom, folder):
+    """A JPEG 2000 header of 2.2 kB that says 60,000 x 60,000."""
+    slices = dicom.make_slices()
+    stream = bytearray(imagecodecs.jpeg2k_encode(dicom.stored(slices[5]), reversible=True, codecformat="j2k")[:2200])
+    stream[8:16] = (60000).to_bytes(4, "big") * 2
+    slices[5].file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
+    slices[5].PixelData = encapsulate([bytes(stream) + b"\xff\xd9"])
+    slices[5]["PixelData"].VR = "OB"
+    dicom.write(folder, [slices[5]], ["IM0005.dcm"])
+
+
+def nested(dicom, folder):
+    """20,000 sequences in one another."""
+    path = folder / "IM0005.dcm"
+    data = path.read_bytes()
+    at = data.index(b"\xe0\x7f\x10\x00")
+    item = b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"  # (0040,0275)
+    path.write_bytes(data[:at] + item * 20_000 + data[at:])
+
+
+def frames(dicom, folder):
+    slices = dicom.make_slices()
+    slices[5].NumberOfFrames = 10**6
+    slices[5].SOPClassUID = slices[5].file_meta.MediaStorageSOPClassUID = uid.EnhancedCTImageStorage
+    dicom.write(folder, [slices[5]], ["IM0005.dcm"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
+@pytest.mark.parametrize("make", [bomb, giant, giant_stream, nested, frames], ids=lambda make: make.__name__)
+def test_hostile_files(make, dicom, scan_folder):
+    folder = scan_folder(dicom.make_slices())
+    make(dicom, folder)
+    ((_, answer),) = run_limited(read_and_measure, [folder], workers=1)
+    assert not isinstance(answer, ScanError), f"the process was lost: {answer}"
+    reason, seconds, gigabytes = answer
+    assert reason.startswith("P012/IM0000.dcm" if make is giant else "P012/IM0005.dcm")
+    assert seconds < 5
+    assert gigabytes < 1
+
+
+def test_a_loop_of_links_is_not_followed(dicom, tmp_path):
+    folder = dicom.write(tmp_path / "P012", dicom.make_slices())
+    (folder / "again").symlink_to(folder)
+    volume = read_scan(folder)
+    np.testing.assert_array_equal(volume.hu, dicom.expected_hu())
+    assert "ignored: 1 link" in volume.findings

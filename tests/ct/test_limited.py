@@ -1,0 +1,63 @@
+"""A worker that dies, hangs or takes too much costs its job and nothing else."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from cnr_iemn.ct.limited import refusal, run_limited
+from cnr_iemn.errors import ScanError
+
+
+def work(job: str) -> object:
+    """Do what the job says."""
+    if job == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if job == "exit":
+        os._exit(3)
+    if job == "hang":
+        time.sleep(60)
+    if job == "memory":
+        return np.ones(2**33, np.uint8).sum()
+    if job == "refuse":
+        raise ScanError("P012: refused")
+    if job == "fault":
+        raise KeyError("a fault of the program")
+    return job.upper()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lost_workers_cost_their_job_only(workers):
+    jobs = ["a", "segfault", "b", "exit", "refuse", "c", "memory", "d"]
+    answers = dict(run_limited(work, jobs, workers=workers, memory_bytes=2**32))
+    assert sorted(answers) == list(range(len(jobs)))
+    assert [answers[k] for k in (0, 2, 5, 7)] == ["A", "B", "C", "D"]
+    assert "ended by signal 11" in str(answers[1])
+    assert "ended by exit code 3" in str(answers[3])
+    assert str(answers[4]) == "P012: refused"
+    assert "needs more than 4.0 GB of memory" in str(answers[6])
+    assert all(isinstance(answers[k], ScanError) for k in (1, 3, 4, 6))
+
+
+def test_a_job_that_hangs_is_ended():
+    start = time.monotonic()
+    answers = dict(run_limited(work, ["hang", "a"], workers=1, seconds=3))
+    assert "took more than 3 seconds" in str(answers[0])
+    assert answers[1] == "A"
+    assert time.monotonic() - start < 30
+
+
+def test_faults_of_the_program_are_raised():
+    with pytest.raises(KeyError, match="a fault of the program"):
+        list(run_limited(work, ["a", "fault"], workers=1))
+
+
+def test_no_jobs_start_nothing():
+    assert list(run_limited(work, [], workers=2)) == []
+
+
+def test_refusals_begin_with_the_scan():
+    assert refusal("P012", ScanError("P012/x.dcm: cut")) == "P012/x.dcm: cut"
+    assert refusal("P012", ScanError("took more than 3 seconds")) == "P012: took more than 3 seconds"
