@@ -3,9 +3,11 @@
 python predict.py input=/data/new_scans study=default
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from cnr_iemn.errors import PartialFailureError, ScanError
+from cnr_iemn.permissions import Permissions
 from cnr_iemn.settings.checks import ensemble_name
 from cnr_iemn.settings.entry_point import entry_point
 from cnr_iemn.settings.schema import PredictSettings
@@ -14,7 +16,7 @@ from cnr_iemn.settings.schema import PredictSettings
 @entry_point("predict", PredictSettings)
 def main(settings: PredictSettings) -> float:
     """Answer for every scan below the input. Returns the share of scans that were answered."""
-    from cnr_iemn.ct.reader import find_scans
+    from cnr_iemn.ct.find import find_scans
     from cnr_iemn.engine import prediction
     from cnr_iemn.engine.ensembles import read_ensemble
     from cnr_iemn.engine.hardware import choose_hardware
@@ -29,12 +31,9 @@ def main(settings: PredictSettings) -> float:
     found = find_scans(source)
     networks = prediction.EnsembleNetworks(study, ensemble, hardware, batch_size=settings.batch_size)
 
-    scans, failures = [], {}
-    for scan_id, path in found:
-        try:
-            scans.append(networks.slices(scan_id, path))
-        except ScanError as error:
-            failures[scan_id] = str(error)
+    pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
+    failures: dict[str, str] = {}
+    scans = [networks.slices(*prepared) for prepared in prediction.prepared_scans(found, pixels, failures)]
     refused = "\n".join(failures.values())
     if not scans:
         raise ScanError(f"None of the {len(found)} scans in {source} can be answered:\n{refused}")

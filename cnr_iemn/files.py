@@ -1,6 +1,8 @@
 """Files that are finished or not there at all, and their checksums."""
 
 import hashlib
+import json
+import math
 import os
 import uuid
 from pathlib import Path
@@ -35,3 +37,16 @@ def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_text(value: object) -> str:
+    """Return JSON in which a number that is not known (NaN) is null, which every reader of JSON takes."""
+    return json.dumps(_with_nulls(value), indent=1, allow_nan=False)
+
+
+def _with_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _with_nulls(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

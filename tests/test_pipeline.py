@@ -184,7 +184,7 @@ def test_predict_refuses_a_folder_without_dicom_and_an_untrained_study(
     predict = entry_point("predict")
     words = [*study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0", f"input={copy / 'empty'}"]
     assert predict(words) == 2
-    assert "No CT scan in DICOM format" in capsys.readouterr().err
+    assert "No CT scan (DICOM, zip, NIfTI)" in capsys.readouterr().err
     assert predict([*words, "study=none"]) == 2
     assert "There is no trained ensemble" in capsys.readouterr().err
     checkpoint = copy / "runs" / "tiny" / "densenet161" / "seed0" / "checkpoints" / "best.ckpt"

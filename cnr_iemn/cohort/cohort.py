@@ -1,11 +1,13 @@
 """A cohort: which scans there are, of which class, and which slices a reader labelled."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.images import ImageStack
 from cnr_iemn.errors import CohortError
 
 
@@ -13,8 +15,9 @@ from cnr_iemn.errors import CohortError
 class ScanRecord:
     """One scan of a cohort, before its pixels are read.
 
-    ``scan_id``: its folder's name, unique in the cohort. ``slice_labelled``: a reader labelled its slices.
-    ``infected``: bool, one value for each slice head first, padded with False; None where all slices are Normal.
+    ``scan_id``: its folder's name or as a manifest says, unique in the cohort. ``slice_labelled``: a reader labelled
+    its slices. ``infected``: bool, one value for each slice head first, padded with False; None where all slices are
+    Normal. ``images``: the slices where they are image files.
     """
 
     scan_id: str
@@ -23,6 +26,12 @@ class ScanRecord:
     label: str
     slice_labelled: bool = False
     infected: NDArray[np.bool_] | None = None
+    images: ImageStack | None = None
+
+    @property
+    def source(self) -> Path | ImageStack:
+        """What ``prepare_scan`` reads."""
+        return self.images or self.path
 
     def slice_labels(self, n_slices: int, classes: tuple[str, ...]) -> NDArray[np.int64] | None:
         """Return the class index of each slice, int64 [n_slices], or None where no reader labelled them.
@@ -48,12 +57,16 @@ class ScanRecord:
 
 @dataclass(frozen=True)
 class Cohort:
-    """All scans of a cohort in a stable order. ``classes``: names in the order used everywhere, healthy first."""
+    """All scans of a cohort in a stable order. ``classes``: names in the order used everywhere, healthy first.
+
+    ``root``: its folder, or its manifest. ``split``: training or validation by scan id where the cohort brings its own.
+    """
 
     name: str
     root: Path
     classes: tuple[str, ...]
     scans: tuple[ScanRecord, ...]
+    split: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         seen: dict[str, ScanRecord] = {}

@@ -48,7 +48,7 @@ def read_covid_ct_md(
     infected = _infected_slices(root, labels)
     paths = {label: [f for folder in folders[label] for f in _scan_folders(folder)] for label in SPGC_CLASSES}
     known = {path.name for found in paths.values() for path in found}
-    _refuse_unknown(exclude, known)
+    refuse_unknown(exclude, known)
     scans: list[ScanRecord] = []
     for label in SPGC_CLASSES:
         kept = [path for path in paths[label] if path.name not in exclude]
@@ -141,7 +141,8 @@ def _find(root: Path, names: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _refuse_unknown(exclude: Collection[str], known: set[str]) -> None:
+def refuse_unknown(exclude: Collection[str], known: set[str]) -> None:
+    """Raise CohortError where a scan is to be left out that is not there."""
     unknown = sorted(set(exclude) - known)
     if unknown:
         raise CohortError(

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
 from cnr_iemn.cohort.covid_ct_md import read_covid_ct_md
+from cnr_iemn.cohort.manifest import read_manifest
 from cnr_iemn.cohort.phantom.writer import RECIPE_VERSION, write_cohort
-from cnr_iemn.cohort.store import PixelSettings, SliceStore, prepare_store
+from cnr_iemn.cohort.preparation import prepare_store
+from cnr_iemn.cohort.store import PixelSettings, SliceStore
 from cnr_iemn.engine.hardware import usable_cores
 from cnr_iemn.errors import CohortError
+from cnr_iemn.permissions import Permissions
 from cnr_iemn.records import TRAINING, VALIDATION, probability_columns, region_columns
 from cnr_iemn.settings.schema import BalancingSettings, DataSettings, IngestSettings
 from cnr_iemn.slices.augmentation import AugmentationSettings
@@ -27,6 +31,15 @@ from cnr_iemn.slices.inference import SliceProbabilities
 
 def open_cohort(data: DataSettings, ingest: IngestSettings) -> Cohort:
     """Return the cohort that the settings name; a phantom cohort is written to the cache on first use."""
+    if data.reader == "manifest":
+        return read_manifest(
+            Path(str(data.csv)),
+            name=data.name,
+            slices=None if data.slices is None else Path(data.slices),
+            classes=data.classes,
+            labelled_normals=data.labelled_normals,
+            exclude=data.exclude,
+        )
     root = _write_phantom(data, ingest) if data.reader == "phantom" else Path(str(data.root))
     return read_covid_ct_md(
         root, name=data.name, labels=data.labels, labelled_normals=data.labelled_normals, exclude=data.exclude
@@ -47,10 +60,10 @@ def _write_phantom(data: DataSettings, ingest: IngestSettings) -> Path:
 def prepared_store(cohort: Cohort, ingest: IngestSettings, lungs: str) -> tuple[SliceStore, dict[str, str]]:
     """Return the cohort's slice store, made where it is missing, and the reasons of refused scans by scan id."""
     low, high = ingest.window
-    settings = PixelSettings(size=ingest.size, lungs=lungs, window=(low, high), crop=ingest.crop)
-    return prepare_store(
-        cohort, settings, cache=Path(ingest.cache), workers=ingest.workers or usable_cores(), progress=_show_progress
-    )
+    allowed = Permissions.of(ingest)
+    settings = PixelSettings(size=ingest.size, lungs=lungs, window=(low, high), crop=ingest.crop, allowed=allowed)
+    workers = usable_cores() if ingest.workers is None else ingest.workers
+    return prepare_store(cohort, settings, cache=Path(ingest.cache), workers=workers, progress=_show_progress)
 
 
 def require_all_scans(failures: Mapping[str, str]) -> None:
@@ -63,10 +76,16 @@ def require_all_scans(failures: Mapping[str, str]) -> None:
         )
 
 
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} scans/s" if task.speed else "")
+
+
 def _show_progress(done: Iterator[str], total: int) -> Iterator[str]:
-    """Show a bar on a terminal, else a line at the start and every tenth of the way."""
+    """Show a bar with scans a second and the time left on a terminal, else a line every tenth of the way."""
     if sys.stderr.isatty():
-        with Progress(transient=True) as bar:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+        with Progress(*columns, transient=True) as bar:
             yield from bar.track(done, total=total, description="Preparing scans")
         return
     print(f"Preparing {total} scans ...", flush=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from cnr_iemn.errors import RunError
 from cnr_iemn.files import sha256_of_file, write_text_atomic
 from cnr_iemn.patients.predictions import Predictions
 from cnr_iemn.patients.summaries import ScanSummary, summarise_scan
+from cnr_iemn.permissions import Permissions
 from cnr_iemn.records import SCHEMA_VERSION
 from cnr_iemn.registry import PHANTOM_NOTICE
 
@@ -90,7 +91,7 @@ def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Pr
         )
     return {
         scan_id: summarise_scan(
-            store.grey(scan_id), store.lungs(scan_id), litres=store.scan(scan_id).lung_litres, window=pixels.window
+            store.grey(scan_id), store.lungs(scan_id)[:], litres=store.scan(scan_id).lung_litres, window=pixels.window
         )
         for scan_id in next(iter(predictions.values())).scans.index
     }
@@ -100,7 +101,8 @@ def _pixel_settings(record: Mapping[str, Any]) -> PixelSettings:
     ingest = record["configuration"]["ingest"]
     low, high = ingest["window"]
     lungs = record["configuration"]["lungs"]
-    return PixelSettings(size=ingest["size"], lungs=lungs, window=(low, high), crop=ingest["crop"])
+    allowed = Permissions(**{field.name: ingest[field.name] for field in fields(Permissions)})
+    return PixelSettings(size=ingest["size"], lungs=lungs, window=(low, high), crop=ingest["crop"], allowed=allowed)
 
 
 def write_ensemble(folder: Path, ensemble: Ensemble) -> None:
@@ -127,7 +129,8 @@ def read_ensemble(runs: Path, study: str, name: str) -> Ensemble:
         )
     members = tuple(Member(**member) for member in values.pop("members"))
     pixels = values.pop("pixels")
-    settings = PixelSettings(**{**pixels, "window": tuple(pixels["window"])})
+    allowed = Permissions(**pixels["allowed"])
+    settings = PixelSettings(**{**pixels, "window": tuple(pixels["window"]), "allowed": allowed})
     return Ensemble(members=members, pixels=settings, classes=tuple(values.pop("classes")), **values)
 
 

@@ -1,8 +1,8 @@
 """A trained ensemble's answer for new scans."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from cnr_iemn.cohort.store import PixelSettings
+from cnr_iemn.ct.limited import refusal, run_limited
 from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
 from cnr_iemn.engine.ensembles import Ensemble, Member, checkpoint_of
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.training import load_weights
-from cnr_iemn.files import write_text_atomic
+from cnr_iemn.errors import ScanError
+from cnr_iemn.files import json_text, write_text_atomic
 from cnr_iemn.patients.group_features import feature_columns, group_percentages
 from cnr_iemn.records import SCHEMA_VERSION, probability_columns
 from cnr_iemn.registry import PHANTOM_NOTICE
@@ -56,6 +59,19 @@ class ScanSlices:
         return len(self.z_mm)
 
 
+def prepared_scans(
+    found: list[tuple[str, Path]], pixels: PixelSettings, failures: dict[str, str]
+) -> Iterator[tuple[str, PreparedScan]]:
+    """Give id and pixels of each scan that can be read, the next one being read meanwhile; put refusals in failures."""
+    prepare = partial(prepare_scan, **vars(pixels))
+    for index, answer in run_limited(prepare, [path for _, path in found], workers=1):
+        scan_id = found[index][0]
+        if isinstance(answer, ScanError):
+            failures[scan_id] = refusal(scan_id, answer)
+        else:
+            yield scan_id, answer
+
+
 class EnsembleNetworks:
     """The networks of an ensemble, loaded once. Raises RunError where a checkpoint is missing or another one."""
 
@@ -72,9 +88,8 @@ class EnsembleNetworks:
         load_weights(network, checkpoint_of(study, member))
         return network.to(memory_format=torch.channels_last)
 
-    def slices(self, scan_id: str, path: Path) -> ScanSlices:
-        """Read one scan and predict its slices. Raises ScanError where it is refused."""
-        prepared = prepare_scan(path, **asdict(self.ensemble.pixels))
+    def slices(self, scan_id: str, prepared: PreparedScan) -> ScanSlices:
+        """Predict the slices of one scan."""
         table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
         probabilities = {}
         for member in self.ensemble.members:
@@ -136,7 +151,7 @@ def write_answers(output: Path, ensemble: Ensemble, answers: list[dict[str, Any]
     notice = {"notice": PHANTOM_NOTICE} if ensemble.phantom else {}
     head = {"schema_version": SCHEMA_VERSION, "study": ensemble.study, "models": list(ensemble.models)}
     document = {**notice, **head, "classes": list(ensemble.classes), "scans": answers, "refused": dict(failures)}
-    write_text_atomic(output / "predictions.json", json.dumps(document, indent=1))
+    write_text_atomic(output / "predictions.json", json_text(document))
     columns = probability_columns(ensemble.classes)
     scans = [
         {

@@ -111,12 +111,15 @@ def finished_runs(runs: Path, study: str, models: tuple[str, ...], tag: str) -> 
 
 
 def study_split(study: Path, cohort: Cohort, settings: SplitSettings) -> dict[str, str]:
-    """Return the study's one split: made from the settings, and equal to runs/<study>/split.csv where that exists.
+    """Return the study's one split: from a file, the cohort's own, or made from the settings.
 
-    Writes nothing; see ``save_split``. Raises RunError where the study was split otherwise.
+    It must equal runs/<study>/split.csv where that exists. Writes nothing; see ``save_split``. Raises RunError where
+    the study was split otherwise.
     """
     if settings.file is not None:
         split = read_split(Path(settings.file), cohort)
+    elif cohort.split is not None:
+        split = dict(cohort.split)
     else:
         split = make_split(cohort, validation=settings.validation, seed=settings.seed)
     path = study / "split.csv"

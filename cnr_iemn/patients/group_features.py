@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.cohort.parts import part_of_slices
+from cnr_iemn.errors import RunError
 from cnr_iemn.patients.predictions import Predictions, check_joinable
 from cnr_iemn.registry import N_GROUPS
 
@@ -35,9 +36,14 @@ def group_features(predictions: Mapping[str, Predictions], *, n_groups: int = N_
 
     Columns are those of ``feature_columns``, model after model in the order of the mapping: 20 x 3 = 60 for each
     backbone of the paper, 240 for its four. A slice counts for its most probable class. Rows are in the first model's
-    order. Raises RunError where the predictions do not fit together (``check_joinable``).
+    order. Raises RunError where the predictions do not fit together (``check_joinable``) or every scan has one slice.
     """
     check_joinable(predictions)
+    if all((each.table["n_slices"] == 1).all() for each in predictions.values()):
+        raise RunError(
+            "Every scan of this study has one slice, and percentages in groups of slices need several: there is "
+            "nothing to aggregate. The slices' own figures are in metrics.json of each run."
+        )
     parts = [_model_features(name, each, n_groups) for name, each in predictions.items()]
     return pd.concat([part.loc[parts[0].index] for part in parts], axis=1)
 

@@ -59,12 +59,17 @@ def ensemble_name(ensemble: object) -> str:
 
 
 def _check_data(data: DataSettings) -> None:
-    _one_of("data.reader", data.reader, ("covid_ct_md", "phantom"))
+    _one_of("data.reader", data.reader, ("covid_ct_md", "phantom", "manifest"))
     _one_of("data.labels", data.labels, ("updated-1", "original"))
     if data.reader == "covid_ct_md" and data.root is None:
         raise ConfigurationError(
             f"data={data.name} needs the folder of the scans and none was given. "
             "Add data.root=/path/to/COVID-CT-MD (the folder that holds Index.csv)."
+        )
+    if data.reader == "manifest" and data.csv is None:
+        raise ConfigurationError(
+            "data=manifest needs the list of scans and none was given. Add data.csv=/path/to/scans.csv (columns "
+            "scan_id, path, class)."
         )
     if data.reader == "phantom" and data.phantom is None:
         raise ConfigurationError("data.reader=phantom needs the section data.phantom. Start from data=phantom.")
@@ -89,7 +94,7 @@ def _check_ingest(ingest: IngestSettings) -> None:
             f"ingest.window={ingest.window} is not a window. Give two values in HU, the lower first: [-1000, 400]."
         )
     if ingest.workers is not None:
-        _at_least("ingest.workers", ingest.workers, 1)
+        _at_least("ingest.workers", ingest.workers, 0)
 
 
 def _check_model(model: ModelSettings) -> None:

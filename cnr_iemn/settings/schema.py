@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from cnr_iemn.permissions import Permissions
+
 
 @dataclass
 class SplitSettings:
@@ -31,7 +33,9 @@ class PhantomSettings:
 
 @dataclass
 class DataSettings:
-    """Which cohort. ``reader``: covid_ct_md or phantom (written on first use, then read as covid_ct_md).
+    """Which cohort. ``reader``: covid_ct_md, phantom (written on first use, then read as covid_ct_md) or manifest.
+
+    ``csv``, ``slices``, ``classes``: of a manifest (see ``cohort.manifest``).
 
     ``shuffle_training_labels``: the negative control, training labels of both stages permuted (never the validation's).
     """
@@ -39,6 +43,9 @@ class DataSettings:
     name: str = MISSING
     reader: str = MISSING
     root: str | None = None
+    csv: str | None = None
+    slices: str | None = None
+    classes: list[str] | None = None
     labels: str = "updated-1"
     labelled_normals: int | None = 30
     exclude: list[str] = field(default_factory=list)
@@ -50,10 +57,10 @@ class DataSettings:
 
 
 @dataclass
-class IngestSettings:
+class IngestSettings(Permissions):
     """How a scan becomes pixels of the store. ``size``: side in pixels; ``window``: HU at grey 0 and 255.
 
-    ``crop``: none, or lungs for the square around the scan's lungs.
+    ``crop``: none, or lungs for the square around the scan's lungs. ``workers``: processes, 0 for none but this one.
     """
 
     size: int = 336
@@ -190,5 +197,6 @@ class PredictSettings:
     ensemble: Any = "all"
     runs: str = "runs"
     output: str | None = None
+    ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
     batch_size: int = 64

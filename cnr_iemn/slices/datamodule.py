@@ -72,13 +72,20 @@ class SliceTable:
         return len(self.scan)
 
 
+class SliceMasks(Protocol):
+    """Masks by slice, packed or not."""
+
+    def __getitem__(self, index: int, /) -> NDArray[np.uint8]:
+        """Return the mask of one slice, 0 or 1, uint8 [size, size]."""
+
+
 class PixelSource(Protocol):
-    """What SliceDataset reads from: the slice store, or scans in memory. Both uint8 [n_slices, size, size]."""
+    """What SliceDataset reads from: the slice store, or scans in memory. uint8, each slice [size, size]."""
 
     def grey(self, scan_id: str) -> NDArray[np.uint8]:
         """Return the grey slices."""
 
-    def lungs(self, scan_id: str) -> NDArray[np.uint8]:
+    def lungs(self, scan_id: str) -> SliceMasks:
         """Return the lung mask, 0 or 1."""
 
 
@@ -109,7 +116,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         self.augmentation = augmentation
         self.redraw = redraw
         self.seed = seed
-        self._opened: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._opened: dict[int, tuple[NDArray[np.uint8], SliceMasks]] = {}
 
     def __len__(self) -> int:
         return len(self.table) if self.items is None else len(self.items)

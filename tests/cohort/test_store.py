@@ -1,7 +1,9 @@
 """The slice store: made once, resumed, the same for renamed, shuffled and recoded files, whole scans only."""
 
+import errno
 import json
 import shutil
+from multiprocessing import get_context
 from pathlib import Path
 
 import imagecodecs
@@ -13,7 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
 from cnr_iemn.cohort.phantom.writer import write_cohort
-from cnr_iemn.cohort.store import PixelSettings, SliceStore, prepare_store
+from cnr_iemn.cohort.preparation import prepare_store
+from cnr_iemn.cohort.store import PixelSettings, SliceStore
 from cnr_iemn.ct.prepare import prepare_scan
 from cnr_iemn.errors import StoreError
 from cnr_iemn.registry import SPGC_CLASSES
@@ -54,7 +57,7 @@ def test_the_store_holds_what_the_scan_gives(cohort: Cohort, tmp_path: Path) -> 
     for scan in cohort.scans:
         prepared = prepare_scan(scan.path, size=48)
         assert np.array_equal(store.grey(scan.scan_id), prepared.grey)
-        assert np.array_equal(store.lungs(scan.scan_id), prepared.lungs)
+        assert np.array_equal(store.lungs(scan.scan_id)[:], prepared.lungs)
         stored = store.scan(scan.scan_id)
         assert stored.n_slices == len(prepared.grey)
         assert stored.phantom
@@ -105,11 +108,46 @@ def test_a_changed_source_is_prepared_again_and_an_interrupted_one_too(cohort: C
     complete = files(store)
     first, second, _ = cohort.scans
     shutil.rmtree(store.root / first.scan_id)
-    (store.root / f".{first.scan_id}.abc").mkdir()  # what a killed process leaves
-    (store.root / f".{first.scan_id}.abc" / "grey.npy").write_bytes(b"half")
+    (store.root / f".{first.scan_id}.abc.part").mkdir()  # what a killed process leaves
+    (store.root / f".{first.scan_id}.abc.part" / "grey.npy").write_bytes(b"half")
     next(second.path.iterdir()).touch()
     again, _ = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
-    assert {k: v for k, v in files(again).items() if not k.startswith(".")} == complete
+    assert files(again) == complete
+    assert not list(store.root.glob(".*.part"))
+    assert not list(store.root.glob(".*.gone"))
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = np.save, []
+
+    def full(path: Path, *args: object, **kwargs: object) -> None:
+        calls.append(path)
+        if len(calls) == 4:  # the mask of the second scan
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr("cnr_iemn.cohort.preparation.np.save", full)
+    with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\)\. Free some space"):
+        prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
+    store = SliceStore.locate(cohort, SETTINGS, cache=tmp_path / "cache")
+    there = [path.name for path in store.root.iterdir() if path.is_dir()]
+    assert there == [cohort.scans[0].scan_id]
+
+
+def test_two_processes_at_once_wait_for_each_other(cohort: Cohort, tmp_path: Path) -> None:
+    alone, _ = prepare_store(cohort, SETTINGS, cache=tmp_path / "alone")
+    context = get_context("spawn")
+    both = [context.Process(target=prepare_store, args=(cohort, SETTINGS), kwargs={"cache": tmp_path / "cache"})
+            for _ in range(2)]  # fmt: skip
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert files(SliceStore.locate(cohort, SETTINGS, cache=tmp_path / "cache")) == files(alone)
 
 
 def test_a_refused_scan_is_named_and_stops_no_other(cohort: Cohort, tmp_path: Path) -> None:

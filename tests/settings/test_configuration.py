@@ -39,7 +39,7 @@ def options() -> list[str]:
 
 @pytest.mark.parametrize("option", options())
 def test_every_option_composes(option: str) -> None:
-    compose("train", "data.root=/data", option)
+    compose("train", "data.root=/data", "data.csv=/data/scans.csv", option)
 
 
 def test_every_entry_point_composes() -> None:

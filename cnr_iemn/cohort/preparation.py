@@ -1,0 +1,178 @@
+"""Scans into the slice store, each whole or not at all.
+
+A scan's folder is renamed into place when it is whole, so that an interrupted preparation leaves nothing half-written
+and goes on where it stopped.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from cnr_iemn.cohort.cohort import Cohort, ScanRecord
+from cnr_iemn.cohort.store import PixelSettings, SliceStore, StoredScan
+from cnr_iemn.ct.images import ImageStack
+from cnr_iemn.ct.limited import refusal, run_limited
+from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
+from cnr_iemn.errors import ScanError, StoreError
+from cnr_iemn.files import json_text, write_text_atomic
+
+_Job = tuple[Path, ScanRecord, PixelSettings]
+
+
+def prepare_store(
+    cohort: Cohort,
+    settings: PixelSettings,
+    *,
+    cache: Path,
+    workers: int = 0,
+    progress: Callable[[Iterator[str], int], Iterator[str]] = lambda done, total: done,
+) -> tuple[SliceStore, dict[str, str]]:
+    """Bring every scan of the cohort into the store; return it and the refused scans' reasons.
+
+    ``workers``: limited processes, one scan each (see ``run_limited``); 0 reads in this process. Scans
+    that are there and whose source files have not changed are left alone. ``progress`` is given the ids of the scans as
+    they are done and how many there are to do.
+    """
+    store = SliceStore.locate(cohort, settings, cache=cache)
+    failures: dict[str, str] = {}
+    if all(_is_current(store, scan) for scan in cohort.scans):
+        return store, failures
+    with _alone(store.root):
+        waiting = [scan for scan in cohort.scans if not _is_current(store, scan)]  # another process may have been here
+        write_text_atomic(store.root / "settings.json", json.dumps(asdict(settings), indent=1))
+        for _ in progress(_prepare_all(store, waiting, workers, failures), len(waiting)):
+            pass
+    return store, failures
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the store's lock, waiting for another process that prepares it, and clear what a killed one left behind."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another process prepares {root}; waiting for it ...", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in root.glob(".*.part"):
+            # renamed first: a worker that outlived its parent can then not move a half-deleted folder into place
+            gone = left.with_suffix(".gone")
+            with suppress(FileNotFoundError):
+                left.rename(gone)
+        for left in root.glob(".*.gone"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _prepare_all(store: SliceStore, scans: list[ScanRecord], workers: int, failures: dict[str, str]) -> Iterator[str]:
+    jobs = [(store.root, scan, store.settings) for scan in scans]
+    done = run_limited(prepare_one, jobs, workers=workers) if workers else _one_by_one(jobs)
+    for index, refused in done:
+        scan_id = scans[index].scan_id
+        if refused is not None:
+            failures[scan_id] = refusal(scan_id, refused)
+        yield scan_id
+
+
+def _one_by_one(jobs: list[_Job]) -> Iterator[tuple[int, ScanError | None]]:
+    for index, job in enumerate(jobs):
+        yield index, prepare_one(job)
+
+
+def prepare_one(job: _Job) -> ScanError | None:
+    """Prepare one scan and rename it into place. Return the refusal where there is one."""
+    root, scan, settings = job
+    try:
+        prepared = prepare_scan(scan.source, **vars(settings))
+    except ScanError as error:
+        return error
+    folder = Path(tempfile.mkdtemp(prefix=f".{scan.scan_id}.", suffix=".part", dir=root))
+    try:
+        _write_scan(folder, scan, prepared)
+        _move_into_place(folder, root / scan.scan_id)
+    except OSError as error:
+        raise StoreError(
+            f"{root}: scan {scan.scan_id} cannot be written ({error.strerror}). Free some space or give another "
+            "ingest.cache; scans already prepared are kept."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing left to remove after the rename
+    return None
+
+
+def _move_into_place(folder: Path, target: Path) -> None:
+    """Rename a whole folder over an older one, which is moved away first: no reader finds it half deleted."""
+    while True:
+        try:
+            os.rename(folder, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        gone = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".gone", dir=target.parent))
+        with suppress(FileNotFoundError):  # a worker that outlived its parent was faster
+            os.rename(target, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan) -> None:
+    hashes = {}
+    for name, array in (("grey", prepared.grey), ("lungs", np.packbits(prepared.lungs, axis=-1))):
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        hashes[name] = hashlib.sha256(array.tobytes()).hexdigest()
+    stored = StoredScan(
+        scan_id=scan.scan_id,
+        n_slices=len(prepared.grey),
+        size=prepared.grey.shape[-1],
+        spacing_mm=prepared.spacing_mm,
+        z_mm=tuple(float(z) for z in prepared.z_mm),
+        lung_litres=prepared.lung_litres,
+        findings=prepared.findings,
+        phantom=prepared.phantom,
+        grey_sha256=hashes["grey"],
+        lungs_sha256=hashes["lungs"],
+    )
+    (folder / "scan.json").write_text(json_text(asdict(stored)), encoding="utf-8")
+    source = {"files": _source_signature(scan.source), "source_sha256": prepared.source_sha256}
+    (folder / "source.json").write_text(json.dumps(source, indent=1), encoding="utf-8")
+
+
+def _is_current(store: SliceStore, scan: ScanRecord) -> bool:
+    """Tell whether the scan is in the store and its source files are the ones it was made from."""
+    path = store.root / scan.scan_id / "source.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["files"] == _source_signature(scan.source)
+
+
+def _source_signature(source: Path | ImageStack) -> str:
+    """Return a hash over name, size and time of change of a scan's files, without reading them.
+
+    Of images also how they are read, which their files do not tell.
+    """
+    if isinstance(source, ImageStack):
+        reading: tuple[object, ...] = (source.values, source.offset, source.spacing_mm)
+        entries = [(str(path), *_size_and_time(path)) for path in source.files]  # in their order
+        return hashlib.sha256(json.dumps([reading, entries]).encode()).hexdigest()
+    if source.is_file():
+        return hashlib.sha256(json.dumps([(source.name, *_size_and_time(source))]).encode()).hexdigest()
+    listed = sorted(
+        (str(Path(parent, name).relative_to(source)), *_size_and_time(Path(parent, name)))
+        for parent, _, names in os.walk(source)
+        for name in names
+    )
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    stat = path.lstat()
+    return stat.st_size, stat.st_mtime_ns
