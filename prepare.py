@@ -12,14 +12,14 @@ from cnr_iemn.settings.schema import PrepareSettings
 def main(settings: PrepareSettings) -> float:
     """Prepare every scan of the cohort. Returns the share of scans that could be prepared."""
     from cnr_iemn.engine import assemble
+    from cnr_iemn.report import quality
 
     cohort = assemble.open_cohort(settings.data, settings.ingest)
     store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
-    prepared = [store.scan(scan.scan_id) for scan in cohort.scans if scan.scan_id not in failures]
-    for scan in prepared:
-        findings = f"  {'; '.join(scan.findings)}" if scan.findings else ""
-        print(f"{scan.scan_id}  {scan.n_slices} slices  {scan.lung_litres:.1f} l{findings}")
-    print(f"{len(prepared)} of {len(cohort.scans)} scans are in {store.root}")
+    prepared = [scan.scan_id for scan in cohort.scans if scan.scan_id not in failures]
+    quality.print_quality_table(store, prepared)
+    page = quality.write_quality_report(store, prepared, failures)
+    print(f"{len(prepared)} of {len(cohort.scans)} scans are in {store.root}\nwrote {page} and report.json")
     if failures:
         raise PartialFailureError(f"{len(failures)} scans were refused:\n" + "\n".join(failures.values()))
     return len(prepared) / len(cohort.scans)

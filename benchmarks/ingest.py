@@ -1,0 +1,162 @@
+"""How fast is ingest? Ours beside the usual ways, in one run on the same scans.
+
+python -m benchmarks.ingest data.root=/data/COVID-CT-MD --json ingest.json
+
+Seconds a scan, start-up excluded, of (a) pydicom and the tutorial's mask, (b) SimpleITK's series reader and the same
+mask, (c) ours into the slice store, checks included, on one core and on all, and the floor: decoding alone, on all
+cores. Needs the extra [bench].
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cnr_iemn.cohort.cohort import ScanRecord
+from cnr_iemn.cohort.preparation import prepare_one
+from cnr_iemn.cohort.store import PixelSettings
+from cnr_iemn.ct.codecs import decode_pixels, frames_of
+from cnr_iemn.ct.find import find_scans, find_slices
+from cnr_iemn.ct.limited import run_limited
+from cnr_iemn.ct.lungs import segment_lungs, tutorial_rule
+from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.engine.hardware import usable_cores
+
+TIMES = 4
+"""How often each scan is taken."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """When a job ran, by the clock that all processes share; ``start`` 0 for a warm-up."""
+
+    start: float
+    end: float
+
+
+def pydicom_and_tutorial(folder: Path) -> None:
+    """Read every file with pydicom, sort by position, rescale, and make the tutorial's mask."""
+    import pydicom
+
+    slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    slices.sort(key=lambda ds: -float(ds.ImagePositionPatient[2]))
+    hu = np.stack([ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in slices])
+    tutorial_rule(hu.astype(np.int16))
+
+
+def simpleitk_and_tutorial(folder: Path) -> None:
+    """Read the series with SimpleITK and make the tutorial's mask."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    tutorial_rule(SimpleITK.GetArrayFromImage(reader.Execute()).astype(np.int16)[::-1])
+
+
+def ours(root: Path, folder: Path) -> None:
+    """Read, check, segment, window, resize and write one scan into a store, as prepare.py does."""
+    with tempfile.TemporaryDirectory(dir=root) as store:
+        refused = prepare_one((Path(store), ScanRecord(folder.name, folder.name, folder, "Normal"), PixelSettings()))
+    if refused is not None:
+        raise refused
+
+
+def decode_only(folder: Path) -> None:
+    """Decode the pixels of every file."""
+    for header in find_slices(folder)[0]:
+        for frame in frames_of(header.path.read_bytes(), header.pixels, header.name):
+            decode_pixels(frame, header.pixels, header.name)
+
+
+def _timed(function: Callable[[Path], None], warm_up: Path, folder: Path | None) -> Timed:
+    if folder is None:
+        function(warm_up)
+        return Timed(0, 0)
+    start = time.monotonic()
+    function(folder)
+    return Timed(start, time.monotonic())
+
+
+def seconds_per_scan(function: Callable[[Path], None], folders: list[Path], *, workers: int) -> float:
+    """Run over all folders in so many processes, each warmed up on a scan; return wall seconds a scan."""
+    jobs: list[Path | None] = [None] * workers + list(folders)
+    times = []
+    for _, answer in run_limited(partial(_timed, function, folders[0]), jobs, workers=workers, memory_bytes=2**35):
+        if isinstance(answer, Exception):
+            raise answer
+        times.append(answer)
+    measured = [timed for timed in times if timed.start]
+    return (max(t.end for t in measured) - min(t.start for t in measured)) / len(measured)
+
+
+def mask_ms_per_slice(folders: list[Path]) -> float:
+    """Return milliseconds a slice of the lung mask alone, on one core."""
+    volumes = [read_scan(folder) for folder in folders]
+    segment_lungs(volumes[0].hu, volumes[0].spacing_mm)
+    start = time.monotonic()
+    for volume in volumes:
+        segment_lungs(volume.hu, volume.spacing_mm)
+    return 1000 * (time.monotonic() - start) / sum(len(volume.hu) for volume in volumes)
+
+
+def default_plugin(folder: Path) -> str:
+    """Return the decoder that pydicom takes by itself for these files."""
+    import pydicom
+    from pydicom.pixels import get_decoder
+
+    ds = pydicom.dcmread(next(iter(sorted(folder.iterdir()))), stop_before_pixels=True)
+    return get_decoder(ds.file_meta.TransferSyntaxUID).available_plugins[0]
+
+
+def main() -> None:
+    """Print the table and, with --json, write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", help="data.root=FOLDER with the scans")
+    parser.add_argument("--json", type=Path)
+    words = parser.parse_args()
+    root = Path(words.root.removeprefix("data.root="))
+    scans = [path for _, path in find_scans(root)]
+    with tempfile.TemporaryDirectory() as temporary:
+        linked = [Path(temporary) / f"{scan.name}-{k}" for k in range(TIMES) for scan in scans]
+        for k, link in enumerate(linked):
+            os.symlink(scans[k % len(scans)].resolve(), link, target_is_directory=True)
+        store = Path(temporary) / "store"
+        store.mkdir()
+        cores = usable_cores()
+        seconds = {
+            "floor, all cores": seconds_per_scan(decode_only, linked, workers=cores),
+            "ours, all cores": seconds_per_scan(partial(ours, store), linked, workers=cores),
+            "ours, one core": seconds_per_scan(partial(ours, store), linked, workers=1),
+            "SimpleITK + tutorial's mask": seconds_per_scan(simpleitk_and_tutorial, linked, workers=1),
+            "pydicom + tutorial's mask": seconds_per_scan(pydicom_and_tutorial, linked, workers=1),
+        }
+    tutorial = seconds["pydicom + tutorial's mask"]
+    ratios = {
+        "two_cores_vs_tutorial": tutorial / seconds["ours, all cores"],
+        "one_core_vs_tutorial": tutorial / seconds["ours, one core"],
+        "two_cores_vs_floor": seconds["ours, all cores"] / seconds["floor, all cores"],
+        "mask_ms_per_slice": mask_ms_per_slice(scans),
+    }
+    table = Table("", "seconds a scan", "times (a)", title=f"{len(linked)} scans, {cores} cores")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.2f}", f"{tutorial / value:.1f}")
+    Console().print(table)
+    plugin = default_plugin(scans[0])
+    print(f"plugin of pydicom: {plugin}; ours on all cores / floor: {ratios['two_cores_vs_floor']:.2f}; ", end="")
+    print(f"mask alone {ratios['mask_ms_per_slice']:.2f} ms a slice on one core")
+    if words.json:
+        result = {"seconds_per_scan": seconds, "ratios": ratios, "plugin": plugin, "cores": cores, "scans": len(linked)}
+        words.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
