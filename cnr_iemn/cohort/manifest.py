@@ -10,7 +10,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -221,17 +221,17 @@ def _labelled(
     result = []
     for scan in scans:
         infected: NDArray[np.bool_] | None = None
-        labelled = False
-        if scan.scan_id in labels:
+        single = scan.images is not None and len(scan.images.files) == 1
+        labelled = single or scan.scan_id in labels
+        if scan.label == classes[0]:
+            if not labelled:
+                labelled = normals is None or healthy < normals
+                healthy += 1
+        elif scan.scan_id in labels:
             listed = labels[scan.scan_id]
-            length = _most_slices(scan) or max(listed) + 1
-            infected = np.zeros(length, bool)
+            infected = np.zeros(_most_slices(scan) or max(listed) + 1, bool)
             infected[[index for index, label in listed.items() if label != classes[0]]] = True
-            labelled = True
-        elif scan.images is not None and len(scan.images.files) == 1:
-            infected, labelled = np.array([scan.label != classes[0]]), True
-        elif scan.label == classes[0]:
-            labelled = normals is None or healthy < normals
-            healthy += 1
-        result.append(ScanRecord(scan.scan_id, scan.patient_id, scan.path, scan.label, labelled, infected, scan.images))
+        elif single:
+            infected = np.ones(1, bool)
+        result.append(replace(scan, slice_labelled=labelled, infected=infected))
     return result

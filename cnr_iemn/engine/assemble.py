@@ -124,7 +124,7 @@ def require_every_class(cohort: Cohort, roles: Roles) -> None:
             f"No slice-labelled training scan of class {', '.join(missing)}: a network cannot learn a class that it "
             f"never sees. The cohort {cohort.root} holds {', '.join(f'{n} {name}' for name, n in counts.items())} "
             f"scans, {sum(s.slice_labelled for s in cohort.scans)} of them slice-labelled. Add scans or their labels "
-            "(Index.csv and the label arrays), or lower data.split.validation."
+            "(Index.csv and the label arrays, or data.slices of a manifest), or lower data.split.validation."
         )
 
 

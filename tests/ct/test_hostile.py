@@ -25,9 +25,8 @@ def read_and_measure(folder: Path) -> tuple[str, float, float]:
         answer = "read"
     except ScanError as error:
         answer = str(error)
-    status = Path(
-        "/proc/self/status"
-    ).read_text()  # getrusage would count what the parent held before this process began
+    # getrusage would count what the parent held before this process began
+    status = Path("/proc/self/status").read_text()
     return answer, time.monotonic() - start, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6
 
 
