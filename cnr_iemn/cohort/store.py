@@ -25,7 +25,7 @@ PIXEL_VERSION = 2
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """Everything that X: HU at grey 0 and 255; ``size``: side in pixels; ``crop``: see ``prepare_scan``."""
+    """Everything that decides the store's pixels: the arguments of ``prepare_scan``."""
 
     size: int = 336
     lungs: str = "border"
