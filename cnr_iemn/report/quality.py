@@ -137,5 +137,7 @@ def _picture(grey: NDArray[np.uint8], mask: NDArray[np.uint8]) -> str:
     image = cv2.cvtColor(large, cv2.COLOR_GRAY2BGR)
     contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, contours, -1, OUTLINE, 1)
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    # colour at full resolution, or the thin outline would fade
+    colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85, *colour])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
