@@ -59,14 +59,18 @@ def test_stored_types_and_scaling(kind, slope, tmp_path):
     np.testing.assert_array_equal(read_scan(_save(tmp_path / "x.nii", kind=kind, slope=slope)).hu, _hu())
 
 
-def test_an_oblique_volume_says_so(tmp_path):
-    path = _save(tmp_path / "x.nii")
+def _turned(path: Path, degrees: float) -> Path:
+    """Turn the volume in a file about the axis from right to left."""
     image = nibabel.load(path)
-    angle = np.radians(10)
+    angle = np.radians(degrees)
     turn = np.eye(4)
     turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj).copy(), turn @ image.affine), path)
-    volume = read_scan(path)
+    return path
+
+
+def test_an_oblique_volume_says_so(tmp_path):
+    volume = read_scan(_turned(_save(tmp_path / "x.nii"), 10))
     assert volume.findings == ("the slices lean by 10.0 degrees; kept as they are",)
     np.testing.assert_array_equal(volume.hu, _hu())
 
@@ -92,14 +96,8 @@ def test_refusals(make, message, tmp_path):
 
 
 def test_a_volume_that_is_not_axial(tmp_path):
-    path = _save(tmp_path / "x.nii")
-    image = nibabel.load(path)
-    angle = np.radians(35)
-    turn = np.eye(4)
-    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj).copy(), turn @ image.affine), path)
     with pytest.raises(ScanError, match="not axial"):
-        read_scan(path)
+        read_scan(_turned(_save(tmp_path / "x.nii"), 35))
 
 
 def test_values_assumed_to_be_hu(tmp_path):
