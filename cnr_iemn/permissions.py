@@ -10,7 +10,7 @@ class Permissions:
     ``kernel`` and ``series_number`` choose among several stacks in one folder (0018,1210 and 0020,0011).
     ``allow_gaps``: slices missing, or another distance between some; what is there is kept, nothing is interpolated.
     ``allow_unreadable``: damaged files among the slices are left out.
-    ``allow_missing_position``: without ImagePositionPatient the order is that of InstanceNumber, first to last.
+    ``allow_missing_position``: without ImagePositionPatient the slices are ordered by SliceLocation, as axial.
     ``allow_missing_rescale``: without a usable slope and intercept the stored values are taken as HU.
     ``allow_range_mismatch``: decoded values outside the range that the file states (0028,0106/0107).
     ``assume_hu``: values without air near -1000 HU or without soft tissue.

@@ -7,6 +7,7 @@ slice_index (from 0, head first), class.
 """
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Collection
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
 from cnr_iemn.cohort.covid_ct_md import refuse_unknown
-from cnr_iemn.ct.find import is_nifti, is_zip, natural_key
+from cnr_iemn.ct.find import MAX_SLICES, is_litter, is_nifti, is_zip, natural_key
 from cnr_iemn.ct.images import SUFFIXES, VALUES, ImageStack
 from cnr_iemn.errors import CohortError
 from cnr_iemn.records import TRAINING, VALIDATION
 
+HEALTHY = ("normal", "healthy", "negative", "control", "non-covid", "noncovid")
 _COLUMNS = {"scan_id", "path", "class"}
 _OPTIONAL = {"split", "patient_id", "values", "offset", "spacing_mm"}
 _SLICE_COLUMNS = {"scan_id", "slice_index", "class"}
@@ -51,13 +53,13 @@ def read_manifest(
     """Return the cohort of a manifest. No pixel is read.
 
     ``slices``: CSV of slice labels; slices of a labelled scan that it does not name are healthy. ``classes``: names,
-    healthy first; by default in the order in which they appear. ``labelled_normals``: the first so many scans of the
-    healthy class count as slice-labelled; None = all. A scan of one slice is labelled by its class. Raises CohortError
-    with every problem of both files and their lines.
+    healthy first; by default in the order in which they appear, the one that is called as in HEALTHY first.
+    ``labelled_normals``: the first so many scans of the healthy class count as slice-labelled; None = all. A scan of
+    one slice is labelled by its class. Raises CohortError with every problem of both files and their lines.
     """
     rows = _read_rows(path, _COLUMNS, _OPTIONAL)
     problems = _Problems(path)
-    names = tuple(dict.fromkeys(row["class"] for _, row in rows)) if classes is None else tuple(classes)
+    names = _classes(rows, problems) if classes is None else tuple(classes)
     if len(names) < 2:
         problems.add(1, f"one class only ({', '.join(names)}); two at least are needed to tell apart")
     records = [_record(line, row, path.parent, names, problems) for line, row in rows]
@@ -78,10 +80,23 @@ def read_manifest(
     return Cohort(name, path, names, tuple(_labelled(kept, labels, names, labelled_normals)), split or None)
 
 
+def _classes(rows: list[tuple[int, dict[str, str]]], problems: _Problems) -> tuple[str, ...]:
+    """Return the classes in the order in which they appear, but the healthy one first, known by its name."""
+    names = list(dict.fromkeys(row["class"] for _, row in rows))
+    healthy = [name for name in names if name.lower() in HEALTHY]
+    if len(healthy) != 1:
+        problems.add(1, f"which of {', '.join(names)} is the healthy class? Say data.classes=[HEALTHY,...]")
+    return tuple(sorted(names, key=lambda name: name not in healthy))
+
+
 def _read_rows(path: Path, required: set[str], optional: set[str]) -> list[tuple[int, dict[str, str]]]:
     if not path.is_file():
         raise CohortError(f"The manifest {path} does not exist. Give the path of a CSV file.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CohortError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         there = {name.strip() for name in reader.fieldnames or ()}
         missing, unknown = required - there, there - required - optional
@@ -94,7 +109,11 @@ def _read_rows(path: Path, required: set[str], optional: set[str]) -> list[tuple
             )
         rows = []
         for row in reader:
-            values = {key.strip(): (value or "").strip() for key, value in row.items() if key is not None}
+            if None in row:
+                raise CohortError(
+                    f"{path}:{reader.line_num}: more fields than columns. Quote a field that has a comma."
+                )
+            values = {key.strip(): (value or "").strip() for key, value in row.items()}
             if any(values.values()):
                 rows.append((reader.line_num, values))
     if not rows:
@@ -120,25 +139,9 @@ def _record(
 
 def _stack(line: int, row: dict[str, str], folder: Path, problems: _Problems) -> ImageStack | None:
     """Return the images that a row names, None where it names another kind of scan."""
-    paths = [folder / part.strip() for part in row["path"].split(";") if part.strip()]
-    for path in paths:
-        if not path.exists():
-            problems.add(line, f"path {path} does not exist")
-    if not paths:
-        problems.add(line, "path is empty")
-    if not paths or not all(path.exists() for path in paths):
+    files = _image_files(line, [folder / part.strip() for part in row["path"].split(";") if part.strip()], problems)
+    if not files:
         return None
-    if len(paths) == 1 and paths[0].is_dir():
-        images = [child for child in paths[0].iterdir() if child.suffix.lower() in SUFFIXES]
-        if not images:
-            return None
-        paths = sorted(images, key=lambda image: natural_key(image.name))
-    elif len(paths) == 1 and (is_nifti(paths[0]) or is_zip(paths[0])):
-        return None
-    for path in paths:
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            problems.add(line, f"{path} is no DICOM folder, zip, NIfTI file or image ({', '.join(SUFFIXES)})")
-            return None
     values = row.get("values") or "windowed"
     if values not in VALUES:
         problems.add(line, f"values {values!r} is neither of {', '.join(VALUES)}")
@@ -150,7 +153,31 @@ def _stack(line: int, row: dict[str, str], folder: Path, problems: _Problems) ->
         problems.add(line, f"spacing_mm {row['spacing_mm']!r} is not three lengths such as '2.5 0.7 0.7'")
         spacing = []
     lengths = tuple(value for value in spacing if value is not None)
-    return ImageStack(row["scan_id"], tuple(paths), values, offset or 0.0, lengths or None)  # type: ignore[arg-type]
+    return ImageStack(row["scan_id"], tuple(files), values, offset or 0.0, lengths or None)  # type: ignore[arg-type]
+
+
+def _image_files(line: int, paths: list[Path], problems: _Problems) -> list[Path]:
+    """Return the image files among these paths or in the one folder; none where they are another kind of scan."""
+    missing = [path for path in paths if not path.exists()]
+    for path in missing:
+        problems.add(line, f"path {path} does not exist")
+    if not paths:
+        problems.add(line, "path is empty")
+    if missing or not paths or (len(paths) == 1 and (is_nifti(paths[0]) or is_zip(paths[0]))):
+        return []
+    if len(paths) == 1 and paths[0].is_dir():
+        files = [child for child in paths[0].rglob("*") if child.is_file() and not is_litter(child)]
+        images = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if len(images) < max(len(files) / 2, 1):  # pictures beside DICOM files are no slices
+            return []
+        if len(images) < len(files):
+            problems.add(line, f"{paths[0]} holds {len(images)} images and {len(files) - len(images)} other files")
+        return sorted(images, key=lambda image: natural_key(image.as_posix()))
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            problems.add(line, f"{path} is no DICOM folder, zip, NIfTI file or image ({', '.join(SUFFIXES)})")
+            return []
+    return paths
 
 
 def _number(text: str) -> float | None:
@@ -208,10 +235,10 @@ def _slice_labels(
 
 
 def _most_slices(scan: ScanRecord) -> int | None:
-    """Return how many slices a scan can have, as far as its files tell without being read."""
+    """Return how many slices a scan has, None where only reading it tells (a file may hold many frames)."""
     if scan.images is not None:
         return len(scan.images.files)
-    return sum(path.is_file() for path in scan.path.rglob("*")) if scan.path.is_dir() else None
+    return None
 
 
 def _labelled(
@@ -229,7 +256,7 @@ def _labelled(
                 healthy += 1
         elif scan.scan_id in labels:
             listed = labels[scan.scan_id]
-            infected = np.zeros(_most_slices(scan) or max(listed) + 1, bool)
+            infected = np.zeros(_most_slices(scan) or MAX_SLICES, bool)  # whatever is not named is healthy
             infected[[index for index, label in listed.items() if label != classes[0]]] = True
         elif single:
             infected = np.ones(1, bool)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -58,8 +58,12 @@ def prepare_store(
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
     """Hold the store's lock, waiting for another process that prepares it, and clear what a killed one left behind."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / ".lock").open("w")
+    except OSError as error:
+        raise StoreError(f"{root} cannot be made or written ({error.strerror}). Give another ingest.cache.") from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,13 +97,17 @@ def _one_by_one(jobs: list[_Job]) -> Iterator[tuple[int, ScanError | None]]:
 def prepare_one(job: _Job) -> ScanError | None:
     """Prepare one scan and rename it into place. Return the refusal where there is one."""
     root, scan, settings = job
+    before = _source_signature(scan.source)
     try:
         prepared = prepare_scan(scan.source, **vars(settings))
     except ScanError as error:
         return error
-    folder = Path(tempfile.mkdtemp(prefix=f".{scan.scan_id}.", suffix=".part", dir=root))
+    if _source_signature(scan.source) != before:
+        return ScanError(f"{scan.scan_id}: its files changed while they were read. Run again when they are all there.")
+    folder = root / f".{scan.scan_id}.{uuid.uuid4().hex}.part"
     try:
-        _write_scan(folder, scan, prepared)
+        folder.mkdir()
+        _write_scan(folder, scan, prepared, before)
         _move_into_place(folder, root / scan.scan_id)
     except OSError as error:
         raise StoreError(
@@ -120,13 +128,13 @@ def _move_into_place(folder: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        gone = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".gone", dir=target.parent))
+        gone = target.with_name(f".{target.name}.{uuid.uuid4().hex}.gone")
         with suppress(FileNotFoundError):  # a worker that outlived its parent was faster
             os.rename(target, gone)
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan) -> None:
+def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan, signature: str) -> None:
     hashes = {}
     for name, array in (("grey", prepared.grey), ("lungs", np.packbits(prepared.lungs, axis=-1))):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -144,14 +152,18 @@ def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan) -> None:
         lungs_sha256=hashes["lungs"],
     )
     (folder / "scan.json").write_text(json_text(asdict(stored)), encoding="utf-8")
-    source = {"files": _source_signature(scan.source), "source_sha256": prepared.source_sha256}
+    source = {"files": signature, "source_sha256": prepared.source_sha256}
     (folder / "source.json").write_text(json.dumps(source, indent=1), encoding="utf-8")
 
 
 def _is_current(store: SliceStore, scan: ScanRecord) -> bool:
     """Tell whether the scan is in the store and its source files are the ones it was made from."""
     path = store.root / scan.scan_id / "source.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["files"] == _source_signature(scan.source)
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):  # not there, or cut by a power failure
+        return False
+    return bool(known["files"] == _source_signature(scan.source))
 
 
 def _source_signature(source: Path | ImageStack) -> str:
@@ -164,13 +176,13 @@ def _source_signature(source: Path | ImageStack) -> str:
         entries = [(str(path), *_size_and_time(path)) for path in source.files]  # in their order
         return hashlib.sha256(json.dumps([reading, entries]).encode()).hexdigest()
     if source.is_file():
-        return hashlib.sha256(json.dumps([(source.name, *_size_and_time(source))]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([str(source.resolve()), *_size_and_time(source)]).encode()).hexdigest()
     listed = sorted(
         (str(Path(parent, name).relative_to(source)), *_size_and_time(Path(parent, name)))
         for parent, _, names in os.walk(source)
         for name in names
     )
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([str(source.resolve()), listed]).encode()).hexdigest()
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -2,8 +2,10 @@
 
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -13,6 +15,15 @@ MAX_FILES = 20_000
 MAX_BYTES = 2**32
 """Of all files together, unpacked."""
 _CHUNK = 2**20
+_UNPACKING_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    LZMAError,
+    EOFError,
+    OSError,  # two files of one name, or a disk that is full
+    RuntimeError,  # encrypted
+    NotImplementedError,  # a compression that Python lacks
+)
 
 
 @contextmanager
@@ -24,8 +35,7 @@ def unpacked(path: Path, scan: str) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, folder, scan)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            # RuntimeError: encrypted; NotImplementedError: a compression that Python lacks
+        except _UNPACKING_ERRORS as error:
             raise ScanError(f"{scan}: the zip cannot be unpacked ({error}). Pack it again.") from error
         yield folder
 
@@ -37,7 +47,7 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, scan: str) -> None:
     left = MAX_BYTES
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
             raise ScanError(f"{scan}: a file in the zip would land outside its folder. Pack it again without '..'.")
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

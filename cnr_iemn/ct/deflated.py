@@ -13,6 +13,9 @@ from cnr_iemn.errors import ScanError
 MAX_FILE_BYTES = 2**26
 """Of a file with one slice, as it is and inflated."""
 
+GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+"""How the element (0002,0000), whose value says how long the file meta information is, begins."""
+
 
 def inflate(data: bytes, name: str) -> tuple[bytes, bytes]:
     """Return file meta information and dataset of a deflated file, of which at most MAX_FILE_BYTES are inflated.
@@ -20,7 +23,7 @@ def inflate(data: bytes, name: str) -> tuple[bytes, bytes]:
     pydicom inflates without a limit, and 600 kB can hold gigabytes. Raises ScanError; ValueError where the file does
     not say where its meta information ends.
     """
-    if data[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
+    if data[132:140] != GROUP_LENGTH:
         raise ValueError("no group length")
     end = 144 + int.from_bytes(data[140:144], "little")
     stream = zlib.decompressobj(-zlib.MAX_WBITS)

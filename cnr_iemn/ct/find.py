@@ -94,7 +94,9 @@ def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHe
     ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()) if count)
     if not slices:
         raise ScanError(f"{scan}: no CT image below {root} ({'found ' + ignored if ignored else 'it is empty'}).")
-    findings = [f"{damaged} damaged file(s) among the slices left out (ingest.allow_unreadable)"] if damaged else []
+    n_folders = len({header.path.parent for header in slices})
+    findings = [f"slices from {n_folders} folders"] if n_folders > 1 else []
+    findings += [f"{damaged} damaged file(s) among the slices left out (ingest.allow_unreadable)"] if damaged else []
     return slices, (*findings, f"ignored: {ignored}") if ignored else tuple(findings)
 
 
@@ -182,15 +184,18 @@ def _series_in(files: list[Path]) -> str | None:
         except UnreadableFileError:
             damaged |= file_kind(path) in {".dcm", ".ima"} and not is_litter(path)
             continue
+        except ScanError:  # a CT file that cannot be right
+            damaged = True
+            continue
         if header.sop_class in CT_CLASSES:
             return header.series
     return "" if damaged else None
 
 
 def _merge_parts(leaves: dict[Path, str]) -> set[Path]:
-    """Put the parent in the place of neighbours that share a series."""
-    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for folder, series in leaves.items():
-        groups[(folder.parent, series)].append(folder)
-    parents = {parent for (parent, series), members in groups.items() if series and len(members) > 1}
+    """Put the parent in the place of neighbours that all are of one series."""
+    series: dict[Path, list[str]] = defaultdict(list)
+    for folder, name in leaves.items():
+        series[folder.parent].append(name)
+    parents = {parent for parent, names in series.items() if len(names) > 1 and len(set(names)) == 1 and names[0]}
     return parents | {folder for folder in leaves if folder.parent not in parents}

@@ -10,13 +10,14 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from cnr_iemn.ct.deflated import MAX_FILE_BYTES, read_deflated
+from cnr_iemn.ct.deflated import GROUP_LENGTH, MAX_FILE_BYTES, read_deflated
 from cnr_iemn.ct.elements import integer, numbers, pixel_value, texts
 from cnr_iemn.ct.frames import FRAME_TAGS, flat_frames
 from cnr_iemn.errors import ScanError
 
 ENHANCED_CT = ("EnhancedCTImageStorage", "LegacyConvertedEnhancedCTImageStorage")
 CT_CLASSES = ("CTImageStorage", *ENHANCED_CT)
+MAX_META_BYTES = 2**16
 MAX_FRAMES_BYTES = 2**31
 """Of a multi-frame file; one with a single slice may have MAX_FILE_BYTES."""
 
@@ -144,14 +145,18 @@ def read_headers(path: Path, name: str) -> list[SliceHeader]:
     try:
         # UIDs of anonymised sets are often no legal UIDs: no reason to warn, nothing here depends on their form
         with path.open("rb") as file, pydicom.config.disable_value_validation():
-            start = file.read(1024)
+            start = file.read(144)
             if start[128:132] != b"DICM":
                 raise UnreadableFileError(f"{name}: not a DICOM file (empty, cut or of another kind).")
             size = path.stat().st_size
             if size > MAX_FRAMES_BYTES:
                 raise ScanError(f"{name}: {size:,} bytes, more than any CT file. Remove it from the folder.")
-            if DeflatedExplicitVRLittleEndian.encode() in start:
+            told = start[132:140] == GROUP_LENGTH
+            meta_bytes = int.from_bytes(start[140:144], "little") if told else 0  # of (0002,xxxx)
+            if DeflatedExplicitVRLittleEndian.encode() in file.read(min(max(meta_bytes, 1024), MAX_META_BYTES)):
                 return _headers(read_deflated(path, name, _TAGS), path, name, None)
+            if meta_bytes > MAX_META_BYTES:
+                raise UnreadableFileError(f"{name}: {meta_bytes:,} bytes of file meta information make no sense.")
             file.seek(0)
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
             return _headers(dataset, path, name, file.tell())

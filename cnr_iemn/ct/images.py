@@ -55,9 +55,11 @@ def read_images(stack: ImageStack, *, window: tuple[float, float], allowed: Perm
     low, high = window
     stored = np.stack(images)
     values = low + stored * ((high - low) / 255.0) if stack.values == "windowed" else stored + stack.offset
-    hu = np.clip(np.rint(values), AIR_HU, np.iinfo(np.int16).max).astype(np.int16)
+    floor = min(AIR_HU, low) if stack.values == "windowed" else AIR_HU  # black is the window's end, wherever it lies
+    outside = int(np.count_nonzero(values < floor))
+    hu = np.clip(np.rint(values), floor, np.iinfo(np.int16).max).astype(np.int16)
     if not allowed.assume_hu:
-        check_plausible(hu, int(np.count_nonzero(hu == AIR_HU)), stack.scan_id)
+        check_plausible(hu, outside, stack.scan_id)
     spacing = stack.spacing_mm or (np.nan, np.nan, np.nan)
     z = np.float64(-spacing[0]) * np.arange(len(hu))
     findings = tuple(
@@ -73,9 +75,15 @@ def read_images(stack: ImageStack, *, window: tuple[float, float], allowed: Perm
 
 
 def _decoded(data: bytes, name: str, stack: ImageStack) -> NDArray[np.generic]:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
+    try:
+        whole, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else (False, ())
+    except cv2.error as error:  # such as a size that no memory holds
+        raise ScanError(f"{name}: cannot be decoded as an image ({error.err}). Copy it again.") from error
+    if not whole or not pages:
         raise ScanError(f"{name}: cannot be decoded as an image. Copy it again.")
+    if len(pages) > 1:
+        raise ScanError(f"{name}: {len(pages)} pages in one file. Give a file for each slice.")
+    (image,) = pages
     if image.ndim == 3:
         colours = image[..., :3]
         if not (colours == colours[..., :1]).all():

@@ -115,7 +115,11 @@ def _start(worker: _Worker[Job, Result], waiting: Iterator[tuple[int, Job]], sec
         return False
     worker.job, job = following
     worker.deadline = time.monotonic() + seconds
-    worker.pipe.send(job)
+    try:
+        worker.pipe.send(job)
+    except (BrokenPipeError, ConnectionResetError):  # it died after its last answer
+        worker.restart()
+        worker.pipe.send(job)
     return True
 
 
@@ -124,7 +128,7 @@ def _answer(worker: _Worker[Job, Result], seconds: float) -> Result | Exception 
         return _Lost(f"took more than {seconds:.0f} seconds. Scan refused; other scans continue.")
     try:
         answer: Result | Exception = worker.pipe.recv()
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # OSError: it died while it answered
         worker.process.join(10)
         code = worker.process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -135,7 +139,9 @@ def _answer(worker: _Worker[Job, Result], seconds: float) -> Result | Exception 
 def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: int) -> None:
     """Answer jobs until the pipe closes. Runs in the worker."""
     if sys.platform == "linux":  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(EOFError, KeyboardInterrupt):
         while True:

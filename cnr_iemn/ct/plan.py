@@ -103,7 +103,7 @@ def _check_geometry(header: SliceHeader) -> None:
         if getattr(header, field) is None:
             way_out = (
                 ", or set ingest.allow_missing_position=true to order by SliceLocation"
-                if field != "spacing" and header.slice_location is not None
+                if field != "spacing" and header.position is None and header.slice_location is not None
                 else ""
             )
             raise ScanError(

@@ -18,12 +18,13 @@ from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
 
-def read_scan(path: Path, allowed: Permissions = STRICT) -> Volume:
+def read_scan(path: str | Path, allowed: Permissions = STRICT) -> Volume:
     """Return a scan: a folder of DICOM files, a zip of one, or a NIfTI file (.nii, .nii.gz).
 
     The scan's name is that of the folder or file. ``allowed``: what would otherwise be refused. Raises ScanError with
     file, reason and remedy where this is no axial CT that can be read rightly.
     """
+    path = Path(path)
     scan = scan_name(path)
     if path.is_file() and is_nifti(path):
         return read_nifti(path, scan, allowed)

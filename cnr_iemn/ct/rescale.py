@@ -13,12 +13,17 @@ AIR_HU = -1024
 _AIR = -900  # HU; everything below counts as air
 _SOFT_TISSUE = (-200, 200)  # HU
 _LEAST_SHARE = 0.005  # of all voxels, for each
+_MOST_SLOPE, _MOST_INTERCEPT = 1e3, 1e6  # beyond, a digit of the header is damaged
 
 
 def check_rescale(header: SliceHeader, allowed: Permissions = STRICT) -> None:
     """Refuse a missing or useless slope and intercept. Raises ScanError."""
     if not has_rescale(header) and not allowed.allow_missing_rescale:
-        what = "RescaleSlope is 0" if header.slope == 0 else "RescaleSlope or RescaleIntercept is missing or no number"
+        what = (
+            "RescaleSlope is 0"
+            if header.slope == 0
+            else "RescaleSlope or RescaleIntercept is missing or makes no sense"
+        )
         raise ScanError(
             f"{header.name}: {what}, so the values cannot be brought to HU. Scan refused; export it with its "
             "rescaling, or set ingest.allow_missing_rescale=true to take the stored values as HU."
@@ -27,7 +32,9 @@ def check_rescale(header: SliceHeader, allowed: Permissions = STRICT) -> None:
 
 def has_rescale(header: SliceHeader) -> bool:
     """Tell whether stored values can be brought to HU by the header's slope and intercept (0028,1053/1052)."""
-    return bool(header.slope) and header.intercept is not None
+    if not header.slope or header.intercept is None:
+        return False
+    return abs(header.slope) <= _MOST_SLOPE and abs(header.intercept) <= _MOST_INTERCEPT
 
 
 def to_hu(stored: NDArray[np.integer], header: SliceHeader, out: NDArray[np.int16]) -> int:

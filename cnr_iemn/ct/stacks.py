@@ -121,7 +121,7 @@ def _choice(one: Stack, other: Stack) -> str:
     """Say how to choose between two stacks: by the first of the permissions that tells them apart."""
     for key in ("kernel", "series_number"):
         values = [{getattr(header, key) for header in stack.slices} for stack in (one, other)]
-        if all(len(value) == 1 for value in values) and values[0] != values[1]:
+        if all(len(value) == 1 and value - {None, ""} for value in values) and values[0] != values[1]:
             first, second = (next(iter(value)) for value in values)
             return f"Choose with ingest.{key}={first} or ingest.{key}={second}."
     return "Leave only the one you mean in the folder."

@@ -59,14 +59,14 @@ def test_every_kind_of_scan_goes_into_the_store(folder):
     manifest = write_csv(
         folder / "scans.csv",
         HEAD,
-        "a,eight,well,windowed,,5 1.5 1.5",
-        "b,sixteen,ill,hu,-1024,5 1.5 1.5",
-        "c,n.nii.gz,ill,,,",
-        "d,loose/s8.png;loose/s9.png,well,,,",
-        "e,loose/s10.png,ill,,,",
+        "a,eight,healthy,windowed,,5 1.5 1.5",
+        "b,sixteen,sick,hu,-1024,5 1.5 1.5",
+        "c,n.nii.gz,sick,,,",
+        "d,loose/s8.png;loose/s9.png,healthy,,,",
+        "e,loose/s10.png,sick,,,",
     )
     cohort = read_manifest(manifest)
-    assert cohort.classes == ("well", "ill")
+    assert cohort.classes == ("healthy", "sick")
     assert [scan.slice_labelled for scan in cohort.scans] == [True, False, False, True, True]
     store, failures = prepare_store(cohort, PixelSettings(size=48), cache=folder / "cache")
     assert failures == {}
@@ -89,15 +89,17 @@ def test_every_kind_of_scan_goes_into_the_store(folder):
 def test_another_way_of_reading_is_another_scan(folder):
     settings, cache = PixelSettings(size=48), folder / "cache"
     for offset in (-1024, -1000):
-        lines = (HEAD, f"b,sixteen,ill,hu,{offset},", "a,eight,well,,,")
+        lines = (HEAD, f"b,sixteen,sick,hu,{offset},", "a,eight,healthy,,,")
         store, _ = prepare_store(read_manifest(write_csv(folder / "scans.csv", *lines)), settings, cache=cache)
         want = grey(np.clip(chest() + 1024 + offset, -1024, None))
         np.testing.assert_array_equal(store.grey("b"), want)
 
 
 def test_slice_labels(folder):
-    manifest = write_csv(folder / "scans.csv", HEAD, "a,eight,well,,,", "b,sixteen,ill,hu,-1024,", "c,n.nii.gz,ill,,,")
-    labels = write_csv(folder / "slices.csv", "scan_id,slice_index,class", "b,2,ill", "b,3,ill", "b,4,well")
+    manifest = write_csv(
+        folder / "scans.csv", HEAD, "a,eight,healthy,,,", "b,sixteen,sick,hu,-1024,", "c,n.nii.gz,sick,,,"
+    )
+    labels = write_csv(folder / "slices.csv", "scan_id,slice_index,class", "b,2,sick", "b,3,sick", "b,4,healthy")
     cohort = read_manifest(manifest, slices=labels)
     assert cohort.scan("b").slice_labels(6, cohort.classes).tolist() == [0, 0, 1, 1, 0, 0]
     assert cohort.scan("a").slice_labels(6, cohort.classes).tolist() == [0] * 6
@@ -105,8 +107,8 @@ def test_slice_labels(folder):
 
 
 def test_labelled_normals_and_exclude(folder):
-    lines = [f"{name},eight,well,,," for name in "abc"]
-    manifest = write_csv(folder / "scans.csv", HEAD, *lines, "d,sixteen,ill,hu,-1024,")
+    lines = [f"{name},eight,healthy,,," for name in "abc"]
+    manifest = write_csv(folder / "scans.csv", HEAD, *lines, "d,sixteen,sick,hu,-1024,")
     cohort = read_manifest(manifest, labelled_normals=1, exclude=["a"])
     assert [(scan.scan_id, scan.slice_labelled) for scan in cohort.scans] == [("b", True), ("c", False), ("d", False)]
     with pytest.raises(CohortError, match=r"data.exclude names z"):
@@ -114,18 +116,34 @@ def test_labelled_normals_and_exclude(folder):
 
 
 def test_classes_may_be_given_in_order(folder):
-    manifest = write_csv(folder / "scans.csv", HEAD, "b,sixteen,ill,hu,-1024,", "a,eight,well,,,")
-    assert read_manifest(manifest).classes == ("ill", "well")
-    assert read_manifest(manifest, classes=["well", "ill", "worse"]).classes == ("well", "ill", "worse")
+    manifest = write_csv(folder / "scans.csv", HEAD, "b,sixteen,sick,hu,-1024,", "a,eight,healthy,,,")
+    assert read_manifest(manifest).classes == ("healthy", "sick")  # known by its name
+    assert read_manifest(manifest, classes=["sick", "healthy", "worse"]).classes == ("sick", "healthy", "worse")
+    manifest = write_csv(folder / "scans.csv", HEAD, "b,sixteen,A,hu,-1024,", "a,eight,B,,,")
+    with pytest.raises(CohortError, match=r"which of A, B is the healthy class\? Say data.classes="):
+        read_manifest(manifest)
+    assert read_manifest(manifest, classes=["B", "A"]).classes == ("B", "A")
+
+
+def test_pictures_beside_dicom_files_are_no_slices(folder):
+    for name in ("IM1", "IM2", "IM3"):
+        (folder / "eight" / name).write_bytes(b"DICOM")
+    for path in [*(folder / "eight").glob("s1?.png"), folder / "eight" / "s9.png"]:
+        path.unlink()  # one picture and three others
+    lines = (HEAD, "a,eight,healthy,,,", "b,sixteen,sick,hu,-1024,")
+    assert read_manifest(write_csv(folder / "scans.csv", *lines)).scan("a").images is None
+    (folder / "sixteen" / "notes.bin").write_bytes(b"x")
+    with pytest.raises(CohortError, match=r"scans.csv:3: .*sixteen holds 6 images and 1 other files"):
+        read_manifest(folder / "scans.csv")
 
 
 def test_a_split_and_patients_of_its_own(folder):
     manifest = write_csv(
         folder / "scans.csv",
         "scan_id,path,class,split,patient_id",
-        "a,eight,well,training,p1",
-        "b,eight,well,training,p1",
-        "c,n.nii.gz,ill,validation,p2",
+        "a,eight,healthy,training,p1",
+        "b,eight,healthy,training,p1",
+        "c,n.nii.gz,sick,validation,p2",
     )
     cohort = read_manifest(manifest)
     assert cohort.split == {"a": "training", "b": "training", "c": "validation"}
@@ -137,19 +155,19 @@ def test_every_problem_is_told_at_once_with_its_line(folder):
     manifest = write_csv(
         folder / "scans.csv",
         HEAD + ",split,patient_id",
-        "a,nowhere,well,,,,training,p1",
-        "b,eight,well,,,,validation,p1",
-        "b,eight,ill,,,,training,p2",
-        ".c,eight,ill,,,,training,p3",
-        "d,eight,ill,raw,x,1 2,test,p4",
-        "e,scans.csv,ill,,,,training,p5",
-        "f,,sick,,,,training,p6",
+        "a,nowhere,healthy,,,,training,p1",
+        "b,eight,healthy,,,,validation,p1",
+        "b,eight,sick,,,,training,p2",
+        ".c,eight,sick,,,,training,p3",
+        "d,eight,sick,raw,x,1 2,test,p4",
+        "e,scans.csv,sick,,,,training,p5",
+        "f,,worse,,,,training,p6",
     )
     labels = write_csv(
-        folder / "slices.csv", "scan_id,slice_index,class", "b,6,well", "b,-1,well", "z,0,well", "b,0,sick"
+        folder / "slices.csv", "scan_id,slice_index,class", "b,6,healthy", "b,-1,healthy", "z,0,healthy", "b,0,worse"
     )
     with pytest.raises(CohortError) as caught:
-        read_manifest(manifest, slices=labels, classes=["well", "ill"])
+        read_manifest(manifest, slices=labels, classes=["healthy", "sick"])
     text = str(caught.value)
     for problem in (
         f"scans.csv:2: path {folder / 'nowhere'} does not exist",
@@ -163,11 +181,11 @@ def test_every_problem_is_told_at_once_with_its_line(folder):
         "scans.csv:6: split 'test' is neither training nor validation",
         "scans.csv:7: ",
         "scans.csv:8: path is empty",
-        "scans.csv:8: class 'sick' is none of well, ill",
+        "scans.csv:8: class 'worse' is none of healthy, sick",
         "slices.csv:2: slice_index '6' is no slice, counted from 0; b has 6 at most",
         "slices.csv:3: slice_index '-1' is no slice",
         "slices.csv:4: scan_id 'z' is not in the manifest",
-        "slices.csv:5: class 'sick' is neither well nor the scan's own",
+        "slices.csv:5: class 'worse' is neither healthy nor the scan's own",
     ):
         assert problem in text, problem
     assert text.startswith("16 problem(s) in the manifest")
@@ -177,9 +195,9 @@ def test_every_problem_is_told_at_once_with_its_line(folder):
     ("lines", "message"),
     [
         (["scan_id,path", "a,eight"], "missing class; known are"),
-        (["scan_id,path,class,colour", "a,eight,well,red"], "unknown colour"),
+        (["scan_id,path,class,colour", "a,eight,healthy,red"], "unknown colour"),
         (["scan_id,path,class"], "lists nothing"),
-        (["scan_id,path,class", "a,eight,well"], "one class only"),
+        (["scan_id,path,class", "a,eight,healthy"], "one class only"),
     ],
 )
 def test_a_manifest_that_is_none(lines, message, folder):
@@ -236,3 +254,16 @@ def test_grey_stored_as_three_equal_colours_is_grey(tmp_path):
 def test_jpeg_says_that_it_is_lossy(tmp_path):
     volume = read_images(stack(tmp_path, grey(chest(2)), ".jpg"), window=(-1000, 400))
     assert "compressed with loss: the pixel values are not the scanner's" in volume.findings
+
+
+def test_a_window_below_air_keeps_its_greys(tmp_path):
+    levels = np.tile(np.arange(256, dtype=np.uint8), (16, 1))[None]
+    hu = read_images(stack(tmp_path, levels), window=(-1350, 150)).hu
+    assert hu[0, 0, [0, 255]].tolist() == [-1350, 150]
+
+
+def test_pages_of_a_tiff_are_not_lost(tmp_path):
+    path = tmp_path / "x.tif"
+    assert cv2.imwritemulti(str(path), list(grey(chest(3))))
+    with pytest.raises(ScanError, match="3 pages in one file"):
+        read_images(ImageStack("P012", (path,)), window=(-1000, 400))

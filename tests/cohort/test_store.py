@@ -185,3 +185,35 @@ def test_a_store_of_another_version_or_cut_short_is_refused(cohort: Cohort, tmp_
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
     with pytest.raises(StoreError, match="schema_version 99"):
         SliceStore(store.root, SETTINGS).scan(scan_id)
+
+
+def test_files_that_arrive_while_a_scan_is_read_refuse_it(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cohort.scans[0]
+    late = next(first.path.iterdir())
+
+    def slow(source: Path, **settings: object) -> object:
+        prepared = prepare_scan(source, **settings)
+        if source == first.path:
+            late.touch()
+        return prepared
+
+    monkeypatch.setattr("cnr_iemn.cohort.preparation.prepare_scan", slow)
+    _, failures = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
+    assert list(failures) == [first.scan_id]
+    assert "its files changed while they were read" in failures[first.scan_id]
+
+
+def test_a_cut_source_record_is_prepared_again(cohort: Cohort, tmp_path: Path) -> None:
+    store, _ = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
+    complete = files(store)
+    (store.root / cohort.scans[0].scan_id / "source.json").write_text("")
+    prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
+    assert files(store) == complete
+
+
+def test_a_cache_that_cannot_be_made(cohort: Cohort, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be made or written .* Give another ingest\.cache"):
+        prepare_store(cohort, SETTINGS, cache=tmp_path / "file")

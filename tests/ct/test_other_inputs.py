@@ -1,6 +1,7 @@
 """NIfTI volumes in any orientation, and zips."""
 
 import itertools
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -162,3 +163,37 @@ def test_scans_of_every_kind_are_found(dicom, tmp_path):
     _save(tmp_path / "b2.nii")
     with pytest.raises(CohortError, match="2 scans are named b2"):
         find_scans(tmp_path)
+
+
+def test_gzip_checksum_is_compared(tmp_path):
+    """One flipped bit in 40 copies: each is refused, or read with the right values."""
+    path = _save(tmp_path / "x.nii.gz")
+    data, refused = path.read_bytes(), 0
+    for at in np.random.default_rng(0).integers(20, len(data), 40):
+        damaged = bytearray(data)
+        damaged[at] ^= 4
+        path.write_bytes(bytes(damaged))
+        try:
+            volume = read_scan(path)
+        except ScanError:
+            refused += 1
+        else:  # a bit that deflate does not use
+            np.testing.assert_array_equal(volume.hu, _hu())
+    assert refused > 30
+
+
+def test_zips_with_odd_entries(tmp_path):
+    for k, names in enumerate((["a.dcm", "a.dcm"], ["."], ["a", "a/b"])):
+        path = tmp_path / f"P{k}.zip"
+        with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # zipfile warns of the duplicate that the test wants
+            for name in names:
+                archive.writestr(name, b"x")
+        with pytest.raises(ScanError, match=f"P{k}: "):
+            read_scan(path)
+
+
+def test_copies_of_a_series_do_not_swallow_their_neighbours(dicom, tmp_path):
+    for name, series in (("P1", "1.1"), ("P1_copy", "1.1"), ("P2", "1.2")):
+        dicom.write(tmp_path / name, dicom.make_slices(4, series=series))
+    assert [name for name, _ in find_scans(tmp_path)] == ["P1", "P1_copy", "P2"]

@@ -145,3 +145,12 @@ def test_permissions_change_nothing_where_nothing_is_wrong(dicom, scan_folder):
     np.testing.assert_array_equal(lax.hu, strict.hu)
     assert lax.findings == strict.findings
     assert lax.source_sha256 == strict.source_sha256
+
+
+def test_a_damaged_intercept(dicom, scan_folder):
+    slices = dicom.make_slices()
+    slices[3].RescaleIntercept = "-1e24"
+    with pytest.raises(
+        ScanError, match=r"IM0003\.dcm: RescaleSlope or RescaleIntercept is missing or makes no sense"
+    ):
+        read_scan(scan_folder(slices))

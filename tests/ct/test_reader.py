@@ -292,7 +292,7 @@ def test_series_spread_over_folders(dicom, tmp_path):
     slices = dicom.make_slices()
     dicom.write(tmp_path / "P012" / "a", slices[::2])
     dicom.write(tmp_path / "P012" / "b" / "c", slices[1::2])
-    _check(tmp_path / "P012", dicom)
+    _check(tmp_path / "P012", dicom, "slices from 2 folders")
 
 
 def test_gantry_tilt_is_kept_and_reported(dicom, scan_folder):
