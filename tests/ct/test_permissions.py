@@ -150,7 +150,5 @@ def test_permissions_change_nothing_where_nothing_is_wrong(dicom, scan_folder):
 def test_a_damaged_intercept(dicom, scan_folder):
     slices = dicom.make_slices()
     slices[3].RescaleIntercept = "-1e24"
-    with pytest.raises(
-        ScanError, match=r"IM0003\.dcm: RescaleSlope or RescaleIntercept is missing or makes no sense"
-    ):
+    with pytest.raises(ScanError, match=r"IM0003\.dcm: RescaleSlope or RescaleIntercept is missing or makes no sense"):
         read_scan(scan_folder(slices))
