@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -24,8 +25,7 @@ from rich.table import Table
 from cnr_iemn.cohort.cohort import ScanRecord
 from cnr_iemn.cohort.preparation import prepare_one
 from cnr_iemn.cohort.store import PixelSettings
-from cnr_iemn.ct.codecs import decode_pixels, frames_of
-from cnr_iemn.ct.find import find_scans, find_slices
+from cnr_iemn.ct.find import find_scans
 from cnr_iemn.ct.limited import run_limited
 from cnr_iemn.ct.lungs import segment_lungs, tutorial_rule
 from cnr_iemn.ct.reader import read_scan
@@ -71,10 +71,11 @@ def ours(root: Path, folder: Path) -> None:
 
 
 def decode_only(folder: Path) -> None:
-    """Decode the pixels of every file."""
-    for header in find_slices(folder)[0]:
-        for frame in frames_of(header.path.read_bytes(), header.pixels, header.name):
-            decode_pixels(frame, header.pixels, header.name)
+    """Decode the JPEG Lossless stream of every file, found by its markers, and do nothing else."""
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        start = data.find(b"\xff\xd8\xff", data.rfind(b"\xe0\x7f\x10\x00"))
+        imagecodecs.jpeg8_decode(data[start : data.rfind(b"\xff\xd9") + 2])
 
 
 def _timed(function: Callable[[Path], None], warm_up: Path, folder: Path | None) -> Timed:

@@ -75,6 +75,7 @@ def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHe
         raise ScanError(f"{scan}: {root} is not a folder. Give the folder that holds the scan's DICOM files.")
     slices: list[SliceHeader] = []
     others: Counter[str] = Counter()
+    objects: list[SliceHeader] = []
     unreadable: list[tuple[Path, str]] = []
     for _, files, links in folders_with_files(root):
         others["link"] += links
@@ -87,9 +88,16 @@ def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHe
             if headers[0].sop_class in CT_CLASSES:
                 slices += headers
             else:
-                others[headers[0].sop_class or "unknown DICOM object"] += 1
+                objects += headers
             if len(slices) > MAX_SLICES:
                 raise ScanError(f"{scan}: more than {MAX_SLICES:,} slices below {root}. Name the folder of one scan.")
+    series = {header.series for header in slices if header.series}
+    for header in objects:
+        kind = header.sop_class or "unknown DICOM object"
+        if header.series in series:  # a slice whose class is damaged; reports and masks have series of their own
+            unreadable.append((header.path, f"{header.name}: of class {kind}, but of the slices' own series."))
+        else:
+            others[kind] += 1
     damaged = _count_unreadable(unreadable, {file_kind(header.path) for header in slices}, others, allowed)
     ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()) if count)
     if not slices:

@@ -45,6 +45,14 @@ def test_unreadable(damage, dicom, scan_folder):
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu()[:23])
 
 
+def test_a_slice_of_another_class(dicom, scan_folder):
+    slices = dicom.make_slices()
+    slices[23].SOPClassUID = slices[23].file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.9"
+    refusal, finding = r"IM0023\.dcm: of class .*, but of the slices' own series", "1 damaged file(s) among the slices"
+    volume = _allowed(scan_folder(slices), refusal, finding, allow_unreadable=True)
+    np.testing.assert_array_equal(volume.hu, dicom.expected_hu()[:23])
+
+
 def test_missing_position(dicom, scan_folder):
     slices = dicom.make_slices()
     for ds in slices:
