@@ -10,6 +10,7 @@ Lossless slices that carry the range tags, one of which is damaged too.
 import argparse
 import io
 import json
+import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ from cnr_iemn.ct.codecs import check_format, decode_pixels, frames_of
 from cnr_iemn.ct.headers import read_headers
 from cnr_iemn.ct.limited import run_limited
 from cnr_iemn.ct.rescale import check_rescale, to_hu
-from cnr_iemn.engine.hardware import usable_cores
 from cnr_iemn.errors import ScanError
 
 SECONDS = 20.0
@@ -133,7 +133,7 @@ def pixel_start(data: bytes) -> int:
 def count(jobs: list[Job]) -> Counter[str]:
     """Read all files in limited processes; return how many were right, wrong, refused or ended their process."""
     counts: Counter[str] = Counter()
-    for _, answer in run_limited(read_one, jobs, workers=usable_cores(), memory_bytes=2**31, seconds=SECONDS):
+    for _, answer in run_limited(read_one, jobs, workers=os.cpu_count() or 1, memory_bytes=2**31, seconds=SECONDS):
         if isinstance(answer, str):
             counts[answer] += 1
         else:
