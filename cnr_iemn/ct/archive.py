@@ -20,7 +20,7 @@ _UNPACKING_ERRORS = (
     zlib.error,
     LZMAError,
     EOFError,
-    OSError,  # two files of one name, or a disk that is full
+    OSError,  # two files of one name, a name that is too long, or a disk that is full
     RuntimeError,  # encrypted
     NotImplementedError,  # a compression that Python lacks
 )
@@ -36,7 +36,7 @@ def unpacked(path: Path, scan: str) -> Iterator[Path]:
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, folder, scan)
         except _UNPACKING_ERRORS as error:
-            raise ScanError(f"{scan}: the zip cannot be unpacked ({error}). Pack it again.") from error
+            raise ScanError(f"{scan}: the zip cannot be unpacked ({error}). Pack it again or free space.") from error
         yield folder
 
 

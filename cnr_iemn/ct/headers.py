@@ -30,7 +30,7 @@ PARSE_ERRORS = (
     KeyError,
     IndexError,
     AttributeError,
-    NotImplementedError,
+    NotImplementedError,  # a value representation that DICOM does not have
     EOFError,
     OverflowError,
     RecursionError,

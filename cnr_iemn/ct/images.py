@@ -42,7 +42,9 @@ def read_images(stack: ImageStack, *, window: tuple[float, float], allowed: Perm
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise ScanError(f"{stack.scan_id}/{path.name}: cannot be read ({error.strerror}).") from error
+            raise ScanError(
+                f"{stack.scan_id}/{path.name}: cannot be read ({error.strerror}). Check the disk."
+            ) from error
         digests.append(hashlib.sha256(data).digest())
         images.append(_decoded(data, f"{stack.scan_id}/{path.name}", stack))
         if images[-1].shape != images[0].shape:
@@ -51,7 +53,7 @@ def read_images(stack: ImageStack, *, window: tuple[float, float], allowed: Perm
                 "The slices of one scan must have one size."
             )
         if len(stack.files) * images[0].size > MAX_VOXELS:
-            raise ScanError(f"{stack.scan_id}: {len(stack.files)} slices of {images[0].shape} are too many voxels.")
+            raise ScanError(f"{stack.scan_id}: {len(stack.files)} slices of {images[0].shape}: too many for one scan.")
     low, high = window
     stored = np.stack(images)
     values = low + stored * ((high - low) / 255.0) if stack.values == "windowed" else stored + stack.offset

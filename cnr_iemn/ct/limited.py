@@ -119,7 +119,8 @@ def _start(worker: _Worker[Job, Result], waiting: Iterator[tuple[int, Job]], sec
         worker.pipe.send(job)
     except (BrokenPipeError, ConnectionResetError):  # it died after its last answer
         worker.restart()
-        worker.pipe.send(job)
+        with suppress(BrokenPipeError, ConnectionResetError):  # one that dies at once is found lost with this job
+            worker.pipe.send(job)
     return True
 
 

@@ -33,7 +33,7 @@ def read_nifti(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
         if len(image.shape) != 3 or min(image.shape) < 1:
             raise ScanError(f"{scan}: shape {image.shape} is not one volume. Give a file for each volume.")
         if np.prod(image.shape, dtype=np.int64) > MAX_VOXELS:
-            raise ScanError(f"{scan}: shape {image.shape} is more than {MAX_VOXELS:,} voxels.")
+            raise ScanError(f"{scan}: shape {image.shape} is more than {MAX_VOXELS:,} voxels. Resample it.")
         _check_affine(image, scan)
         upright = nibabel.funcs.as_closest_canonical(image)  # type: ignore[no-untyped-call]  # nibabel has no types here
         values = np.asanyarray(upright.dataobj)  # [to the right, to the front, to the head], scaled
@@ -43,7 +43,9 @@ def read_nifti(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     normal = affine[:3, 2] / steps[2]
     if normal[2] < 0.9:
-        raise ScanError(f"{scan}: the slices are not axial (z of their axis is {normal[2]:.2f}, must be 0.9).")
+        raise ScanError(
+            f"{scan}: the slices are not axial (z of their axis is {normal[2]:.2f}). Give the axial series."
+        )
     hu, outside = _to_hu(values.transpose(2, 1, 0)[::-1, ::-1, ::-1], scan)
     if len(hu) < 2:
         raise ScanError(f"{scan}: one slice only. A scan needs two at least, or it has no slice distance.")

@@ -61,3 +61,19 @@ def test_no_jobs_start_nothing():
 def test_refusals_begin_with_the_scan():
     assert refusal("P012", ScanError("P012/x.dcm: cut")) == "P012/x.dcm: cut"
     assert refusal("P012", ScanError("took more than 3 seconds")) == "P012: took more than 3 seconds"
+
+
+class EndsWorkers:
+    """A function that ends every process it is sent to."""
+
+    def __call__(self, job: str) -> str:
+        return job
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (5,)
+
+
+def test_workers_that_cannot_even_start_cost_their_jobs():
+    answers = dict(run_limited(EndsWorkers(), ["a", "b"], workers=1))
+    assert sorted(answers) == [0, 1]
+    assert all("the decoder process ended by exit code 5" in str(answer) for answer in answers.values())
