@@ -101,7 +101,11 @@ def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHe
     damaged = _count_unreadable(unreadable, {file_kind(header.path) for header in slices}, others, allowed)
     ignored = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()) if count)
     if not slices:
-        raise ScanError(f"{scan}: no CT image below {root} ({'found ' + ignored if ignored else 'it is empty'}).")
+        found = f"found {ignored}" if ignored else "it is empty"
+        first = f" The first, {unreadable[0][1]}" if unreadable else ""
+        raise ScanError(
+            f"{scan}: no CT image below {root} ({found}).{first} Give the folder that holds the scan's DICOM files."
+        )
     n_folders = len({header.path.parent for header in slices})
     findings = [f"slices from {n_folders} folders"] if n_folders > 1 else []
     findings += [f"{damaged} damaged file(s) among the slices left out (ingest.allow_unreadable)"] if damaged else []

@@ -72,6 +72,10 @@ _TAGS: list[int | str] = [
 ]
 
 
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+"""How a dataset begins that lacks the preamble: groups 0002 and 0008, little endian."""
+
+
 class UnreadableFileError(ScanError):
     """The file is empty, no DICOM, or its header is damaged."""
 
@@ -147,6 +151,11 @@ def read_headers(path: Path, name: str) -> list[SliceHeader]:
         with path.open("rb") as file, pydicom.config.disable_value_validation():
             start = file.read(144)
             if start[128:132] != b"DICM":
+                if start[:2] in _FIRST_GROUPS:
+                    raise UnreadableFileError(
+                        f"{name}: begins like a DICOM dataset, but without the preamble and file meta information that "
+                        "say how to read it. Export the scan again as DICOM files."
+                    )
                 raise UnreadableFileError(f"{name}: not a DICOM file (empty, cut or of another kind).")
             size = path.stat().st_size
             if size > MAX_FRAMES_BYTES:

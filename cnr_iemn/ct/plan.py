@@ -49,7 +49,10 @@ def plan_scan(scan: str, headers: Sequence[SliceHeader], allowed: Permissions = 
     main = longest_axial(scan, stacks)
     z, slices, copies = _order(main)
     if len(slices) < 2:
-        raise ScanError(f"{scan}: one slice position only. A scan needs two at least, or it has no slice distance.")
+        raise ScanError(
+            f"{scan}: one slice position only. A scan needs two at least, or it has no slice distance. "
+            "Copy the whole series."
+        )
     step = float(np.median(-np.diff(z)))
     for stack in stacks:
         if stack is not main:
@@ -174,14 +177,15 @@ def _geometry_findings(stack: Stack, slices: list[SliceHeader]) -> list[str]:
 
 def _identity_findings(slices: list[SliceHeader]) -> list[str]:
     findings = []
-    distinct = len({header.sop_instance for header in slices})
+    distinct = len({(header.sop_instance, header.frame) for header in slices})
     if distinct < len(slices):
         findings.append(
             f"{len(slices)} slices share {distinct} SOPInstanceUID(s) (anonymised?); positions differ, all kept"
         )
+    multi_frame = any(header.pixels.enhanced for header in slices)  # frames of one file share its InstanceNumber
     for field, keyword in (("instance_number", "InstanceNumber"), ("slice_location", "SliceLocation")):
         values = [getattr(header, field) for header in slices]
-        if None not in values:
+        if None not in values and not (multi_frame and field == "instance_number"):
             steps = np.diff(np.array(values, dtype=float))
             if not ((steps > 0).all() or (steps < 0).all()):
                 findings.append(f"{keyword} does not follow the slices' positions; positions are used")
