@@ -1,6 +1,6 @@
 """DICOM series made by code, whose grey values say which slice they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.sequence import Sequence as DicomSequence
 
 N, SIDE, STEP = 24, 64, 2.5
 
@@ -70,6 +71,49 @@ def recode(ds: Dataset, syntax: str) -> Dataset:
     return ds
 
 
+def _item(**values: object) -> Dataset:
+    ds = Dataset()
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def make_enhanced(
+    *, order: Iterable[int] | None = None, syntax: str | None = None, shared_rescale: bool = True
+) -> Dataset:
+    """Return one multi-frame file of the usual slices, its frames in the given order."""
+    slices = make_slices()
+    slices = [slices[k] for k in (range(N) if order is None else order)]
+    first = slices[0]
+    rescale = DicomSequence([_item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")])
+    shared = _item(
+        PixelMeasuresSequence=DicomSequence([_item(PixelSpacing=[0.7, 0.7], SliceThickness=5)]),
+        PlaneOrientationSequence=DicomSequence([_item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])]),
+    )
+    if shared_rescale:
+        shared.PixelValueTransformationSequence = rescale
+    groups = []
+    for ds in slices:
+        group = _item(PlanePositionSequence=DicomSequence([_item(ImagePositionPatient=ds.ImagePositionPatient)]))
+        if not shared_rescale:
+            group.PixelValueTransformationSequence = rescale
+        groups.append(group)
+    pixels = [ds.PixelData for ds in slices]
+    if syntax:
+        pixels = [next(generate_frames(recode(ds, syntax).PixelData, number_of_frames=1)) for ds in slices]
+    first.file_meta.TransferSyntaxUID = syntax or uid.ExplicitVRLittleEndian
+    first.SOPClassUID = first.file_meta.MediaStorageSOPClassUID = uid.EnhancedCTImageStorage
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceLocation"):
+        delattr(first, keyword)
+    del first.RescaleSlope, first.RescaleIntercept
+    first.NumberOfFrames = len(slices)
+    first.SharedFunctionalGroupsSequence = DicomSequence([shared])
+    first.PerFrameFunctionalGroupsSequence = DicomSequence(groups)
+    first.PixelData = encapsulate(pixels) if syntax else b"".join(pixels)
+    first["PixelData"].VR = "OB" if syntax else "OW"
+    return first
+
+
 def write(folder: Path, slices: Sequence[Dataset], names: Sequence[str] | None = None) -> Path:
     """Write the slices as files of a new or existing folder, by default IM0000.dcm and so on."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +128,7 @@ class Builder:
     n, side, step = N, SIDE, STEP
     expected_hu = staticmethod(expected_hu)
     make_slices = staticmethod(make_slices)
+    make_enhanced = staticmethod(make_enhanced)
     stored = staticmethod(stored)
     recode = staticmethod(recode)
     write = staticmethod(write)

@@ -5,79 +5,38 @@ import zlib
 import numpy as np
 import pytest
 from pydicom import uid
-from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.sequence import Sequence
 
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.errors import ScanError
-
-
-def _item(**values):
-    ds = Dataset()
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
-def _enhanced(dicom, *, order=None, syntax=None, shared_rescale=True):
-    """Return one multi-frame file of the usual slices, its frames in the given order."""
-    slices = dicom.make_slices()
-    slices = [slices[k] for k in (range(dicom.n) if order is None else order)]
-    first = slices[0]
-    rescale = Sequence([_item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")])
-    shared = _item(
-        PixelMeasuresSequence=Sequence([_item(PixelSpacing=[0.7, 0.7], SliceThickness=5)]),
-        PlaneOrientationSequence=Sequence([_item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])]),
-    )
-    if shared_rescale:
-        shared.PixelValueTransformationSequence = rescale
-    groups = []
-    for ds in slices:
-        group = _item(PlanePositionSequence=Sequence([_item(ImagePositionPatient=ds.ImagePositionPatient)]))
-        if not shared_rescale:
-            group.PixelValueTransformationSequence = rescale
-        groups.append(group)
-    pixels = [ds.PixelData for ds in slices]
-    if syntax:
-        pixels = [next(generate_frames(dicom.recode(ds, syntax).PixelData, number_of_frames=1)) for ds in slices]
-    first.file_meta.TransferSyntaxUID = syntax or uid.ExplicitVRLittleEndian
-    first.SOPClassUID = first.file_meta.MediaStorageSOPClassUID = uid.EnhancedCTImageStorage
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceLocation"):
-        delattr(first, keyword)
-    del first.RescaleSlope, first.RescaleIntercept
-    first.NumberOfFrames = len(slices)
-    first.SharedFunctionalGroupsSequence = Sequence([shared])
-    first.PerFrameFunctionalGroupsSequence = Sequence(groups)
-    first.PixelData = encapsulate(pixels) if syntax else b"".join(pixels)
-    first["PixelData"].VR = "OB" if syntax else "OW"
-    return first
 
 
 @pytest.mark.parametrize("syntax", [None, uid.JPEGLosslessSV1, uid.JPEG2000Lossless])
 @pytest.mark.parametrize("shared_rescale", [True, False])
 def test_frames_in_any_order(syntax, shared_rescale, dicom, scan_folder):
     order = np.random.default_rng(0).permutation(dicom.n)
-    volume = read_scan(scan_folder([_enhanced(dicom, order=order, syntax=syntax, shared_rescale=shared_rescale)]))
+    volume = read_scan(scan_folder([dicom.make_enhanced(order=order, syntax=syntax, shared_rescale=shared_rescale)]))
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu())
     assert volume.spacing_mm == (2.5, 0.7, 0.7)
     np.testing.assert_allclose(volume.z_mm, -2.5 * np.arange(dicom.n))
 
 
 def test_two_files_hold_one_scan(dicom, scan_folder):
-    volume = read_scan(scan_folder([_enhanced(dicom, order=range(11)), _enhanced(dicom, order=range(11, dicom.n))]))
+    volume = read_scan(
+        scan_folder([dicom.make_enhanced(order=range(11)), dicom.make_enhanced(order=range(11, dicom.n))])
+    )
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu())
 
 
 def test_a_frame_missing_in_the_middle(dicom, scan_folder):
-    ds = _enhanced(dicom, order=[k for k in range(dicom.n) if k != 9])
+    ds = dicom.make_enhanced(order=[k for k in range(dicom.n) if k != 9])
     with pytest.raises(ScanError, match=r"1 slice missing between z=-25\.0 and z=-20\.0"):
         read_scan(scan_folder([ds]))
 
 
 @pytest.mark.parametrize("frames", [0, 23, 25, 10**6, 2**40])
 def test_number_of_frames(frames, dicom, scan_folder):
-    ds = _enhanced(dicom)
+    ds = dicom.make_enhanced()
     ds.NumberOfFrames = frames
     with pytest.raises(
         ScanError, match=r"P012/IM0000\.dcm: NumberOfFrames must be 1 to 20,000 and equal the 24 frames"
@@ -87,7 +46,7 @@ def test_number_of_frames(frames, dicom, scan_folder):
 
 @pytest.mark.parametrize("syntax", [None, uid.JPEGLosslessSV1])
 def test_pixels_of_fewer_frames(syntax, dicom, scan_folder):
-    ds = _enhanced(dicom, syntax=syntax)
+    ds = dicom.make_enhanced(syntax=syntax)
     if syntax:
         ds.PixelData = encapsulate(list(generate_frames(ds.PixelData, number_of_frames=24))[:23])
     else:
@@ -98,7 +57,7 @@ def test_pixels_of_fewer_frames(syntax, dicom, scan_folder):
 
 
 def test_legacy_converted(dicom, scan_folder):
-    ds = _enhanced(dicom)
+    ds = dicom.make_enhanced()
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = uid.LegacyConvertedEnhancedCTImageStorage
     np.testing.assert_array_equal(read_scan(scan_folder([ds])).hu, dicom.expected_hu())
 

@@ -135,17 +135,6 @@ def test_two_series(dicom, scan_folder):
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu() + 30)
 
 
-def test_two_times_in_one_series(dicom, scan_folder):
-    first, second = dicom.make_slices(), dicom.make_slices()
-    for number, slices in enumerate((first, second)):
-        for k, ds in enumerate(slices):
-            ds.AcquisitionNumber = number
-            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"7.{number}.{k}"
-            ds.RescaleIntercept = -1024 + 10 * number
-    with pytest.raises(ScanError, match=r"two stacks that could be the scan.*Leave only the one you mean"):
-        read_scan(scan_folder(first + second))
-
-
 def test_permissions_change_nothing_where_nothing_is_wrong(dicom, scan_folder):
     folder = scan_folder(dicom.make_slices())
     strict = read_scan(folder)
