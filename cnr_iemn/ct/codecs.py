@@ -13,6 +13,7 @@ from pydicom.pixels import get_decoder
 
 from cnr_iemn.ct.deflated import inflate
 from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
+from cnr_iemn.ct.rescale import padding_beyond_bits
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -149,6 +150,7 @@ def _decode_plain(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.
             bits_stored=pixels.bits_stored,
             pixel_keyword="PixelData",
             pixel_vr="OW" if allocated == 16 or not pixels.explicit else "OB",
+            correct_unused_bits=False,  # they may say that a pixel is padding; see _within_bits
         )
     except (*PARSE_ERRORS, RuntimeError) as error:
         raise ScanError(f"{name}: the pixel data cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
@@ -204,7 +206,8 @@ def _within_bits(stored: NDArray[np.integer], pixels: PixelFormat, name: str) ->
     """Keep the BitsStored lower bits with their sign.
 
     Native files may hold anything in the unused bits. A codestream cannot: what does not fit is damaged. Decoders give
-    signed values as unsigned ones where the stream has no sign, so only the bits count, not the dtype.
+    signed values as unsigned ones where the stream has no sign, so only the bits count, not the dtype. Padding that
+    needs more bits (such as 0x8000 beside 12) keeps its value, by which ``to_hu`` knows it.
     """
     bits, allocated = pixels.bits_stored or 16, pixels.bits_allocated or 16
     mask = (1 << bits) - 1
@@ -215,9 +218,12 @@ def _within_bits(stored: NDArray[np.integer], pixels: PixelFormat, name: str) ->
     if pixels.signed:
         sign = 1 << (bits - 1)
         value = (value ^ sign) - sign
+    beyond = padding_beyond_bits(wide, pixels)
+    if beyond is not None:
+        np.copyto(value, beyond, where=beyond != 0)
     if pixels.transfer_syntax in _CODESTREAMS:
         fits = (wide == value) | (wide == value & mask) | (wide == value & ((1 << allocated) - 1))
-        if not fits.all():
+        if not (fits if beyond is None else fits | (beyond != 0)).all():
             raise ScanError(f"{name}: decoded values do not fit BitsStored {bits}: damaged pixel data. {_BAD_COPY}")
     return value
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.headers import SliceHeader
+from cnr_iemn.ct.headers import PixelFormat, SliceHeader
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -35,6 +35,25 @@ def has_rescale(header: SliceHeader) -> bool:
     if not header.slope or header.intercept is None:
         return False
     return abs(header.slope) <= _MOST_SLOPE and abs(header.intercept) <= _MOST_INTERCEPT
+
+
+def padding_beyond_bits(wide: NDArray[np.int32], pixels: PixelFormat) -> NDArray[np.int32] | None:
+    """Return the padding that does not fit BitsStored, 0 elsewhere; None where the header states no such padding.
+
+    ``wide``: all bits of the pixels, int32 [rows, columns]; of the result, too, where the values are signed as the
+    header says.
+    """
+    if pixels.padding is None:
+        return None
+    bits = pixels.bits_stored or 16
+    ends = sorted((pixels.padding, pixels.padding if pixels.padding_limit is None else pixels.padding_limit))
+    least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if pixels.signed else (0, (1 << bits) - 1)
+    if least <= ends[0] and ends[1] <= most:
+        return None
+    raw = wide & 0xFFFF
+    raw = (raw ^ 0x8000) - 0x8000 if pixels.signed else raw
+    padded = (raw >= ends[0]) & (raw <= ends[1]) & ((raw < least) | (raw > most))
+    return np.where(padded, raw, 0)
 
 
 def to_hu(stored: NDArray[np.integer], header: SliceHeader, out: NDArray[np.int16]) -> int:

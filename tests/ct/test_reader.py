@@ -92,6 +92,41 @@ def test_padding_inside_the_usual_range_becomes_air(dicom, scan_folder):
     np.testing.assert_array_equal(read_scan(scan_folder(slices)).hu, want)
 
 
+@pytest.mark.parametrize("syntax", [None, uid.RLELossless, uid.JPEGLossless], ids=["native", "RLE", "JPEG"])
+@pytest.mark.parametrize("value", [-32768, -2000, 0x7000])
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_padding_beyond_bits_stored_becomes_air(signed, value, syntax, dicom, scan_folder):
+    """12 bits stored, and padding that needs all 16: without its upper bits it would look like tissue."""
+    slices = dicom.make_slices(signed=signed)
+    for ds in slices:
+        pixels = dicom.stored(ds).astype(int)
+        pixels[:4] = value if signed or value > 0 else 65536 + value
+        ds.PixelRepresentation, ds.BitsStored, ds.HighBit = 0, 16, 15
+        ds.PixelData = (pixels & 0xFFFF).astype("<u2").tobytes()
+        if syntax == uid.RLELossless:
+            ds.compress(syntax, generate_instance_uid=False)
+        elif syntax:
+            dicom.recode(ds, syntax)
+        ds.PixelRepresentation, ds.BitsStored, ds.HighBit = int(signed), 12, 11
+        ds.add_new(0x00280120, "SS", value)
+    want = dicom.expected_hu()
+    want[:, :4] = -1024
+    np.testing.assert_array_equal(read_scan(scan_folder(slices)).hu, want)
+
+
+def test_a_range_of_padding_beyond_bits_stored(dicom, scan_folder):
+    """What lies in it becomes air; other values beyond the bits are dirt and lose their upper bits."""
+    slices = dicom.make_slices()
+    for ds in slices:
+        pixels = dicom.stored(ds) | 0x4000
+        pixels[:2], pixels[2:4], pixels[4:6] = 0x8000, 0x8010, 0x8011
+        ds.PixelData, ds.PixelPaddingValue, ds.PixelPaddingRangeLimit = pixels.tobytes(), 0x8000, 0x8010
+    want = dicom.expected_hu()
+    want[:, :4] = -1024
+    want[:, 4:6] = 0x11 - 1024
+    np.testing.assert_array_equal(read_scan(scan_folder(slices)).hu, want)
+
+
 LOSSLESS = [uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.HTJ2KLossless]
 
 
