@@ -4,16 +4,20 @@ Decoders written in C end the process on some damaged files; a hostile one takes
 """
 
 import resource
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Generic, TypeVar
 
+from cnr_iemn.ct.scratch import remove_if_left, scratch_folder
 from cnr_iemn.errors import ScanError
 
 Job = TypeVar("Job")
@@ -30,10 +34,11 @@ _CONTEXT = get_context("spawn")
 
 @dataclass
 class _Worker(Generic[Job, Result]):
-    """One process and what it is at. ``job``: index of the one it has."""
+    """One process and what it is at. ``scratch``: folder of its temporary files; ``job``: index of the one it has."""
 
     function: Callable[[Job], Result]
     memory_bytes: int
+    scratch: Path
     job: int = -1
     deadline: float = 0.0
     process: BaseProcess = field(init=False)
@@ -45,7 +50,9 @@ class _Worker(Generic[Job, Result]):
     def start(self) -> None:
         """Start the process, which then waits for a job."""
         self.pipe, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=_serve, args=(self.function, theirs, self.memory_bytes), daemon=True)
+        self.scratch.mkdir()
+        arguments = (self.function, theirs, self.memory_bytes, str(self.scratch))
+        self.process = _CONTEXT.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()  # so that our end says EOF when the worker is gone
 
@@ -55,10 +62,11 @@ class _Worker(Generic[Job, Result]):
         self.start()
 
     def end(self) -> None:
-        """Stop the process, whatever it does."""
+        """Stop the process, whatever it does, and remove its temporary files, which it may have had no time for."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def run_limited(
@@ -72,11 +80,15 @@ def run_limited(
     """Give index and result of each job as it is done; a ScanError where the worker was lost on it.
 
     ``function`` and the jobs must be picklable; other exceptions than a ScanError that it raises are raised here.
+    What the workers write to temporary files is gone at the end, however they ended.
     """
-    pool: list[_Worker[Job, Result]] = []
     waiting = iter(enumerate(jobs))
-    try:
-        pool += [_Worker(function, memory_bytes) for _ in range(min(workers, len(jobs)))]
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder())
+        pool: list[_Worker[Job, Result]] = []
+        for number in range(min(workers, len(jobs))):
+            pool.append(_Worker(function, memory_bytes, scratch / str(number)))
+            stack.callback(pool[-1].end)
         busy = [worker for worker in pool if _start(worker, waiting, seconds)]
         while busy:
             left = min(worker.deadline for worker in busy) - time.monotonic()
@@ -92,9 +104,6 @@ def run_limited(
                 if isinstance(answer, Exception) and not isinstance(answer, ScanError):
                     raise answer
                 yield index, answer
-    finally:
-        for worker in pool:
-            worker.end()
 
 
 def refusal(scan_id: str, error: ScanError) -> str:
@@ -137,14 +146,15 @@ def _answer(worker: _Worker[Job, Result], seconds: float) -> Result | Exception 
     return answer
 
 
-def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: int) -> None:
+def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: int, scratch: str) -> None:
     """Answer jobs until the pipe closes. Runs in the worker."""
+    tempfile.tempdir = scratch  # the folder of everything that the tempfile module makes from here on
     if sys.platform == "linux":  # macOS has no such limit
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(EOFError, KeyboardInterrupt):
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         while True:
             job = pipe.recv()
             try:
@@ -154,3 +164,4 @@ def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: in
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, who raises it
                 answer = error
             pipe.send(answer)
+    remove_if_left(Path(scratch).parent)  # only if the caller was killed; else it does so itself
