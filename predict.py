@@ -28,7 +28,7 @@ def main(settings: PredictSettings) -> float:
     name = ensemble_name(settings.ensemble)
     ensemble = read_ensemble(Path(settings.runs), settings.study, name)
     booster = load_booster(study / "ensembles" / name / "booster.ubj")
-    found = find_scans(source)
+    found = find_scans(source, workers=1)
     networks = prediction.EnsembleNetworks(study, ensemble, hardware, batch_size=settings.batch_size)
 
     pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))

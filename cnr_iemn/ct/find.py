@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnr_iemn.ct.headers import CT_CLASSES, SliceHeader, UnreadableFileError, read_headers
+from cnr_iemn.ct.limited import run_limited
 from cnr_iemn.errors import CohortError, ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -15,6 +16,7 @@ MAX_DEPTH = 8
 NIFTI, ZIP = (".nii", ".nii.gz"), ".zip"
 MAX_SLICES = 20_000
 """Slices below one folder."""
+_SECONDS = 120.0  # to find the first CT file of one folder
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
@@ -141,11 +143,13 @@ def is_litter(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in {"dicomdir", "lockfile", "version", "readme", "license"}
 
 
-def find_scans(root: Path) -> list[tuple[str, Path]]:
+def find_scans(root: Path, *, workers: int = 0) -> list[tuple[str, Path]]:
     """Return id and path of each scan at or below ``root``, in natural order. The id is the folder's or file's name.
 
     A folder that holds CT files is one scan, with all folders below it; neighbours that hold parts of one series are
-    one scan, their parent. Every zip and every NIfTI file is one. Raises CohortError where there is none or two share
+    one scan, their parent. Every zip and every NIfTI file is one. ``workers``: limited processes that look into the
+    files (see ``run_limited``), for a header can be made to take all memory or time; 0 looks in this process. A folder
+    on which one is lost counts as a scan, to be refused by name. Raises CohortError where there is none or two share
     an id; ScanError where a folder cannot be read.
     """
     if root.is_file() and (is_nifti(root) or is_zip(root)):
@@ -154,14 +158,13 @@ def find_scans(root: Path) -> list[tuple[str, Path]]:
         raise CohortError(
             f"{root} is no folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
         )
+    folders = list(folders_with_files(root))
+    links = sum(n_links for _, _, n_links in folders)
     leaves: dict[Path, str] = {}  # folder -> its series
     single: list[Path] = []
-    links = 0
-    for folder, files, n_links in folders_with_files(root):
-        links += n_links
+    for (folder, files, _), series in zip(folders, _series_of([f for _, f, _ in folders], workers), strict=True):
         if any(folder.is_relative_to(leaf) for leaf in leaves):
             continue
-        series = _series_in(files)
         if series is not None:
             leaves[folder] = series
         else:  # beside slices, such a file is a mask or a copy
@@ -182,6 +185,14 @@ def find_scans(root: Path) -> list[tuple[str, Path]]:
                 "rename one, or give one of the folders above them at a time."
             )
     return [(scan_id, folder) for scan_id, (folder,) in by_id.items()]
+
+
+def _series_of(folders: list[list[Path]], workers: int) -> list[str | None]:
+    """Return ``_series_in`` of each folder's files; the empty series where a worker is lost on them."""
+    if not workers:
+        return [_series_in(files) for files in folders]
+    answers = dict(run_limited(_series_in, folders, workers=workers, seconds=_SECONDS))
+    return ["" if isinstance(answer, ScanError) else answer for _, answer in sorted(answers.items())]
 
 
 def _series_in(files: list[Path]) -> str | None:

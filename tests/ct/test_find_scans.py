@@ -1,8 +1,12 @@
 """Which folders are scans."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
-from cnr_iemn.ct.find import find_scans, natural_key
+from cnr_iemn.ct.find import _series_in, find_scans, natural_key
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.errors import CohortError
 
@@ -76,6 +80,21 @@ def test_no_scan(dicom, slices, tmp_path):
     (root / "P1").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     with pytest.raises(CohortError, match=r"1 link\(s\) were not followed"):
         find_scans(root)
+
+
+def series_or_death(files: list[Path]) -> str | None:
+    """Die of the files of P2, as of a header made for it. Runs in a worker."""
+    if files and files[0].parent.name == "P2":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _series_in(files)
+
+
+def test_a_header_that_kills_its_reader_costs_its_scan_only(dicom, tmp_path, monkeypatch):
+    for name in ("P1", "P2", "P3"):
+        dicom.write(tmp_path / name, dicom.make_slices(2, series=f"1.{name[1:]}"))
+    dicom.write(tmp_path / "P3" / "below", dicom.make_slices(2, series="1.9"))
+    monkeypatch.setattr("cnr_iemn.ct.find._series_in", series_or_death)
+    assert [name for name, _ in find_scans(tmp_path, workers=1)] == ["P1", "P2", "P3"]
 
 
 def test_natural_key():
