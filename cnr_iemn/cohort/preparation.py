@@ -24,7 +24,7 @@ from cnr_iemn.ct.images import ImageStack
 from cnr_iemn.ct.limited import refusal, run_limited
 from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
 from cnr_iemn.errors import ScanError, StoreError
-from cnr_iemn.files import json_text, write_text_atomic
+from cnr_iemn.files import json_text, sync_folder, write_text_atomic
 
 _Job = tuple[Path, ScanRecord, PixelSettings]
 
@@ -108,6 +108,7 @@ def prepare_one(job: _Job) -> ScanError | None:
     try:
         folder.mkdir()
         _write_scan(folder, scan, prepared, before)
+        sync_folder(folder)  # or a power failure after the rename could leave empty files under the final name
         _move_into_place(folder, root / scan.scan_id)
     except OSError as error:
         raise StoreError(

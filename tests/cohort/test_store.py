@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from multiprocessing import get_context
 from pathlib import Path
@@ -203,6 +204,28 @@ def test_files_that_arrive_while_a_scan_is_read_refuse_it(
     _, failures = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
     assert list(failures) == [first.scan_id]
     assert "its files changed while they were read" in failures[first.scan_id]
+
+
+def test_a_scan_is_on_the_disk_before_it_appears(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power failure leaves cannot be tested; that everything is synced before the rename can."""
+    synced: set[int] = set()
+    before_rename: list[set[int]] = []
+    sync, rename = os.fsync, os.rename
+
+    def watch_sync(descriptor: int) -> None:
+        sync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def watch_rename(source: Path, target: Path) -> None:
+        before_rename.append({path.stat().st_ino for path in (source, *source.iterdir())} - synced)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watch_sync)
+    monkeypatch.setattr("cnr_iemn.cohort.preparation.os.rename", watch_rename)
+    prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
+    assert before_rename == [set()] * len(cohort.scans)
 
 
 def test_a_cut_source_record_is_prepared_again(cohort: Cohort, tmp_path: Path) -> None:
