@@ -15,7 +15,7 @@ def main(settings: PrepareSettings) -> float:
     from cnr_iemn.report import quality
 
     cohort = assemble.open_cohort(settings.data, settings.ingest)
-    store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
+    store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs, verify=True)
     prepared = [scan.scan_id for scan in cohort.scans if scan.scan_id not in failures]
     quality.print_quality_table(store, prepared)
     page = quality.write_quality_report(store, prepared, failures)

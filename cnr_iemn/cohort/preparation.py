@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -35,24 +36,39 @@ def prepare_store(
     *,
     cache: Path,
     workers: int = 0,
+    verify: bool = False,
     progress: Callable[[Iterator[str], int], Iterator[str]] = lambda done, total: done,
 ) -> tuple[SliceStore, dict[str, str]]:
     """Bring every scan of the cohort into the store; return it and the refused scans' reasons.
 
     ``workers``: limited processes, one scan each (see ``run_limited``); 0 reads in this process. Scans
-    that are there and whose source files have not changed are left alone. ``progress`` is given the ids of the scans as
-    they are done and how many there are to do.
+    that are there and whose source files have not changed are left alone; with ``verify`` also their pixels are
+    compared with their checksums, and a damaged scan is told and made again. ``progress`` is given the ids of the scans
+    as they are done and how many there are to do.
     """
     store = SliceStore.locate(cohort, settings, cache=cache)
     failures: dict[str, str] = {}
-    if all(_is_current(store, scan) for scan in cohort.scans):
+    damaged = _damaged(store, cohort, workers) if verify else []
+    if not damaged and all(_is_current(store, scan) for scan in cohort.scans):
         return store, failures
     with _alone(store.root):
+        for scan_id in damaged:  # so that it counts as missing, even if it cannot be made again
+            (store.root / scan_id / "source.json").unlink(missing_ok=True)
         waiting = [scan for scan in cohort.scans if not _is_current(store, scan)]  # another process may have been here
         write_text_atomic(store.root / "settings.json", json.dumps(asdict(settings), indent=1))
         for _ in progress(_prepare_all(store, waiting, workers, failures), len(waiting)):
             pass
     return store, failures
+
+
+def _damaged(store: SliceStore, cohort: Cohort, workers: int) -> list[str]:
+    """Return and print the scans of which the store no longer holds what was written."""
+    scans = [scan.scan_id for scan in cohort.scans if _is_current(store, scan)]
+    with ThreadPoolExecutor(max(workers, 1)) as threads:  # hashing leaves Python's lock to the others
+        found = {scan_id: name for scan_id, name in zip(scans, threads.map(store.damage, scans), strict=True) if name}
+    for scan_id, name in found.items():
+        print(f"{store.root / scan_id / name} is damaged (its checksum differs); the scan is made again.", flush=True)
+    return list(found)
 
 
 @contextmanager

@@ -105,6 +105,21 @@ class SliceStore:
         size = self.scan(scan_id).size
         return PackedMask(self._array(scan_id, "lungs.npy", math.ceil(size / 8)), size)
 
+    def damage(self, scan_id: str) -> str | None:
+        """Return which file of a scan is not what was written, None where its pixels equal their checksums."""
+        name = "scan.json"
+        try:
+            scan = SliceStore(self.root, self.settings).scan(scan_id)  # from the disk, not as remembered
+            for name, columns, digest in (
+                ("grey.npy", scan.size, scan.grey_sha256),
+                ("lungs.npy", math.ceil(scan.size / 8), scan.lungs_sha256),
+            ):
+                if hashlib.sha256(self._array(scan_id, name, columns).data).hexdigest() != digest:
+                    return name
+        except (StoreError, OSError, EOFError, ValueError, KeyError, TypeError):  # not there, cut, or no longer JSON
+            return name
+        return None
+
     def _array(self, scan_id: str, name: str, columns: int) -> NDArray[np.uint8]:
         scan, path = self.scan(scan_id), self.root / scan_id / name
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)

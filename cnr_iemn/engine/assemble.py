@@ -57,13 +57,20 @@ def _write_phantom(data: DataSettings, ingest: IngestSettings) -> Path:
     return root
 
 
-def prepared_store(cohort: Cohort, ingest: IngestSettings, lungs: str) -> tuple[SliceStore, dict[str, str]]:
-    """Return the cohort's slice store, made where it is missing, and the reasons of refused scans by scan id."""
+def prepared_store(
+    cohort: Cohort, ingest: IngestSettings, lungs: str, *, verify: bool = False
+) -> tuple[SliceStore, dict[str, str]]:
+    """Return the cohort's slice store, made where it is missing, and the reasons of refused scans by scan id.
+
+    ``verify``: compare with their checksums the scans that are there, and make damaged ones again.
+    """
     low, high = ingest.window
     allowed = Permissions.of(ingest)
     settings = PixelSettings(size=ingest.size, lungs=lungs, window=(low, high), crop=ingest.crop, allowed=allowed)
     workers = usable_cores() if ingest.workers is None else ingest.workers
-    return prepare_store(cohort, settings, cache=Path(ingest.cache), workers=workers, progress=_show_progress)
+    return prepare_store(
+        cohort, settings, cache=Path(ingest.cache), workers=workers, verify=verify, progress=_show_progress
+    )
 
 
 def require_all_scans(failures: Mapping[str, str]) -> None:
