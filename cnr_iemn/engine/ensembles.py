@@ -1,7 +1,8 @@
 """ensemble.json: which runs, in which order, answer for a patient. Prediction reads only this."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,38 +52,42 @@ class Ensemble:
 
 
 def describe_ensemble(study: str, runs: Mapping[str, RunFolder], predictions: Mapping[str, Predictions]) -> Ensemble:
-    """Return the ensemble of these finished runs, in their order."""
+    """Return the ensemble of these finished runs, in their order. Raises RunError for one of an earlier version."""
     records: dict[str, dict[str, Any]] = {name: run.record() or {} for name, run in runs.items()}
     members = []
     for name, run in runs.items():
-        model, metadata = records[name]["configuration"]["model"], predictions[name].metadata
+        metadata = predictions[name].metadata
         checkpoint = run.checkpoints / f"{metadata.checkpoint}.ckpt"
-        members.append(
-            Member(
-                model=name,
-                tag=run.tag,
-                checkpoint=str(checkpoint.relative_to(run.path.parents[1])),
-                checkpoint_sha256=metadata.checkpoint_sha256,
-                image_size=model["image_size"],
-                position=model["position"],
-                precision=metadata.precision,
+        with _written_by_this_version(run):
+            model = records[name]["configuration"]["model"]
+            members.append(
+                Member(
+                    model=name,
+                    tag=run.tag,
+                    checkpoint=str(checkpoint.relative_to(run.path.parents[1])),
+                    checkpoint_sha256=metadata.checkpoint_sha256,
+                    image_size=model["image_size"],
+                    position=model["position"],
+                    precision=metadata.precision,
+                )
             )
-        )
-    first = next(iter(records.values()))
-    metadata = next(iter(predictions.values())).metadata
-    return Ensemble(
-        study, tuple(members), metadata.classes, _pixel_settings(first), metadata.phantom, first["cohort"]["name"]
-    )
+    name, first = next(iter(records.items()))
+    metadata = predictions[name].metadata
+    with _written_by_this_version(runs[name]):
+        pixels, cohort = _pixel_settings(first), first["cohort"]["name"]
+    return Ensemble(study, tuple(members), metadata.classes, pixels, metadata.phantom, cohort)
 
 
 def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Predictions]) -> dict[str, ScanSummary]:
     """Return the measurements of every scan that the baselines use, from the runs' slice store.
 
-    Raises RunError where the store has been moved or deleted since the runs were trained.
+    Raises RunError where the store has been moved or deleted since the runs were trained, or they are of an earlier
+    version.
     """
     run = next(iter(runs.values()))
     record = run.record() or {}
-    root, pixels = Path(record["store"]), _pixel_settings(record)
+    with _written_by_this_version(run):
+        root, pixels = Path(record["store"]), _pixel_settings(record)
     store = SliceStore(root, pixels)
     if not root.is_dir():
         raise RunError(
@@ -95,6 +100,19 @@ def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Pr
         )
         for scan_id in next(iter(predictions.values())).scans.index
     }
+
+
+@contextmanager
+def _written_by_this_version(run: RunFolder) -> Iterator[None]:
+    """Turn a setting that run.json lacks into a RunError."""
+    try:
+        yield
+    except KeyError as error:
+        raise RunError(
+            f"{run.path / 'run.json'} does not say {error}: an earlier version trained this run, and what "
+            f"it did there is not known. Train it again (python train.py study={run.study} model={run.model} "
+            f"tag={run.tag} overwrite=true, with the settings in {run.path / 'config.yaml'})."
+        ) from error
 
 
 def _pixel_settings(record: Mapping[str, Any]) -> PixelSettings:
@@ -127,11 +145,17 @@ def read_ensemble(runs: Path, study: str, name: str) -> Ensemble:
             f"{path} has schema_version {values.get('schema_version')}, this version reads {SCHEMA_VERSION}. "
             f"Run python aggregate.py study={study} ensemble={name} again."
         )
-    members = tuple(Member(**member) for member in values.pop("members"))
-    pixels = values.pop("pixels")
-    allowed = Permissions(**pixels["allowed"])
-    settings = PixelSettings(**{**pixels, "window": tuple(pixels["window"]), "allowed": allowed})
-    return Ensemble(members=members, pixels=settings, classes=tuple(values.pop("classes")), **values)
+    try:
+        members = tuple(Member(**member) for member in values.pop("members"))
+        pixels = values.pop("pixels")
+        allowed = Permissions(**pixels["allowed"])
+        settings = PixelSettings(**{**pixels, "window": tuple(pixels["window"]), "allowed": allowed})
+        return Ensemble(members=members, pixels=settings, classes=tuple(values.pop("classes")), **values)
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} was written by another version of the project ({error}). "
+            f"Run python aggregate.py study={study} ensemble={name} again."
+        ) from error
 
 
 def checkpoint_of(study: Path, member: Member) -> Path:

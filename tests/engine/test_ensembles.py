@@ -1,0 +1,76 @@
+"""Runs and ensembles of another version of the project are refused with what to do, not with a KeyError."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnr_iemn.engine.ensembles import describe_ensemble, read_ensemble, stored_summaries, write_ensemble
+from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.errors import RunError
+from cnr_iemn.permissions import Permissions
+from tests.builders import make_predictions
+
+PERMISSIONS = vars(Permissions(allow_gaps=True))
+RECORD: dict[str, Any] = {
+    "configuration": {
+        "model": {"image_size": 224, "position": "none"},
+        "ingest": {"size": 336, "window": [-1000, 400], "crop": "none", **PERMISSIONS},
+        "lungs": "border",
+    },
+    "cohort": {"name": "three"},
+    "store": "cache/three",
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    run = RunFolder.of(tmp_path, "study", "resnext50", "seed0")
+    run.begin(RECORD, "")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("group", "key"),
+    [("ingest", "allow_range_mismatch"), ("ingest", "kernel"), ("ingest", "crop"), ("model", "position")],
+)
+def test_a_run_of_an_earlier_version(group: str, key: str, run: RunFolder) -> None:
+    record = copy.deepcopy(RECORD)
+    del record["configuration"][group][key]
+    run.write_record(record)
+    runs, predictions = {"resnext50": run}, {"resnext50": make_predictions()}
+    message = (
+        rf"resnext50/seed0/run\.json does not say '{key}': an earlier version .* Train it again \(python train\.py "
+        r"study=study model=resnext50 tag=seed0 overwrite=true"
+    )
+    with pytest.raises(RunError, match=message):
+        describe_ensemble("study", runs, predictions)
+    if group == "ingest":
+        with pytest.raises(RunError, match=message):
+            stored_summaries(runs, predictions)
+
+
+def test_an_ensemble_is_read_as_it_was_written(run: RunFolder, tmp_path: Path) -> None:
+    ensemble = describe_ensemble("study", {"resnext50": run}, {"resnext50": make_predictions()})
+    assert ensemble.pixels.allowed == Permissions(allow_gaps=True)
+    write_ensemble(tmp_path / "study" / "ensembles" / "one", ensemble)
+    assert read_ensemble(tmp_path, "study", "one") == ensemble
+
+
+@pytest.mark.parametrize("change", ["a permission that is no more", "no permissions", "a member's key"])
+def test_an_ensemble_of_another_version(change: str, run: RunFolder, tmp_path: Path) -> None:
+    ensemble = describe_ensemble("study", {"resnext50": run}, {"resnext50": make_predictions()})
+    folder = tmp_path / "study" / "ensembles" / "one"
+    write_ensemble(folder, ensemble)
+    values = json.loads((folder / "ensemble.json").read_text())
+    if change == "a member's key":
+        del values["members"][0]["position"]
+    elif change == "no permissions":
+        del values["pixels"]["allowed"]
+    else:
+        values["pixels"]["allowed"]["allow_everything"] = True
+    (folder / "ensemble.json").write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"another version .* Run python aggregate\.py study=study ensemble=one again"):
+        read_ensemble(tmp_path, "study", "one")
