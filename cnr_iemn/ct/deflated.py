@@ -13,6 +13,10 @@ from cnr_iemn.errors import ScanError
 MAX_FILE_BYTES = 2**26
 """Of a file with one slice, as it is and inflated."""
 
+MAX_ITEMS = 400_000
+"""Of all sequences of an inflated file; 20 for each frame of the longest scan. pydicom takes 700 bytes for one."""
+_ITEM = b"\xfe\xff\x00\xe0"
+
 GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 """How the element (0002,0000), whose value says how long the file meta information is, begins."""
 
@@ -30,6 +34,8 @@ def inflate(data: bytes, name: str) -> tuple[bytes, bytes]:
     inflated = stream.decompress(data[end:], MAX_FILE_BYTES)
     if stream.unconsumed_tail:
         raise ScanError(f"{name}: inflates to more than {MAX_FILE_BYTES:,} bytes, no CT slice. Scan refused.")
+    if inflated.count(_ITEM) > MAX_ITEMS:
+        raise ScanError(f"{name}: inflates to more than {MAX_ITEMS:,} sequence items, no CT slice. Scan refused.")
     return data[132:end], inflated
 
 

@@ -16,7 +16,6 @@ MAX_DEPTH = 8
 NIFTI, ZIP = (".nii", ".nii.gz"), ".zip"
 MAX_SLICES = 20_000
 """Slices below one folder."""
-_SECONDS = 120.0  # to find the first CT file of one folder
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
@@ -191,7 +190,7 @@ def _series_of(folders: list[list[Path]], workers: int) -> list[str | None]:
     """Return ``_series_in`` of each folder's files; the empty series where a worker is lost on them."""
     if not workers:
         return [_series_in(files) for files in folders]
-    answers = dict(run_limited(_series_in, folders, workers=workers, seconds=_SECONDS))
+    answers = dict(run_limited(_series_in, folders, workers=workers))
     return ["" if isinstance(answer, ScanError) else answer for _, answer in sorted(answers.items())]
 
 

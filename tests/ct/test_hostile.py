@@ -31,14 +31,25 @@ def read_and_measure(folder: Path) -> tuple[str, float, float]:
 
 def bomb(dicom, folder):
     """600 kB that inflate to 640 MB."""
-    path = folder / "IM0005.dcm"
+    deflate(folder / "IM0005.dcm", lambda dataset: [bytes(2**24)] * 40)
+
+
+def items(dicom, folder):
+    """65 kB that inflate to 8 million empty items of a sequence, for which pydicom would take 90 seconds and 6 GB."""
+    sequence = b"\x00\x52\x30\x92SQ\0\0\xff\xff\xff\xff"  # (5200,9230)
+    deflate(folder / "IM0005.dcm", lambda dataset: [dataset, sequence, b"\xfe\xff\x00\xe0\0\0\0\0" * 8_000_000])
+
+
+def deflate(path, inside):
+    """Say that a file is deflated, and put what ``inside`` makes of its dataset there, in chunks."""
     data = path.read_bytes()
     end = 144 + int.from_bytes(data[140:144], "little")
     meta = data[:end].replace(uid.ExplicitVRLittleEndian.encode() + b"\0", uid.DeflatedExplicitVRLittleEndian.encode())
     stream = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     length = (int.from_bytes(data[140:144], "little") + len(meta) - end).to_bytes(4, "little")
     meta = meta[:140] + length + meta[144:]
-    path.write_bytes(meta + b"".join(stream.compress(bytes(2**24)) for _ in range(40)) + stream.flush())
+    chunks = inside(data[end : data.index(b"\xe0\x7f\x10\x00")])
+    path.write_bytes(meta + b"".join(stream.compress(chunk) for chunk in chunks) + stream.flush())
 
 
 def giant(dicom, folder):
@@ -76,7 +87,7 @@ def frames(dicom, folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
-@pytest.mark.parametrize("make", [bomb, giant, giant_stream, nested, frames], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [bomb, items, giant, giant_stream, nested, frames], ids=lambda make: make.__name__)
 def test_hostile_files(make, dicom, scan_folder):
     folder = scan_folder(dicom.make_slices())
     make(dicom, folder)
