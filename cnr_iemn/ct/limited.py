@@ -50,7 +50,7 @@ class _Worker(Generic[Job, Result]):
     def start(self) -> None:
         """Start the process, which then waits for a job."""
         self.pipe, theirs = _CONTEXT.Pipe()
-        self.scratch.mkdir()
+        self.scratch.mkdir(exist_ok=True)
         arguments = (self.function, theirs, self.memory_bytes, str(self.scratch))
         self.process = _CONTEXT.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
