@@ -19,7 +19,7 @@ from cnr_iemn.errors import StoreError
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.records import SCHEMA_VERSION
 
-PIXEL_VERSION = 2
+PIXEL_VERSION = 3
 """Raised with every change of code that changes a pixel of the store or how it is kept."""
 
 
@@ -28,7 +28,7 @@ class PixelSettings:
     """Everything that decides the store's pixels: the arguments of ``prepare_scan``."""
 
     size: int = 336
-    lungs: str = "border"
+    lungs: str = "pleura"
     window: tuple[float, float] = (-1000.0, 400.0)
     crop: str = "none"
     allowed: Permissions = field(default_factory=Permissions)

@@ -1,27 +1,34 @@
-"""The lung mask: two threshold rules, and when to doubt what they give.
+"""The lung mask: three rules, and when to doubt what they give.
 
-Both take air from -320 HU down and differ in how they tell the lungs from the air around the body.
+All take air from -320 HU down and differ in how they tell the lungs from other air, and in what they add to it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.airways import find_gas
+from cnr_iemn.ct.components import Mask, fill_holes, label, large_parts
+from cnr_iemn.ct.pleura import TISSUE_HU, recover_pleura
+from cnr_iemn.ct.rays import Spacing
 from cnr_iemn.errors import ConfigurationError
 
 THRESHOLD_HU = -320
 
-Mask = NDArray[np.bool_]
+_COARSE_MM = 1.0  # smaller pixels are joined two by two to tell where the lungs are, not where they end
+_LEAST_PART = 0.02  # of the lungs, once other air is gone
+_BODY_MM = 360.0  # wide, where the size of a pixel is not known
+_MENTIONED_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Lungs:
     """Where the lungs are.
 
-    ``mask``: bool [slices, rows, columns]. ``litres``: its volume. ``findings``: reasons to doubt it; empty where there
-    is none.
+    ``mask``: bool [slices, rows, columns]. ``litres``: its volume. ``findings``: what should be known of it, reasons to
+    doubt it among them.
     """
 
     mask: Mask
@@ -29,17 +36,23 @@ class Lungs:
     findings: tuple[str, ...]
 
 
-def segment_lungs(hu: NDArray[np.int16], spacing_mm: tuple[float, float, float], *, method: str = "border") -> Lungs:
-    """Return the lungs of a volume, HU [slices, rows, columns], head first.
+def segment_lungs(hu: NDArray[np.int16], spacing_mm: Spacing, *, method: str = "pleura") -> Lungs:
+    """Return the lungs of a volume, HU [slices, rows, columns], head first; a single slice works too.
 
-    ``method``: border, or tutorial (the one the paper cites). Raises ConfigurationError for another name.
+    ``spacing_mm``: slices, rows, columns; NaN where not known. ``method``: pleura, border, or tutorial (the one that
+    the paper cites). Raises ConfigurationError for another name.
     """
-    methods = {"border": border_rule, "tutorial": tutorial_rule}
-    if method not in methods:
-        raise ConfigurationError(f"lungs={method} is unknown. Choose one of {', '.join(methods)}.")
-    mask = methods[method](hu)
+    findings: tuple[str, ...] = ()
+    if method == "pleura":
+        mask, findings = pleura_rule(hu, spacing_mm)
+    elif method == "border":
+        mask = border_rule(hu)
+    elif method == "tutorial":
+        mask = tutorial_rule(hu)
+    else:
+        raise ConfigurationError(f"lungs={method} is unknown. Choose one of pleura, border, tutorial.")
     litres = float(np.count_nonzero(mask) * np.prod(spacing_mm) / 1e6)
-    return Lungs(mask, litres, _doubts(hu, mask, litres))
+    return Lungs(mask, litres, findings + _doubts(hu, mask, litres))
 
 
 def border_rule(hu: NDArray[np.int16]) -> Mask:
@@ -47,20 +60,90 @@ def border_rule(hu: NDArray[np.int16]) -> Mask:
 
     Large: at least a tenth of the largest. Components touch by faces.
     """
-    label, fill = _tools()
-    labels = label(hu <= THRESHOLD_HU)
-    n = int(labels.max()) + 1
-    counts = np.zeros(n, dtype=np.int64)
-    for image in labels:  # of all labels at once, bincount would make a copy of eight bytes a voxel
-        counts += np.bincount(image.ravel(), minlength=n)
+    return _filled(_inner_air(hu))
+
+
+def _inner_air(hu: NDArray[np.int16]) -> Mask:
+    labels, counts = label(hu <= THRESHOLD_HU)
     counts[0] = 0
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         counts[edge.ravel()] = 0  # air around the body, or a lung that the field of view cuts
     keep = (counts > 0) & (10 * counts >= counts.max())
     mask: Mask = keep[labels]
-    for image in mask:
+    return mask
+
+
+def _filled(mask: Mask) -> Mask:
+    for image in mask.view(np.uint8):
         if image.any():
-            image[:] = fill(image)
+            image[:] = fill_holes(image)
+    return mask
+
+
+def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple[str, ...]]:
+    """Follow the border rule, leave out other air than the lungs', and add what lies between them and the chest wall.
+
+    Without trachea, main bronchi, stomach and bowel (``find_gas``); with consolidation and fluid at the pleura
+    (``recover_pleura``). Returns the mask and findings on what was added.
+    """
+    factor = 2 if spacing_mm[2] < _COARSE_MM else 1
+    rows, columns = (size // factor for size in hu.shape[1:])
+    coarse = hu
+    if factor > 1:
+        coarse = np.stack([cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA) for image in hu])
+    lungs = _filled(_inner_air(coarse))
+    if not lungs.any():
+        return np.zeros(hu.shape, bool), ()
+    spacing = _guessed(spacing_mm, coarse) if np.isnan(spacing_mm).any() else spacing_mm
+    spacing = (spacing[0], spacing[1] * factor, spacing[2] * factor)
+    gas = find_gas(coarse, lungs, spacing)
+    lungs &= ~gas
+    lungs = large_parts(lungs, least=_LEAST_PART * np.count_nonzero(lungs))
+    recovered = recover_pleura(coarse, lungs, spacing)
+    added = _seamless(lungs, recovered.mask, (coarse < TISSUE_HU) & ~gas)
+    mask = _refined(hu, lungs, gas, added)
+    findings = []
+    if np.count_nonzero(added) > _MENTIONED_SHARE * np.count_nonzero(lungs):
+        ml = np.count_nonzero(added) * float(np.prod(spacing_mm)) * factor**2 / 1000
+        size = "" if np.isnan(ml) else f"{ml:.0f} ml of "
+        findings.append(f"{size}dense tissue at the pleura count as lung")
+    findings += [
+        f"lung mask in doubt: what the {side} lung lacks was taken from the other one's mirror image"
+        for side in recovered.mirrored
+    ]
+    return mask, tuple(findings)
+
+
+def _guessed(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
+    """Return a spacing that makes the body 36 cm wide, for lengths that need not be right to more than a third."""
+    tissue = (hu > THRESHOLD_HU).mean(axis=(0, 1)) > 0.05
+    pixel = _BODY_MM / max(int(np.count_nonzero(tissue)), 1)
+    step = spacing_mm[0] if np.isfinite(spacing_mm[0]) else 300.0 / max(len(hu), 60)
+    return step, pixel, pixel
+
+
+def _seamless(lungs: Mask, added: Mask, allowed: Mask) -> Mask:
+    """Close the seams of a pixel or two that rays leave between aerated lung and what was added."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    result = np.zeros_like(added)
+    for index in np.flatnonzero(added.any(axis=(1, 2))):
+        closed = cv2.morphologyEx((lungs[index] | added[index]).view(np.uint8), cv2.MORPH_CLOSE, kernel)
+        result[index] = (closed.view(bool) & allowed[index] & ~lungs[index]) | added[index]
+    return result
+
+
+def _refined(hu: NDArray[np.int16], lungs: Mask, gas: Mask, added: Mask) -> Mask:
+    """Return the mask at the pixels of ``hu``, where aerated lung ends at the threshold; the others may be coarser."""
+    rows, columns = hu.shape[1:]
+    mask = np.zeros(hu.shape, bool)
+    for index in np.flatnonzero((lungs | added).any(axis=(1, 2))):
+        near = cv2.dilate(lungs[index].view(np.uint8), np.ones((3, 3), np.uint8)) & ~gas[index].view(np.uint8)
+        near = cv2.resize(near, (columns, rows), interpolation=cv2.INTER_NEAREST)
+        near &= hu[index] <= THRESHOLD_HU
+        if added[index].any():
+            dense = cv2.resize(added[index].astype(np.uint8) * np.uint8(255), (columns, rows))
+            near |= dense > 127
+        mask[index] = fill_holes(near).view(bool)
     return mask
 
 
@@ -71,17 +154,17 @@ def tutorial_rule(hu: NDArray[np.int16]) -> Mask:
     component counts as lung; the largest component of all that is the lungs. Components touch by faces, edges or
     corners.
     """
-    from skimage.measure import label
+    from skimage.measure import label as components
 
-    labels = label(hu <= THRESHOLD_HU)
+    labels = components(hu <= THRESHOLD_HU)
     lungs: Mask = labels > 0
     if labels[0, 0, 0]:
         lungs &= labels != labels[0, 0, 0]
     for image in lungs:
-        parts = label(~image)
+        parts = components(~image)
         if parts.any():
             image[:] = parts != _largest(parts)
-    parts = label(lungs)
+    parts = components(lungs)
     return parts == _largest(parts) if parts.any() else lungs
 
 
@@ -89,22 +172,6 @@ def _largest(labels: NDArray[np.integer]) -> int:
     counts = np.bincount(labels.ravel())
     counts[0] = 0
     return int(counts.argmax())
-
-
-_Label = Callable[[Mask], NDArray[np.integer]]
-_Fill = Callable[[Mask], Mask]
-
-
-def _tools() -> tuple[_Label, _Fill]:
-    """Return labelling by faces and two-dimensional hole filling: the fast packages, or scipy with the same results."""
-    try:
-        import cc3d
-        import fill_voids
-    except ImportError:  # both are LGPL, and some sites must do without
-        from scipy import ndimage
-
-        return lambda air: ndimage.label(air)[0], ndimage.binary_fill_holes
-    return lambda air: cc3d.connected_components(air, connectivity=6), fill_voids.fill
 
 
 def _doubts(hu: NDArray[np.int16], mask: Mask, litres: float) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def prepare_scan(
     source: Path | ImageStack,
     *,
     size: int = 336,
-    lungs: str = "border",
+    lungs: str = "pleura",
     window: tuple[float, float] = (-1000, 400),
     crop: str = "none",
     allowed: Permissions = STRICT,

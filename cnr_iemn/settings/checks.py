@@ -16,7 +16,7 @@ from cnr_iemn.settings.schema import (
     TrainSettings,
 )
 
-LUNGS = ("border", "tutorial")
+LUNGS = ("pleura", "border", "tutorial")
 
 
 def check_settings(settings: object) -> None:

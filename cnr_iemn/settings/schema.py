@@ -152,7 +152,7 @@ class TrainSettings:
     tag: str | None = None
     overwrite: bool = False
     runs: str = "runs"
-    lungs: str = "border"
+    lungs: str = "pleura"
     data: DataSettings = MISSING
     ingest: IngestSettings = field(default_factory=IngestSettings)
     model: ModelSettings = MISSING
@@ -172,7 +172,7 @@ class TrainSettings:
 class PrepareSettings:
     """``prepare.py``: DICOM to the slice store."""
 
-    lungs: str = "border"
+    lungs: str = "pleura"
     data: DataSettings = MISSING
     ingest: IngestSettings = field(default_factory=IngestSettings)
 

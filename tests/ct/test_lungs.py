@@ -1,4 +1,4 @@
-"""Lung masks on bodies whose lungs are known in closed form."""
+"""The threshold rules, border and tutorial, on bodies whose lungs are known in closed form."""
 
 import sys
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import binary_fill_holes
 from skimage import measure
 
-from cnr_iemn.ct import lungs as lungs_module
+from cnr_iemn.ct.components import fill_holes
 from cnr_iemn.ct.lungs import THRESHOLD_HU, segment_lungs
 from cnr_iemn.errors import ConfigurationError
 
@@ -46,7 +46,7 @@ def dice(one, other):
 def test_two_lungs_and_their_litres():
     hu, known = body()
     hu[:, -4, 10:-10] = TISSUE  # a table that lets the air pass at both ends
-    found = segment_lungs(hu, SPACING)
+    found = segment_lungs(hu, SPACING, method="border")
     np.testing.assert_array_equal(found.mask, known)
     assert found.mask.dtype == np.bool_
     closed_form = 2 * 4 / 3 * np.pi * np.prod(RADII) / 1e6
@@ -117,7 +117,7 @@ def test_lung_cut_by_the_field_of_view_is_dropped_and_flagged(edge):
     hu[edge] = LUNG  # from the lung to one border
     hu[30, 18:94, 40] = LUNG
     cut = ellipsoid(CENTRES[1 if edge[2] == np.s_[100:] else 0])
-    found = segment_lungs(hu, SPACING)
+    found = segment_lungs(hu, SPACING, method="border")
     np.testing.assert_array_equal(found.mask & known, known & ~cut)
     assert found.findings == ("lung mask in doubt: one side holds 0% of it, at least 15% are usual",)
 
@@ -126,7 +126,7 @@ def test_nodules_inside_count_as_lung():
     hu, known = body()
     inside = ellipsoid(CENTRES[0], (20, 20, 20))
     hu[inside] = TISSUE
-    np.testing.assert_array_equal(segment_lungs(hu, SPACING).mask, known)
+    np.testing.assert_array_equal(segment_lungs(hu, SPACING, method="border").mask, known)
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.15, True), (0.07, False)])
@@ -139,7 +139,7 @@ def test_components_of_a_tenth_of_the_largest_are_kept(share, kept):
     assert np.count_nonzero(third) == pytest.approx(share * largest, rel=0.1)
     assert not (third & known).any()
     hu[third] = AIR
-    np.testing.assert_array_equal(segment_lungs(hu, SPACING).mask, known | third if kept else known)
+    np.testing.assert_array_equal(segment_lungs(hu, SPACING, method="border").mask, known | third if kept else known)
 
 
 def test_air_reaching_the_first_and_last_slice_is_lung():
@@ -148,7 +148,7 @@ def test_air_reaching_the_first_and_last_slice_is_lung():
     cut = slice(20, 50)
     assert known[cut][0].any()
     assert known[cut][-1].any()
-    np.testing.assert_array_equal(segment_lungs(hu[cut], SPACING).mask, known[cut])
+    np.testing.assert_array_equal(segment_lungs(hu[cut], SPACING, method="border").mask, known[cut])
 
 
 @pytest.mark.parametrize(
@@ -171,27 +171,30 @@ def test_doubts(change, finding):
         hu[ellipsoid(CENTRES[1])] = TISSUE
     else:
         hu[known] = TISSUE
-    assert segment_lungs(hu, spacing).findings == (f"lung mask in doubt: {finding}",)
+    assert segment_lungs(hu, spacing, method="border").findings == (f"lung mask in doubt: {finding}",)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_scipy_gives_the_same_bits(seed, monkeypatch):
     pytest.importorskip("cc3d")
-    pytest.importorskip("fill_voids")
     rng = np.random.default_rng(seed)
     hu = body()[0] if seed == 0 else _table_air()[0]
     if seed >= 2:  # many components, holes, diagonal contacts
         hu = hu[20:40] + rng.normal(0, 350, (20, *SHAPE[1:])).astype(np.int16)
-    fast = segment_lungs(hu, SPACING)
-    for name in ("cc3d", "fill_voids"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert lungs_module._tools()[1] is binary_fill_holes
-    slow = segment_lungs(hu, SPACING)
+    fast = segment_lungs(hu, SPACING, method="border")
+    monkeypatch.setitem(sys.modules, "cc3d", None)
+    slow = segment_lungs(hu, SPACING, method="border")
     assert fast.mask.any()
     np.testing.assert_array_equal(fast.mask, slow.mask)
     assert fast.litres == slow.litres
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_holes_are_those_that_scipy_fills(seed):
+    noise = np.random.default_rng(seed).random((60, 70)) < 0.5 + 0.1 * seed
+    np.testing.assert_array_equal(fill_holes(noise.astype(np.uint8)).astype(bool), binary_fill_holes(noise))
+
+
 def test_unknown_method():
-    with pytest.raises(ConfigurationError, match=r"lungs=unet is unknown\. Choose one of border, tutorial"):
+    with pytest.raises(ConfigurationError, match=r"lungs=unet is unknown\. Choose one of pleura, border, tutorial"):
         segment_lungs(body()[0], SPACING, method="unet")

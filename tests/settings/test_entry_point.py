@@ -53,12 +53,12 @@ def test_settings_arrive_typed_and_nothing_is_written(run, tmp_path: Path) -> No
         (["model=inception_v3", "model.image_size=74"], "Inception-v3 needs at least 75 pixels"),
         (["data.split.validation=1.2"], "data.split.validation=1.2 is not a share"),
         (["data.fold=5"], "Give 0 to 4"),
-        (["lungs=none"], "Choose one of: border, tutorial"),
+        (["lungs=none"], "Choose one of: pleura, border, tutorial"),
         (["ingest.window=[400,-1000]"], "the lower first"),
         (["study=a/b"], "becomes a folder's name"),
         (["balancing.copies=many"], "neither auto nor a number"),
         (["-m", "model=resnext50,densenet16"], "Could not find 'model/densenet16'"),
-        (["-m", "seed=1,2", "lungs=none"], "Choose one of: border, tutorial"),
+        (["-m", "seed=1,2", "lungs=none"], "Choose one of: pleura, border, tutorial"),
     ],
 )
 def test_a_wrong_configuration_ends_with_2_before_anything_runs(

@@ -1,0 +1,169 @@
+"""lungs=pleura: against the known lungs of phantoms, whole and with a part of one lung consolidated."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.lungs import consolidated, dice, one_lung
+from cnr_iemn.cohort.phantom.scan import make_scan
+from cnr_iemn.ct.lungs import segment_lungs
+from cnr_iemn.ct.rays import ANGLES, N_RAYS, cast, mirrored, paint
+
+UNKNOWN = (np.nan, np.nan, np.nan)
+
+
+@pytest.fixture(scope="module", params=[100, 103])
+def scan(request):
+    """A scan at half the real matrix; its known lungs hold neither trachea nor bowel gas."""
+    return make_scan(request.param, "Normal", rows=256, n_slices=(60, 90))
+
+
+@pytest.fixture(scope="module")
+def fine():
+    """Some slices at the real matrix, whose pixels are joined two by two on the way."""
+    return make_scan(104, "Normal", rows=512, n_slices=(16, 24))
+
+
+def test_clean_lungs(scan):
+    found = segment_lungs(scan.hu, scan.spacing_mm)
+    assert dice(found.mask, scan.lungs) >= 0.97
+    assert found.findings == ()
+    assert found.litres == pytest.approx(np.count_nonzero(scan.lungs) * np.prod(scan.spacing_mm) / 1e6, rel=0.05)
+
+
+def test_clean_lungs_at_the_real_matrix(fine):
+    assert dice(segment_lungs(fine.hu, fine.spacing_mm).mask, fine.lungs) >= 0.97
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("shape", ["dependent", "lateral", "lower lobe"])
+def test_two_fifths_of_a_lung_consolidated_to_the_pleura(shape, side, scan):
+    hu, dense = consolidated(scan, shape, side, 0.4)
+    found = segment_lungs(hu, scan.spacing_mm)
+    border = segment_lungs(hu, scan.spacing_mm, method="border").mask
+    kept = np.count_nonzero(found.mask & dense) / np.count_nonzero(dense)
+    print(f"{shape}, {side}: Dice {dice(found.mask, scan.lungs):.3f}, border rule {dice(border, scan.lungs):.3f}")
+    assert dice(found.mask, scan.lungs) >= 0.95
+    assert kept > 0.75
+    assert np.count_nonzero(border & dense) < 0.02 * np.count_nonzero(dense)
+    assert any("ml of dense tissue at the pleura count as lung" in finding for finding in found.findings)
+    assert (
+        f"lung mask in doubt: what the {side} lung lacks was taken from the other one's mirror image" in found.findings
+    )
+
+
+@pytest.mark.parametrize("share", [0.9, 1.0])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_one_white_lung(side, share, scan):
+    hu, dense = consolidated(scan, "dependent", side, share)
+    found = segment_lungs(hu, scan.spacing_mm)
+    border = segment_lungs(hu, scan.spacing_mm, method="border")
+    assert dice(found.mask, scan.lungs) > 0.85
+    assert dice(border.mask, scan.lungs) < 0.75
+    assert np.count_nonzero(found.mask & dense) > 0.6 * np.count_nonzero(dense)
+    assert any(f"the {side} lung" in finding and "in doubt" in finding for finding in found.findings)
+
+
+def test_prone(scan):
+    """Rows from the back to the front: the same mask, turned."""
+    hu, _ = consolidated(scan, "dependent", "left", 0.3)
+    supine = segment_lungs(hu, scan.spacing_mm)
+    prone = segment_lungs(np.ascontiguousarray(hu[:, ::-1, ::-1]), scan.spacing_mm)
+    assert dice(prone.mask[:, ::-1, ::-1], supine.mask) > 0.995
+
+
+def test_a_single_slice(scan):
+    hu, _ = consolidated(scan, "lateral", "right", 0.2)
+    index = len(hu) // 2
+    lungs, alone = scan.lungs[index], hu[index : index + 1]
+    known = segment_lungs(alone, scan.spacing_mm)
+    guessed = segment_lungs(alone, UNKNOWN)
+    border = segment_lungs(alone, scan.spacing_mm, method="border")
+    assert dice(border.mask[0], lungs) < dice(known.mask[0], lungs)
+    assert dice(known.mask[0], lungs) > 0.95
+    assert dice(guessed.mask[0], lungs) > 0.95
+    assert np.isnan(guessed.litres)
+
+
+def test_unknown_spacing_of_a_whole_scan(scan):
+    hu, _ = consolidated(scan, "dependent", "right", 0.3)
+    known, guessed = (segment_lungs(hu, spacing).mask for spacing in (scan.spacing_mm, UNKNOWN))
+    assert dice(known, guessed) > 0.97
+
+
+def test_without_bones_nothing_is_added(scan):
+    hu, _ = consolidated(scan, "lateral", "right", 0.3)
+    soft = np.minimum(hu, 150)
+    found = segment_lungs(soft, scan.spacing_mm).mask
+    border = segment_lungs(soft, scan.spacing_mm, method="border").mask
+    assert np.count_nonzero(found & ~border) < 0.001 * np.count_nonzero(border)
+
+
+def test_gas_in_the_bowel_is_no_lung(scan):
+    """A loop of 6 cm below the diaphragm, joined to the lung by a thin place in its wall."""
+    hu = scan.hu.copy()
+    row_mm = scan.spacing_mm[1]
+    lung = one_lung(scan.lungs, "left")
+    index = int(np.flatnonzero(lung.any(axis=(1, 2)))[-1]) - 6
+    column = int(np.median(np.nonzero(lung[index])[1]))
+    behind = np.flatnonzero(lung[index, :, column])  # in front of the lung there, at times, and behind the diaphragm
+    row = int(behind[np.flatnonzero(np.diff(behind) > 1)[-1] + 1]) if (np.diff(behind) > 1).any() else int(behind[0])
+    y, x = np.indices(hu.shape[1:])
+    loop = np.hypot(y - row + 34 / row_mm, x - column) * row_mm < 30
+    bridge = (np.abs(x - column) < 2) & (y <= row + 3) & (y > row - 8 / row_mm)
+    hu[index - 3 : index + 3, loop & ~scan.lungs[index]] = -990
+    hu[index, bridge] = -990
+    border = segment_lungs(hu, scan.spacing_mm, method="border").mask
+    found = segment_lungs(hu, scan.spacing_mm).mask
+    gas = loop & ~scan.lungs[index]
+    assert np.count_nonzero(border[index] & gas) > 0.9 * np.count_nonzero(gas)
+    assert np.count_nonzero(found[index] & gas) < 0.05 * np.count_nonzero(gas)
+    assert dice(found, scan.lungs) > 0.97
+
+
+def test_emphysema_stays(scan):
+    """Lungs nearly as empty as gas: nothing is taken out of them."""
+    hu = scan.hu.copy()
+    hu[scan.lungs & (hu < -700)] -= 110
+    border = segment_lungs(hu, scan.spacing_mm, method="border").mask
+    found = segment_lungs(hu, scan.spacing_mm).mask
+    assert np.count_nonzero(scan.lungs & border & ~found) < 0.01 * np.count_nonzero(scan.lungs)
+
+
+def test_scipy_gives_the_same_mask(scan, monkeypatch):
+    pytest.importorskip("cc3d")
+    hu, _ = consolidated(scan, "lateral", "left", 0.3)
+    fast = segment_lungs(hu, scan.spacing_mm)
+    monkeypatch.setitem(sys.modules, "cc3d", None)
+    slow = segment_lungs(hu, scan.spacing_mm)
+    np.testing.assert_array_equal(fast.mask, slow.mask)
+    assert fast.findings == slow.findings
+
+
+def test_no_lungs():
+    hu = np.full((4, 64, 64), 40, np.int16)
+    found = segment_lungs(hu, (2.0, 2.0, 2.0))
+    assert not found.mask.any()
+    assert found.findings == ("lung mask in doubt: no lungs found",)
+
+
+def test_rays_meet_a_disc_where_geometry_says():
+    """A disc of lung of 40 mm about the middle, ribs at 60 mm: in a slice whose pixels are not square."""
+    y, x = np.indices((200, 150), dtype=float)
+    radius = np.hypot((y - 100) * 1.0, (x - 75) * 1.5)
+    codes = np.where(radius <= 40, 1, np.where(np.abs(radius - 62) <= 2, 2, 0)).astype(np.uint8)[None]
+    fan = cast(codes, np.array([[100.0, 75.0]], np.float32), (2.0, 1.0, 1.5), least_mm=8, blind_mm=10)
+    assert fan.crosses.all()
+    np.testing.assert_allclose(fan.last, 40, atol=2.1)
+    np.testing.assert_allclose(fan.rib, 60, atol=2.1)
+    ring = np.zeros((1, 200, 150), np.uint8)
+    paint(fan, np.ones((1, N_RAYS), bool), fan.last, fan.rib, ring, (2.0, 1.0, 1.5))
+    wanted = (radius > 40) & (radius < 60)
+    assert dice(ring[0] > 0, wanted) > 0.93
+
+
+def test_mirrored_rays_lie_across_the_midline():
+    angles = ANGLES[None]
+    np.testing.assert_allclose(np.sin(mirrored(angles)), np.sin(angles), atol=1e-12)
+    np.testing.assert_allclose(np.cos(mirrored(angles)), -np.cos(angles), atol=1e-12)
