@@ -1,6 +1,7 @@
 """Damaged pixel data: what is claimed to be found is found, and good files of every codec pass."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import cv2
@@ -228,6 +229,38 @@ def test_jpeg_2000_streams_end_where_they_say():
         assert not jpeg_2000_ends_where_it_says(stream[:-2] + b"\0" + stream[-2:])
         at = stream.rindex(b"\xff\x90\x00\x0a")
         assert jpeg_2000_ends_where_it_says(stream[: at + 6] + bytes(4) + stream[at + 10 :])  # length not told
+
+
+# --- headers
+
+
+@pytest.mark.parametrize("values", [{"RescaleIntercept": -1025}, {"RescaleSlope": 9}])
+def test_a_single_slice_with_a_rescaling_of_its_own_is_refused_unless_allowed(values, dicom, scan_folder):
+    slices = dicom.make_slices()
+    for keyword, value in values.items():
+        setattr(slices[7], keyword, value)
+    folder = scan_folder(slices)
+    with pytest.raises(ScanError, match=r"P012/IM0007\.dcm: RescaleSlope or .* damaged header.*allow_range_mismatch"):
+        read_scan(folder)
+    assert read_scan(folder, TOLERANT).hu.shape == (24, 64, 64)
+
+
+def test_two_slices_with_a_rescaling_of_their_own_are_read(dicom, scan_folder):
+    slices = dicom.make_slices()
+    for ds in slices[7:9]:
+        ds.RescaleIntercept = -1020
+    want = dicom.expected_hu()
+    want[7:9] += 4
+    np.testing.assert_array_equal(read_scan(scan_folder(slices)).hu, want)
+
+
+def test_headers_are_never_read_wrong_and_never_end_the_process(tmp_path):
+    """But for digits of the rescaling, which one file alone cannot tell."""
+    rng = np.random.default_rng(8)
+    slices = [make_slice("JPEG Lossless", rng) for _ in range(2)]
+    counts = sum(count(write_jobs(tmp_path, "JPEG Lossless", slices, 300, header=True, seed=0)).values(), Counter())
+    assert counts["process lost"] == counts["hung"] == undetected(counts) == 0
+    assert counts["refused"] > 100
 
 
 # --- real scans
