@@ -16,7 +16,7 @@ from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
 from cnr_iemn.ct.rescale import padding_beyond_bits
 from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.rows import shifted_row
-from cnr_iemn.ct.streams import jpeg_2000_ends_where_it_says, stream_shape
+from cnr_iemn.ct.streams import stream_shape
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -177,17 +177,14 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, allowed: Perm
         )
     if not stream.endswith(b"\xff\xd9"):
         raise ScanError(f"{name}: the JPEG stream lacks its end marker (truncated copy?). {_BAD_COPY}")
-    checked = not allowed.allow_range_mismatch
-    if checked and not jpeg_2000_ends_where_it_says(stream):
-        raise ScanError(f"{name}: the JPEG 2000 stream is not as long as it says: {_DAMAGED}")
     try:
         stored = np.asarray(_CODESTREAMS[pixels.transfer_syntax](stream))
     except (RuntimeError, ValueError) as error:  # each decoder of imagecodecs has its own RuntimeError
         raise ScanError(f"{name}: the JPEG stream cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
-    if checked and pixels.transfer_syntax in _JPEG_LOSSLESS and stored.shape == shape:
-        damage = wrong_length(stream, stored)
-        if damage:
-            raise ScanError(f"{name}: {damage}: {_DAMAGED}")
+    lossless = pixels.transfer_syntax in _JPEG_LOSSLESS and stored.shape == shape
+    damage = wrong_length(stream, stored) if lossless and not allowed.allow_range_mismatch else None
+    if damage:
+        raise ScanError(f"{name}: {damage}: {_DAMAGED}")
     return stored
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
 _JPEG_2000 = b"\xff\x4f\xff\x51"
-_TILE_PART = 0x90
 _MOST_SEGMENTS = 2**17  # a file made to take time has millions
 
 
@@ -34,27 +33,3 @@ def jpeg_segments(stream: bytes) -> Iterator[tuple[int, int]]:
             continue
         yield stream[at + 1], at
         at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-
-
-def jpeg_2000_ends_where_it_says(stream: bytes) -> bool:
-    """Tell whether the tile parts of a JPEG 2000 codestream are as long as they say, up to its end marker.
-
-    True also where that cannot be known: the stream is of another kind, or its last tile part has no length.
-    """
-    if stream[:4] != _JPEG_2000:
-        return True
-    at, end = 2, len(stream) - 2
-    for _ in range(_MOST_SEGMENTS):
-        if at >= end or stream[at] != 0xFF:
-            break
-        length = int.from_bytes(stream[at + 2 : at + 4], "big")
-        if stream[at + 1] == _TILE_PART:
-            part = int.from_bytes(stream[at + 6 : at + 10], "big")
-            if part == 0:  # up to the end
-                return True
-            if part < 12:
-                return False
-            at += part
-        else:
-            at += 2 + length
-    return at == end

@@ -19,7 +19,6 @@ from cnr_iemn.ct.headers import read_headers
 from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.ct.rows import shifted_row
-from cnr_iemn.ct.streams import jpeg_2000_ends_where_it_says
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import Permissions
 
@@ -56,11 +55,11 @@ def test_good_files_pass(codec, tmp_path):
         ("JPEG Lossless", ["zeros", "noise", "block missing", "cut"]),
         ("JPEG-LS", ["zeros", "noise", "block missing", "cut"]),
         ("JPEG 2000", ["block missing", "cut"]),
-        ("HTJ2K", ["zeros", "noise", "block missing", "cut"]),
+        ("HTJ2K", ["noise", "block missing", "cut"]),
         ("native", ["block missing", "cut"]),
     ],
 )
-def test_damage_that_is_always_found(codec, kinds, tmp_path):
+def test_damage_of_many_bytes_is_found(codec, kinds, tmp_path):
     rng = np.random.default_rng(2)
     slices = [make_slice(codec, rng) for _ in range(4)]
     counts = count(write_jobs(tmp_path, codec, slices, 60 * len(KINDS), header=False, seed=3))
@@ -211,24 +210,6 @@ def _line(rows_changed, columns, value, blur=0.0):
 def test_structures_are_no_shifted_rows(structure, noise):
     image = chest().astype(np.int32) if noise else np.full((256, 256), 1000)
     assert shifted_row((image + structure).round().clip(0, 4095).astype(np.uint16)) is None
-
-
-# --- JPEG 2000
-
-
-def _jpeg_2000_streams():
-    yield imagecodecs.jpeg2k_encode(chest(), reversible=True, codecformat="j2k")
-    yield imagecodecs.htj2k_encode(chest(), reversible=True)
-    yield imagecodecs.htj2k_encode(chest(), reversible=True, tile=(64, 64))
-
-
-def test_jpeg_2000_streams_end_where_they_say():
-    for stream in _jpeg_2000_streams():
-        assert jpeg_2000_ends_where_it_says(stream)
-        assert not jpeg_2000_ends_where_it_says(stream[:5000] + stream[5007:])
-        assert not jpeg_2000_ends_where_it_says(stream[:-2] + b"\0" + stream[-2:])
-        at = stream.rindex(b"\xff\x90\x00\x0a")
-        assert jpeg_2000_ends_where_it_says(stream[: at + 6] + bytes(4) + stream[at + 10 :])  # length not told
 
 
 # --- headers
