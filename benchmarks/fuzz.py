@@ -3,8 +3,9 @@
 python -m benchmarks.fuzz --files 2000 --headers 2000 --seed 0 [--sample FOLDER]
 
 Every codec gets its share of the files, damaged in their pixel data in every way in turn; headers are damaged anywhere
-before it. A file counts as undetected where it is read without an error and its HU differ. --sample: a folder of real
-JPEG Lossless slices that carry the range tags; twenty of them are damaged too. The same seed damages the same bytes.
+before it. A file counts as undetected where it is read without an error and its HU differ; a changed digit of the
+rescaling is found only among the other slices of a scan, so it counts here. --sample: a folder of real JPEG Lossless
+slices that carry the range tags; twenty of them are damaged too. The same seed damages the same bytes.
 """
 
 import argparse
@@ -135,8 +136,8 @@ def main() -> None:
         sources["JPEG Lossless, real"] = real_slices(words.sample)
     results = {}
     for header, files in ((False, words.files), (True, words.headers)):
-        for codec, slices in sources.items():
-            share = files // len(sources)
+        share = files // len(sources)
+        for codec, slices in sources.items() if share else ():
             with tempfile.TemporaryDirectory() as temporary:
                 jobs = write_jobs(Path(temporary), codec, slices, share, header=header, seed=words.seed)
                 results[f"{codec}, {'header' if header else 'pixels'}"] = count(jobs)
