@@ -17,6 +17,7 @@ from cnr_iemn.cohort.preparation import prepare_store
 from cnr_iemn.cohort.store import PixelSettings, SliceStore
 from cnr_iemn.errors import StoreError
 from cnr_iemn.registry import SPGC_CLASSES
+from tests.pipeline import entry_point
 
 SETTINGS = PixelSettings(size=48)  # about 50 kB of grey and 6 kB of mask a scan
 
@@ -87,6 +88,26 @@ def test_a_full_disk_is_reported_and_the_next_run_goes_on(
     for path in undisturbed.root.rglob("*.*"):
         if path.is_file() and path.name != ".lock":
             assert (store.root / path.relative_to(undisturbed.root)).read_bytes() == path.read_bytes()
+
+
+def test_a_disk_with_no_room_for_the_report_is_reported(
+    cohort: Cohort, disk: Disk, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        f"{scan.scan_id},{scan.source},{kind}"
+        for scan, kind in zip(cohort.scans, ("sick", "healthy", "sick"), strict=True)
+    ]
+    manifest = tmp_path / "scans.csv"
+    manifest.write_text("\n".join(["scan_id,path,class", *lines]) + "\n")
+    words = ["data=manifest", f"data.csv={manifest}", f"ingest.cache={disk.path}", "ingest.size=48", "ingest.workers=0"]
+    disk.resize(240)  # the scans take about 200 kB
+    assert entry_point("prepare")(words) != 0
+    output = capfd.readouterr()
+    assert "cannot be written (No space left on device). Free some space and run again" in output.err
+    assert "Traceback" not in output.err
+    assert not list(disk.path.rglob("report.html"))
+    disk.resize(2000, "remount")
+    assert entry_point("prepare")(words) == 0
 
 
 @pytest.mark.parametrize("size", [100, 3_000, 30_000])
