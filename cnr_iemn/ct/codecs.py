@@ -13,8 +13,8 @@ from pydicom.pixels import get_decoder
 
 from cnr_iemn.ct.deflated import inflate
 from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
-from cnr_iemn.ct.rescale import padding_beyond_bits
 from cnr_iemn.ct.jpeg_lossless import wrong_length
+from cnr_iemn.ct.rescale import padding_beyond_bits
 from cnr_iemn.ct.rows import shifted_row
 from cnr_iemn.ct.streams import stream_shape
 from cnr_iemn.errors import ScanError
