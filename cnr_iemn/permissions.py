@@ -12,7 +12,8 @@ class Permissions:
     ``allow_unreadable``: damaged files among the slices are left out.
     ``allow_missing_position``: without ImagePositionPatient the slices are ordered by SliceLocation, as axial.
     ``allow_missing_rescale``: without a usable slope and intercept the stored values are taken as HU.
-    ``allow_range_mismatch``: decoded values outside the range that the file states (0028,0106/0107).
+    ``allow_range_mismatch``: decoded values outside the range that the file states (0028,0106/0107), a JPEG stream
+    whose pixels show that it is damaged, or a single slice with a rescaling of its own.
     ``assume_hu``: values without air near -1000 HU or without soft tissue.
     """
 

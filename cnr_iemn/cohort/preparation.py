@@ -55,7 +55,12 @@ def prepare_store(
         for scan_id in damaged:  # so that it counts as missing, even if it cannot be made again
             (store.root / scan_id / "source.json").unlink(missing_ok=True)
         waiting = [scan for scan in cohort.scans if not _is_current(store, scan)]  # another process may have been here
-        write_text_atomic(store.root / "settings.json", json.dumps(asdict(settings), indent=1))
+        try:
+            write_text_atomic(store.root / "settings.json", json.dumps(asdict(settings), indent=1))
+        except OSError as error:
+            raise StoreError(
+                f"{store.root} cannot be written ({error.strerror}). Free some space or give another ingest.cache."
+            ) from error
         for _ in progress(_prepare_all(store, waiting, workers, failures), len(waiting)):
             pass
     return store, failures
@@ -128,8 +133,8 @@ def prepare_one(job: _Job) -> ScanError | None:
         _move_into_place(folder, root / scan.scan_id)
     except OSError as error:
         raise StoreError(
-            f"{root}: scan {scan.scan_id} cannot be written ({error.strerror}). Free some space or give another "
-            "ingest.cache; scans already prepared are kept."
+            f"{root}: scan {scan.scan_id} cannot be written ({error.strerror or f'disk full? {error}'}). Free some "
+            "space or give another ingest.cache; scans already prepared are kept."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # nothing left to remove after the rename

@@ -1,6 +1,6 @@
 """One file's pixels as a two-dimensional array of stored values, checked against everything the file says of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 
 import imagecodecs
@@ -13,7 +13,10 @@ from pydicom.pixels import get_decoder
 
 from cnr_iemn.ct.deflated import inflate
 from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
+from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.rescale import padding_beyond_bits
+from cnr_iemn.ct.rows import shifted_row
+from cnr_iemn.ct.streams import stream_shape
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -38,9 +41,10 @@ _CODESTREAMS: dict[str, Callable[[bytes], NDArray[np.integer]]] = {
     uid.HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
     uid.HTJ2K: imagecodecs.htj2k_decode,
 }
+_JPEG_LOSSLESS = {uid.JPEGLossless, uid.JPEGLosslessSV1}
 _LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless}
-_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
 _BAD_COPY = "Scan refused; copy it again."
+_DAMAGED = "damaged pixel data. Scan refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
 
 
 def is_lossy(pixels: PixelFormat) -> bool:
@@ -99,7 +103,7 @@ def frames_of(data: bytes, pixels: PixelFormat, name: str) -> list[bytes]:
 def decode_pixels(encoded: bytes, pixels: PixelFormat, name: str, allowed: Permissions = STRICT) -> NDArray[np.integer]:
     """Return the stored values, [rows, columns], of one frame of ``frames_of``. Raises ScanError."""
     stored = (
-        _decode_stream(encoded, pixels, name)
+        _decode_stream(encoded, pixels, name, allowed)
         if pixels.transfer_syntax in _CODESTREAMS
         else _decode_plain(encoded, pixels, name)
     )
@@ -111,6 +115,9 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat, name: str, allowed: Permi
         raise ScanError(f"{name}: every pixel is {low}: damaged pixel data. {_BAD_COPY}")
     if not allowed.allow_range_mismatch:
         _check_range(stored, low, high, pixels, name)
+        damage = shifted_row(stored) if pixels.transfer_syntax == uid.JPEGLosslessSV1 else None
+        if damage:
+            raise ScanError(f"{name}: {damage}: {_DAMAGED}")
     return stored
 
 
@@ -157,11 +164,11 @@ def _decode_plain(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.
     return np.asarray(stored)
 
 
-def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
-    """Decode a JPEG, JPEG-LS or JPEG 2000 codestream, after its own size and its end have been checked."""
+def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, allowed: Permissions) -> NDArray[np.integer]:
+    """Decode a JPEG, JPEG-LS or JPEG 2000 codestream whose own size, length and end are as they must be."""
     try:
         stream = encoded.rstrip(b"\0")  # padded to an even length
-        shape = _stream_shape(stream)
+        shape = stream_shape(stream)
     except PARSE_ERRORS as error:
         raise ScanError(f"{name}: no JPEG stream in the pixel data ({type(error).__name__}). {_BAD_COPY}") from error
     if shape != (pixels.rows, pixels.columns):
@@ -171,35 +178,14 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np
     if not stream.endswith(b"\xff\xd9"):
         raise ScanError(f"{name}: the JPEG stream lacks its end marker (truncated copy?). {_BAD_COPY}")
     try:
-        return np.asarray(_CODESTREAMS[pixels.transfer_syntax](stream))
+        stored = np.asarray(_CODESTREAMS[pixels.transfer_syntax](stream))
     except (RuntimeError, ValueError) as error:  # each decoder of imagecodecs has its own RuntimeError
         raise ScanError(f"{name}: the JPEG stream cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
-
-
-def _stream_shape(stream: bytes) -> tuple[int, int]:
-    """Return rows and columns as the codestream's own header says. Raises ValueError."""
-    if stream[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SOC, then SIZ with the image's corners
-        x1, y1, x0, y0 = (int.from_bytes(stream[8 + 4 * k : 12 + 4 * k], "big") for k in range(4))
-        return y1 - y0, x1 - x0
-    for marker, at in _jpeg_segments(stream):
-        if marker in _FRAME_MARKERS:
-            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
-    raise ValueError("no frame header")
-
-
-def _jpeg_segments(stream: bytes) -> Iterator[tuple[int, int]]:
-    """Give marker and offset of each segment before the first scan."""
-    if stream[:2] != b"\xff\xd8":
-        raise ValueError("no start marker")
-    at = 2
-    while at + 4 <= len(stream):
-        if stream[at] != 0xFF:
-            raise ValueError("no marker")
-        if stream[at + 1] == 0xFF:  # fill byte
-            at += 1
-            continue
-        yield stream[at + 1], at
-        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    lossless = pixels.transfer_syntax in _JPEG_LOSSLESS and stored.shape == shape
+    damage = wrong_length(stream, stored) if lossless and not allowed.allow_range_mismatch else None
+    if damage:
+        raise ScanError(f"{name}: {damage}: {_DAMAGED}")
+    return stored
 
 
 def _within_bits(stored: NDArray[np.integer], pixels: PixelFormat, name: str) -> NDArray[np.integer]:
@@ -242,5 +228,5 @@ def _check_range(stored: NDArray[np.integer], low: int, high: int, pixels: Pixel
             return
     raise ScanError(
         f"{name}: decoded range {low}..{high} differs from the file's own {smallest}..{largest} (0028,0106/0107): "
-        "damaged pixel data. Scan refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
+        f"{_DAMAGED}"
     )

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 import pydicom
@@ -148,7 +149,7 @@ def read_headers(path: Path, name: str) -> list[SliceHeader]:
     """
     try:
         # UIDs of anonymised sets are often no legal UIDs: no reason to warn, nothing here depends on their form
-        with path.open("rb") as file, pydicom.config.disable_value_validation():
+        with _Bounded(path) as file, pydicom.config.disable_value_validation():
             start = file.read(144)
             if start[128:132] != b"DICM":
                 if start[:2] in _FIRST_GROUPS:
@@ -173,6 +174,17 @@ def read_headers(path: Path, name: str) -> list[SliceHeader]:
         raise UnreadableFileError(f"{name}: the DICOM header is damaged ({type(error).__name__}).") from error
     except OSError as error:
         raise ScanError(f"{name}: cannot be opened ({error.strerror}). Check the disk and the permissions.") from error
+
+
+class _Bounded(BufferedReader):
+    """A file of which never more is asked than it has: an element with a damaged length would reserve gigabytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._bytes = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size, self._bytes) if size else size)
 
 
 def _headers(ds: Dataset, path: Path, name: str, offset: int | None) -> list[SliceHeader]:

@@ -12,7 +12,7 @@ from cnr_iemn.ct.find import find_slices, is_nifti, is_zip, scan_name
 from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.ct.nifti import read_nifti
 from cnr_iemn.ct.plan import plan_scan
-from cnr_iemn.ct.rescale import check_plausible, check_rescale, has_rescale, to_hu
+from cnr_iemn.ct.rescale import check_alike, check_plausible, check_rescale, has_rescale, to_hu
 from cnr_iemn.ct.volume import MAX_VOXELS, Volume
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
@@ -44,6 +44,7 @@ def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
     for header in (*plan.slices, *(copy for _, copy in plan.copies)):
         check_format(header.pixels, header.name)
         check_rescale(header, allowed)
+    check_alike(plan.slices, allowed)
     first = plan.slices[0].pixels
     shape = (len(plan.slices), first.rows or 0, first.columns or 0)
     if np.prod(shape, dtype=np.int64) > MAX_VOXELS:
@@ -114,7 +115,9 @@ def _used_permissions(slices: tuple[SliceHeader, ...], allowed: Permissions) -> 
     if without:
         findings.append(f"{without} slice(s) without rescaling taken as HU (ingest.allow_missing_rescale)")
     if allowed.allow_range_mismatch:
-        findings.append("decoded ranges not compared with the files' own (ingest.allow_range_mismatch)")
+        findings.append(
+            "decoded ranges not compared with the files' own, JPEG streams not checked (ingest.allow_range_mismatch)"
+        )
     if allowed.assume_hu:
         findings.append("values not checked for being HU (ingest.assume_hu)")
     return tuple(findings)

@@ -1,5 +1,8 @@
 """Stored values to Hounsfield units."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +16,7 @@ AIR_HU = -1024
 _AIR = -900  # HU; everything below counts as air
 _SOFT_TISSUE = (-200, 200)  # HU
 _LEAST_SHARE = 0.005  # of all voxels, for each
+_FEW = 8  # slices, among which one tells nothing
 _MOST_SLOPE, _MOST_INTERCEPT = 1e3, 1e6  # beyond, a digit of the header is damaged
 
 
@@ -27,6 +31,23 @@ def check_rescale(header: SliceHeader, allowed: Permissions = STRICT) -> None:
         raise ScanError(
             f"{header.name}: {what}, so the values cannot be brought to HU. Scan refused; export it with its "
             "rescaling, or set ingest.allow_missing_rescale=true to take the stored values as HU."
+        )
+
+
+def check_alike(headers: Sequence[SliceHeader], allowed: Permissions = STRICT) -> None:
+    """Refuse a scan of which a single slice has a slope or intercept of its own: its header is damaged.
+
+    Where they vary from slice to slice nothing can be said. Raises ScanError.
+    """
+    pairs = Counter((header.slope, header.intercept) for header in headers if has_rescale(header))
+    if len(pairs) != 2 or len(headers) < _FEW or allowed.allow_range_mismatch:
+        return
+    odd, count = pairs.most_common()[-1]
+    if count == 1:
+        name = next(header.name for header in headers if (header.slope, header.intercept) == odd)
+        raise ScanError(
+            f"{name}: RescaleSlope or RescaleIntercept is another one than in all other slices: damaged header. Scan "
+            "refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
         )
 
 

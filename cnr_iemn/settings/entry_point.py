@@ -5,6 +5,7 @@ input, nothing written; 130 interrupted.
 """
 
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -67,7 +68,7 @@ def _run(name: str, schema: type[S], task: Callable[[S], float | None], argument
     def job(config: DictConfig) -> float | None:
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            value = task(_checked(config, schema))
+            value = _run_task(task, _checked(config, schema))
         except (CnrIemnError, OmegaConfBaseException) as error:
             outcomes.append(error)
             if not multirun:  # raising would only add Hydra's own line to ours
@@ -92,6 +93,19 @@ def _run(name: str, schema: type[S], task: Callable[[S], float | None], argument
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     return _exit_code(outcomes, schema)
+
+
+def _run_task(task: Callable[[S], float | None], settings: S) -> float | None:
+    """Run the task; a full disk ends it with a message, wherever it is met."""
+    try:
+        return task(settings)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = error.filename or "A file"
+        raise CnrIemnError(
+            f"{what} cannot be written ({error.strerror}). Free some space and run again; what is finished is kept."
+        ) from error
 
 
 def _exit_code(outcomes: list[Exception | None], schema: type[Any]) -> int:

@@ -86,8 +86,29 @@ def frames(dicom, folder):
     dicom.write(folder, [slices[5]], ["IM0005.dcm"])
 
 
+def long_element(dicom, folder):
+    """An element of the header that says it has 4 GB."""
+    path = folder / "IM0005.dcm"
+    data = path.read_bytes()
+    at = data.index(b"\x28\x00\x02\x00US")
+    path.write_bytes(data[:at] + b"\x20\x00\x00\x40UT\0\0\xf0\xff\xff\xff" + data[at:])
+
+
+def segments(dicom, folder):
+    """A JPEG stream of 60 MB that consists of empty segments."""
+    slices = dicom.make_slices()
+    slices[5].file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
+    slices[5].PixelData = encapsulate([b"\xff\xd8" + b"\xff\xe0\x00\x02" * 15_000_000 + b"\xff\xd9"])
+    slices[5]["PixelData"].VR = "OB"
+    dicom.write(folder, [slices[5]], ["IM0005.dcm"])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
-@pytest.mark.parametrize("make", [bomb, items, giant, giant_stream, nested, frames], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [bomb, items, giant, giant_stream, nested, frames, long_element, segments],
+    ids=lambda make: make.__name__,
+)
 def test_hostile_files(make, dicom, scan_folder):
     folder = scan_folder(dicom.make_slices())
     make(dicom, folder)

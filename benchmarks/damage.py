@@ -1,0 +1,105 @@
+"""CT slices made by code in every codec, and the ways in which files are damaged."""
+
+import io
+from collections.abc import Callable
+
+import cv2
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+
+SIDE = 256
+
+CODECS = {
+    "native": uid.ExplicitVRLittleEndian,
+    "deflated": uid.DeflatedExplicitVRLittleEndian,
+    "RLE": uid.RLELossless,
+    "JPEG Lossless": uid.JPEGLosslessSV1,
+    "JPEG-LS": uid.JPEGLSLossless,
+    "JPEG 2000": uid.JPEG2000Lossless,
+    "HTJ2K": uid.HTJ2KLossless,
+}
+_ENCODERS = {
+    "JPEG Lossless": lambda a: imagecodecs.jpeg8_encode(a, lossless=True, predictor=1, bitspersample=12),
+    "JPEG-LS": imagecodecs.jpegls_encode,
+    "JPEG 2000": lambda a: imagecodecs.jpeg2k_encode(a, reversible=True, codecformat="j2k"),
+    "HTJ2K": lambda a: imagecodecs.htj2k_encode(a, reversible=True),
+}
+
+_Change = Callable[[bytes, int, int, np.random.Generator], bytes]
+
+
+def _with(data: bytes, at: int, values: NDArray[np.uint8]) -> bytes:
+    return data[:at] + values.tobytes() + data[at + len(values) :]
+
+
+KINDS: dict[str, _Change] = {
+    "bit flipped": lambda data, at, _, rng: _with(data, at, np.uint8([data[at] ^ 1 << rng.integers(8)])),
+    "byte changed": lambda data, at, _, rng: _with(data, at, np.uint8([data[at] ^ rng.integers(1, 256)])),
+    "zeros": lambda data, at, length, _: _with(data, at, np.zeros(length, np.uint8)),
+    "noise": lambda data, at, length, rng: _with(data, at, rng.integers(0, 256, length, np.uint8)),
+    "block missing": lambda data, at, length, _: data[:at] + data[at + length :],
+    "cut": lambda data, at, *_: data[:at],
+}
+"""Functions of a file's bytes, where it is damaged, how many bytes (1 to 199) are, and the source of chance."""
+
+
+def damage(data: bytes, kind: str, start: int, end: int, rng: np.random.Generator) -> bytes:
+    """Return the file with damage of this kind somewhere in its bytes ``start`` to ``end``."""
+    at = int(rng.integers(start, end))
+    length = int(min(rng.integers(1, 200), end - at))
+    return KINDS[kind](data, at, length, rng)
+
+
+def pixel_start(data: bytes) -> int:
+    """Return where the pixel data begin; for deflated files, where the stream does."""
+    at = data.find(b"\xe0\x7f\x10\x00")
+    return at + 12 if at > 0 else 144 + int.from_bytes(data[140:144], "little")
+
+
+def make_slice(codec: str, rng: np.random.Generator) -> tuple[bytes, NDArray[np.int16]]:
+    """Return the bytes of a CT slice, its range tags included, and its HU, int16 [256, 256]."""
+    stored = _chest(rng)
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = uid.CTImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = "1.2.3.4"
+    ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    ds.SeriesInstanceUID, ds.Modality, ds.InstanceNumber = "1.2.3", "CT", 1
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    ds.PixelSpacing, ds.Rows, ds.Columns = [1.4, 1.4], SIDE, SIDE
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
+    ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+    ds.SmallestImagePixelValue, ds.LargestImagePixelValue = int(stored.min()), int(stored.max())
+    ds.PixelData = stored.tobytes()
+    if codec == "RLE":
+        ds.compress(uid.RLELossless, generate_instance_uid=False)
+    elif codec in _ENCODERS:
+        ds.PixelData = encapsulate([_ENCODERS[codec](stored)])
+        ds["PixelData"].VR = "OB"
+    ds.file_meta.TransferSyntaxUID = CODECS[codec]
+    file = io.BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    return file.getvalue(), (stored.astype(np.int32) - 1024).astype(np.int16)
+
+
+def _chest(rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Return a body with two lungs in air above a table, stored values of 12 bits, with a scanner's noise and blur."""
+    hu = np.full((SIDE, SIDE), -1000, np.float32)
+    shift = rng.integers(-8, 9, 2)
+    for x, y, width, height, value in (
+        (128, 128, 105, 75, -90),
+        (128, 128, 100, 70, 40),
+        (80, 120, 38, 50, -860),
+        (176, 120, 38, 50, -860),
+        (128, 180, 10, 10, 400),
+    ):
+        cv2.ellipse(hu, (int(x + shift[0]), int(y + shift[1])), (width, height), 0, 0, 360, value, cv2.FILLED)
+    hu[226 + shift[1] : 230 + shift[1], 40:216] = -300
+    noise = cv2.GaussianBlur(rng.normal(0, 1, hu.shape).astype(np.float32), (0, 0), 0.8)
+    hu = cv2.GaussianBlur(hu, (0, 0), 0.8) + 18 * noise / noise.std()
+    return (hu.round() + 1024).clip(0, 4095).astype(np.uint16)

@@ -1,0 +1,35 @@
+"""What a JPEG, JPEG-LS or JPEG 2000 codestream says of itself, read without a decoder."""
+
+from collections.abc import Iterator
+
+_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
+_JPEG_2000 = b"\xff\x4f\xff\x51"
+_MOST_SEGMENTS = 2**17  # a file made to take time has millions
+
+
+def stream_shape(stream: bytes) -> tuple[int, int]:
+    """Return rows and columns as the codestream's own header says. Raises ValueError."""
+    if stream[:4] == _JPEG_2000:  # SOC, then SIZ with the image's corners
+        x1, y1, x0, y0 = (int.from_bytes(stream[8 + 4 * k : 12 + 4 * k], "big") for k in range(4))
+        return y1 - y0, x1 - x0
+    for marker, at in jpeg_segments(stream):
+        if marker in _FRAME_MARKERS:
+            return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
+    raise ValueError("no frame header")
+
+
+def jpeg_segments(stream: bytes) -> Iterator[tuple[int, int]]:
+    """Give marker and offset of each segment before the first scan's data. Raises ValueError where there is none."""
+    if stream[:2] != b"\xff\xd8":
+        raise ValueError("no start marker")
+    at = 2
+    for _ in range(_MOST_SEGMENTS):
+        if at + 4 > len(stream):
+            break
+        if stream[at] != 0xFF:
+            raise ValueError("no marker")
+        if stream[at + 1] == 0xFF:  # fill byte
+            at += 1
+            continue
+        yield stream[at + 1], at
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")

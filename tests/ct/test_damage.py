@@ -1,0 +1,264 @@
+"""Damaged pixel data: what is claimed to be found is found, and good files of every codec pass."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import cv2
+import imagecodecs
+import numpy as np
+import pytest
+from pydicom import uid
+from pydicom.encaps import encapsulate, generate_frames
+
+from benchmarks.damage import CODECS, KINDS, make_slice
+from benchmarks.fuzz import count, undetected, write_jobs
+from cnr_iemn.ct import rows
+from cnr_iemn.ct.codecs import decode_pixels, frames_of
+from cnr_iemn.ct.headers import read_headers
+from cnr_iemn.ct.jpeg_lossless import wrong_length
+from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.rows import shifted_row
+from cnr_iemn.errors import ScanError
+from cnr_iemn.permissions import Permissions
+
+TOLERANT = Permissions(allow_range_mismatch=True)
+
+
+def chest(seed=0):
+    """Stored values of a chest made by code, uint16 [256, 256]."""
+    return (make_slice("native", np.random.default_rng(seed))[1].astype(np.int32) + 1024).astype(np.uint16)
+
+
+def lossless(image, **how):
+    return imagecodecs.jpeg8_encode(image, lossless=True, **{"predictor": 1, "bitspersample": 12, **how})
+
+
+# --- every codec
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_good_files_pass(codec, tmp_path):
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        content, hu = make_slice(codec, rng)
+        path = tmp_path / "a.dcm"
+        path.write_bytes(content)
+        (header,) = read_headers(path, "a.dcm")
+        stored = decode_pixels(frames_of(content, header.pixels, "a.dcm")[0], header.pixels, "a.dcm")
+        np.testing.assert_array_equal(stored.astype(int) - 1024, hu)
+
+
+@pytest.mark.parametrize(
+    ("codec", "kinds"),
+    [
+        ("JPEG Lossless", ["zeros", "noise", "block missing", "cut"]),
+        ("JPEG-LS", ["zeros", "noise", "block missing", "cut"]),
+        ("JPEG 2000", ["block missing", "cut"]),
+        ("HTJ2K", ["noise", "block missing", "cut"]),
+        ("native", ["block missing", "cut"]),
+    ],
+)
+def test_damage_of_many_bytes_is_found(codec, kinds, tmp_path):
+    rng = np.random.default_rng(2)
+    slices = [make_slice(codec, rng) for _ in range(4)]
+    counts = count(write_jobs(tmp_path, codec, slices, 60 * len(KINDS), header=False, seed=3))
+    assert {kind: undetected(counts[kind]) for kind in kinds} == dict.fromkeys(kinds, 0)
+    assert not any(counts[kind]["hung"] for kind in KINDS)
+
+
+def test_flipped_bits_that_shift_a_row_plainly_are_mostly_found(tmp_path):
+    rng = np.random.default_rng(4)
+    slices = [make_slice("JPEG Lossless", rng) for _ in range(4)]
+    counts = count(write_jobs(tmp_path, "JPEG Lossless", slices, 100 * len(KINDS), header=False, seed=5))
+    for kind in ("bit flipped", "byte changed"):
+        assert counts[kind]["plainly wrong"] <= 3
+
+
+# --- the length of a JPEG Lossless stream
+
+
+@pytest.mark.parametrize("predictor", range(1, 8))
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_streams_are_as_long_as_their_pixels_say(predictor, bits):
+    rng = np.random.default_rng(predictor)
+    smooth = chest() >> max(12 - bits, 0)
+    noise = rng.integers(0, 2**bits, (40, 33))
+    for values in (smooth, noise, np.full((20, 20), 2**bits - 1)):
+        image = values.astype(np.uint8 if bits == 8 else np.uint16)
+        stream = lossless(image, predictor=predictor, bitspersample=bits)
+        decoded = imagecodecs.jpeg8_decode(stream)
+        np.testing.assert_array_equal(decoded, image)
+        assert wrong_length(stream, decoded) is None
+
+
+def test_fill_bytes_and_one_byte_too_many_pass():
+    image = chest()
+    stream = lossless(image)
+    assert wrong_length(stream[:-2] + b"\xff\xff\xff" + stream[-2:], image) is None
+    assert wrong_length(stream[:-2] + b"\x12" + stream[-2:], image) is None
+    assert "bits" in wrong_length(stream[:-2] + b"\x12\x34" + stream[-2:], image)
+
+
+def test_streams_read_out_of_step_are_found():
+    image = chest()
+    stream = lossless(image)
+    assert "bits" in wrong_length(stream[:-3] + stream[-2:], image)
+    assert "marker within" in wrong_length(stream[:20_000] + b"\xff\xd0" + stream[20_000:], image)
+    other = image.copy()
+    other[100, 100:] += 1000  # the same pixels, but for one difference
+    assert "bits" in wrong_length(stream, other)
+
+
+@pytest.mark.parametrize("change", [(6, 0), (6, 9), (8, 0xFF)], ids=["predictor 0", "predictor 9", "shift"])
+def test_headers_without_sense_are_no_reason_to_fail(change):
+    image = chest()
+    stream = bytearray(lossless(image))
+    at = stream.index(b"\xff\xda")
+    offset, value = change
+    stream[at + offset + 1] = value
+    assert "makes no sense" in wrong_length(bytes(stream), image)
+
+
+def test_restart_markers_are_left_alone():
+    image = chest()
+    stream = lossless(image)
+    at = stream.index(b"\xff\xda")
+    assert wrong_length(stream[:at] + b"\xff\xdd\x00\x04\x01\x00" + stream[at:], image) is None
+
+
+def test_tables_of_coefficients_are_skipped():
+    image = chest()
+    stream = lossless(image)
+    at = stream.index(b"\xff\xda")
+    table = bytes([0x10, 1] + [0] * 15 + [0xF0])
+    assert (
+        wrong_length(stream[:at] + b"\xff\xc4" + (2 + len(table)).to_bytes(2, "big") + table + stream[at:], image)
+        is None
+    )
+
+
+def test_a_damaged_stream_is_refused_unless_allowed(dicom, scan_folder):
+    slices = [dicom.recode(ds, uid.JPEGLosslessSV1) for ds in dicom.make_slices()]
+    (stream,) = generate_frames(slices[3].PixelData, number_of_frames=1)
+    end = stream.rindex(b"\xff\xd9")
+    slices[3].PixelData = encapsulate([stream[:end] + b"\x01\x02\x03\x04" + stream[end:]])
+    folder = scan_folder(slices)
+    with pytest.raises(
+        ScanError, match=r"P012/IM0003\.dcm: its pixels take .* bits.*ingest\.allow_range_mismatch=true"
+    ):
+        read_scan(folder)
+    volume = read_scan(folder, TOLERANT)
+    np.testing.assert_array_equal(volume.hu, dicom.expected_hu())
+    assert any("JPEG streams not checked (ingest.allow_range_mismatch)" in finding for finding in volume.findings)
+
+
+# --- rows shifted up to their end
+
+
+@pytest.mark.parametrize("shift", [-80, 64, 300])
+@pytest.mark.parametrize("start", [70, 150, 220])
+def test_a_shifted_row_is_found(shift, start):
+    image = chest().astype(np.int32) + 500
+    image[120, start:] += shift
+    found = shifted_row(image)
+    assert found is not None
+    assert int(re.search(r"row (\d+) lies", found)[1]) == 120
+    assert float(re.search(r"lies ([+-]\d+) off", found)[1]) == pytest.approx(shift, rel=0.25)
+
+
+def test_a_shifted_row_is_refused_unless_allowed(tmp_path):
+    content, _ = make_slice("JPEG Lossless", np.random.default_rng(6))
+    path = tmp_path / "a.dcm"
+    path.write_bytes(content)
+    pixels = replace(read_headers(path, "a.dcm")[0].pixels, smallest=None, largest=None)
+    image = chest(7)
+    image[60, 100:] += 90
+    stream = lossless(image)  # a valid stream: only the image tells
+    with pytest.raises(ScanError, match=r"a\.dcm: the end of pixel row 60 lies \+\d+ off .*allow_range_mismatch=true"):
+        decode_pixels(stream, pixels, "a.dcm")
+    np.testing.assert_array_equal(decode_pixels(stream, pixels, "a.dcm", TOLERANT), image)
+
+
+def test_good_images_have_no_shifted_row(monkeypatch):
+    monkeypatch.setattr(rows, "_MAX_SCORE", 0.7 * rows._MAX_SCORE)  # with a margin
+    for seed in range(60):
+        image = chest(seed)
+        for turned in (image, image[::-1], image[:, ::-1], image.T, np.rot90(image)):
+            assert shifted_row(np.ascontiguousarray(turned)) is None
+
+
+def _line(rows_changed, columns, value, blur=0.0):
+    layer = np.zeros((256, 256), np.float32)
+    layer[rows_changed, columns] = value
+    return cv2.GaussianBlur(layer, (0, 0), blur) if blur else layer
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        _line(slice(100, None), slice(None), 700),
+        _line(slice(100, 102), slice(None), 700),
+        _line(slice(100, 101), slice(None), 700),
+        _line(slice(100, 101), slice(90, None), 700, 0.7),
+        _line(slice(100, 101), slice(70, 200), 700),
+        _line(slice(0, 40), slice(None), -3000),
+    ],
+    ids=["edge", "two rows", "a row from border to border", "blurred line", "line within", "band of padding"],
+)
+@pytest.mark.parametrize("noise", [True, False])
+def test_structures_are_no_shifted_rows(structure, noise):
+    image = chest().astype(np.int32) if noise else np.full((256, 256), 1000)
+    assert shifted_row((image + structure).round().clip(0, 4095).astype(np.uint16)) is None
+
+
+# --- headers
+
+
+@pytest.mark.parametrize("values", [{"RescaleIntercept": -1025}, {"RescaleSlope": 9}])
+def test_a_single_slice_with_a_rescaling_of_its_own_is_refused_unless_allowed(values, dicom, scan_folder):
+    slices = dicom.make_slices()
+    for keyword, value in values.items():
+        setattr(slices[7], keyword, value)
+    folder = scan_folder(slices)
+    with pytest.raises(ScanError, match=r"P012/IM0007\.dcm: RescaleSlope or .* damaged header.*allow_range_mismatch"):
+        read_scan(folder)
+    assert read_scan(folder, TOLERANT).hu.shape == (24, 64, 64)
+
+
+def test_two_slices_with_a_rescaling_of_their_own_are_read(dicom, scan_folder):
+    slices = dicom.make_slices()
+    for ds in slices[7:9]:
+        ds.RescaleIntercept = -1020
+    want = dicom.expected_hu()
+    want[7:9] += 4
+    np.testing.assert_array_equal(read_scan(scan_folder(slices)).hu, want)
+
+
+def test_headers_are_never_read_wrong_and_never_end_the_process(tmp_path):
+    """But for digits of the rescaling, which one file alone cannot tell."""
+    rng = np.random.default_rng(8)
+    slices = [make_slice("JPEG Lossless", rng) for _ in range(2)]
+    counts = sum(count(write_jobs(tmp_path, "JPEG Lossless", slices, 300, header=True, seed=0)).values(), Counter())
+    assert counts["process lost"] == counts["hung"] == undetected(counts) == 0
+    assert counts["refused"] > 100
+
+
+# --- real scans
+
+
+def test_real_slices_have_a_margin_and_their_damage_is_found(sample_root, monkeypatch):
+    monkeypatch.setattr(rows, "_MAX_SCORE", 0.6 * rows._MAX_SCORE)
+    paths = sorted(sample_root.rglob("*.dcm"))
+    assert len(paths) == 470
+    images = []
+    for path in paths:
+        pixels = read_headers(path, path.name)[0].pixels
+        images.append(decode_pixels(frames_of(path.read_bytes(), pixels, path.name)[0], pixels, path.name))
+    monkeypatch.undo()
+    found = 0
+    for k, image in enumerate(images[::10]):
+        damaged = image.astype(np.int32)
+        damaged[100 + 6 * k, 150 + 3 * k :] += 128
+        found += shifted_row(damaged) is not None
+    assert found >= 0.8 * len(images[::10])
