@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.components import large_parts
+from cnr_iemn.ct.components import bounds, large_parts
 
 _GAS_HU, _BELOW_LUNG_HU, _LEAST_GAS_HU = -930, 50, -985
 _LUNG_BELOW_HU = -500
@@ -32,7 +32,8 @@ def find_gas(
         near = (index, slice(max(top - 5, 0), top + height + 5), slice(max(left - 5, 0), left + width + 5))
         _find_in_slice(hu[near], lungs[near], gas[near], limit=limit, least=least)
     if len(gas) > 1:
-        gas = large_parts(gas, least=1000 * _LEAST_ML / float(np.prod(spacing_mm)))
+        view = bounds(gas)
+        gas[view] = large_parts(gas[view], least=1000 * _LEAST_ML / float(np.prod(spacing_mm)))
     for index in np.flatnonzero(gas.any(axis=(1, 2))):
         gas[index] |= _thin_remains(lungs[index], gas[index])
     return gas

@@ -1,6 +1,8 @@
 """Aerated lung, bones and the midline between them: what the search for the rest of the lungs starts from."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -43,15 +45,14 @@ class Chest:
         middle = np.array([(front + back) / 2, np.searchsorted(across, across[-1] / 2)], np.float32)
         return cls(lungs, bone, middle, spacing_mm)
 
-    def half(self, side: str) -> NDArray[np.bool_]:
-        """Tell for each column whether it is on this side."""
-        right: NDArray[np.bool_] = np.arange(self.lungs.shape[2]) < self.middle[1]
-        return right if side == "right" else ~right
+    def columns(self, side: str) -> slice:
+        """Return the columns of one side."""
+        middle = math.ceil(float(self.middle[1]))
+        return slice(0, middle) if side == "right" else slice(middle, self.lungs.shape[2])
 
     def lung(self, side: str) -> Mask:
-        """Return the aerated part of one lung."""
-        lung: Mask = self.lungs & self.half(side)
-        return lung
+        """Return the aerated part of one lung within the columns of its side."""
+        return self.lungs[:, :, self.columns(side)]
 
     @property
     def upside_down(self) -> bool:
@@ -60,50 +61,53 @@ class Chest:
         rows = self.bone[:, :, near].sum(axis=(0, 2))
         return bool(rows[: int(self.middle[0])].sum() > 2 * rows[int(self.middle[0]) :].sum())
 
+    @cached_property
+    def _codes(self) -> Codes:
+        codes = np.zeros(self.lungs.shape, np.uint8)
+        for side in SIDES:
+            _paint_hulls(self.lung(side), codes, self.columns(side).start)
+        np.copyto(codes, np.uint8(BONE), where=self.bone)
+        np.copyto(codes, np.uint8(LUNG), where=self.lungs)
+        for edge in (codes[:, 0], codes[:, -1], codes[:, :, 0], codes[:, :, -1]):
+            edge[:] = 0  # rays go on along the edge of the image
+        return codes
+
     def from_middle(self) -> Fan:
         """Look at both lungs from between them."""
         centres = np.tile(self.middle, (len(self.lungs), 1))
-        codes = _codes(self.bone, [self.lung(side) for side in SIDES])
-        return cast(codes, centres, self.spacing_mm, least_mm=_LEAST_LUNG_MM, blind_mm=_MEDIASTINUM_MM)
+        return cast(self._codes, centres, self.spacing_mm, least_mm=_LEAST_LUNG_MM, blind_mm=_MEDIASTINUM_MM)
 
     def from_within(self, side: str) -> Fan:
         """Look at one lung from the middle of its aerated part in each slice, which moves smoothly over the slices."""
-        lung = self.lung(side)
-        rows, columns = lung.sum(axis=2), lung.sum(axis=1)
-        moments = [rows.sum(axis=1), rows @ np.arange(rows.shape[1]), columns @ np.arange(columns.shape[1])]
+        columns = self.columns(side)
+        some = self.lung(side)[:, ::2, ::2].view(np.uint8)  # enough for the middle
+        down, across = np.arange(some.shape[1]) * 2 + 0.5, np.arange(some.shape[2]) * 2 + 0.5 + columns.start
+        rows, row_of = some.sum(axis=2, dtype=np.float32), some.sum(axis=1, dtype=np.float32)
+        moments = np.array([rows.sum(axis=1), rows @ down, row_of @ across], np.float32)
         deviation = _CENTRE_MM / self.spacing_mm[0]
-        smooth = ndimage.gaussian_filter1d(np.array(moments, np.float32), deviation, axis=1, mode="constant")
-        centres = np.where(smooth[0] > 1, smooth[1:] / np.maximum(smooth[0], 1), self.middle[:, None]).T
-        codes = _codes(self.bone, [lung])
+        smooth = ndimage.gaussian_filter1d(moments, deviation, axis=1, mode="constant")
+        centres = np.where(smooth[0] > 0.25, smooth[1:] / np.maximum(smooth[0], 0.25), self.middle[:, None]).T
+        codes = self._codes.copy()
+        codes[:, :, self.columns(SIDES[1 - SIDES.index(side)])] &= BONE
         return cast(codes, centres.astype(np.float32), self.spacing_mm, least_mm=_LEAST_LUNG_MM, blind_mm=0)
 
-    def reflected(self, side: str) -> Mask:
-        """Return the mirror image of one side's lung, which lies on the other side."""
+    def reflected(self, side: str, slices: NDArray[np.integer] | slice) -> Mask:
+        """Return the mirror image of one side's lung, on the other side, in these slices."""
         n = self.lungs.shape[2]
-        source = round(2 * float(self.middle[1])) - np.arange(n)
-        inside = (source >= 0) & (source < n)
-        image: Mask = self.lung(side)[:, :, np.clip(source, 0, n - 1)] & inside
+        turned = self.lungs[slices][:, :, ::-1]
+        shift = round(2 * float(self.middle[1])) - (n - 1)  # of the turned image, to lie about the middle
+        image = np.zeros(turned.shape, bool)
+        image[:, :, max(shift, 0) : n + min(shift, 0)] = turned[:, :, max(-shift, 0) : n - max(shift, 0)]
+        image[:, :, self.columns(side)] = False
         return image
 
 
-def _codes(bone: Mask, lungs: list[Mask]) -> Codes:
-    codes = np.zeros(bone.shape, np.uint8)
-    for lung in lungs:
-        _paint_hulls(lung, codes)
-    codes[bone] = BONE
-    for lung in lungs:
-        codes[lung] = LUNG
-    for edge in (codes[:, 0], codes[:, -1], codes[:, :, 0], codes[:, :, -1]):
-        edge[:] = 0  # rays go on along the edge of the image
-    return codes
-
-
-def _paint_hulls(lung: Mask, codes: Codes) -> None:
-    """Paint the convex outline of a lung in each slice; the ends of its rows tell it."""
+def _paint_hulls(lung: Mask, codes: Codes, left: int) -> None:
+    """Paint the convex outline of a lung in each slice; the ends of its rows tell it. ``left``: its first column."""
     in_row: Mask = np.asarray(lung.any(axis=2))
     first, last = lung.argmax(axis=2), lung.shape[2] - 1 - lung[:, :, ::-1].argmax(axis=2)
     for index in np.flatnonzero(in_row.any(axis=1)):
         rows = np.flatnonzero(in_row[index])
         ends = np.concatenate([first[index, rows], last[index, rows]])
-        points = np.stack([ends, np.tile(rows, 2)], axis=1).astype(np.int32)
+        points = np.stack([ends + left, np.tile(rows, 2)], axis=1).astype(np.int32)
         cv2.fillConvexPoly(codes[index], cv2.convexHull(points), HULL)

@@ -27,6 +27,15 @@ def label(mask: Mask) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
     return labels, counts
 
 
+def bounds(mask: Mask) -> tuple[slice, ...]:
+    """Return the smallest box that holds all of a mask; an empty one where there is nothing."""
+    box = []
+    for axis in range(mask.ndim):
+        there = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 0))
+    return tuple(box)
+
+
 def large_parts(mask: Mask, *, least: float) -> Mask:
     """Return the components with more than ``least`` voxels."""
     labels, counts = label(mask)

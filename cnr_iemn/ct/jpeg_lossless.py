@@ -100,7 +100,7 @@ def _compare(data: bytes, scan: _Scan, pixels: NDArray[np.uint16]) -> str | None
     if values[escapes + 1].any():
         return "its JPEG stream has a marker within the image"
     coded = pixels >> np.uint16(scan.shift) if scan.shift else pixels
-    needed = int(cv2.sumElems(np.take(_bits(scan.code_lengths), _differences(coded, scan)))[0])
+    needed = int(cv2.sumElems(cv2.LUT(_differences(coded, scan), _bits(scan.code_lengths)))[0])
     if 8 * (used - len(escapes) - 2) < needed <= 8 * (len(data) - len(escapes)):
         return None
     return f"its pixels take {needed:,} bits, its JPEG stream has {8 * (used - len(escapes)):,}"

@@ -4,6 +4,7 @@ All take air from -320 HU down and differ in how they tell the lungs from other 
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -11,13 +12,16 @@ from numpy.typing import NDArray
 
 from cnr_iemn.ct.airways import find_gas
 from cnr_iemn.ct.components import Mask, fill_holes, label, large_parts
-from cnr_iemn.ct.pleura import TISSUE_HU, recover_pleura
+from cnr_iemn.ct.pleura import TISSUE_HU, Recovered, recover_pleura
 from cnr_iemn.ct.rays import Spacing
 from cnr_iemn.errors import ConfigurationError
 
 THRESHOLD_HU = -320
 
+Pixel = TypeVar("Pixel", np.int16, np.uint8)
+
 _COARSE_MM = 1.0  # smaller pixels are joined two by two to tell where the lungs are, not where they end
+_SEARCH_MM = 1.1
 _LEAST_PART = 0.02  # of the lungs, once other air is gone
 _BODY_MM = 360.0  # wide, where the size of a pixel is not known
 _MENTIONED_SHARE = 0.02
@@ -87,10 +91,9 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     (``recover_pleura``). Returns the mask and findings on what was added.
     """
     factor = 2 if spacing_mm[2] < _COARSE_MM else 1
-    rows, columns = (size // factor for size in hu.shape[1:])
     coarse = hu
     if factor > 1:
-        coarse = np.stack([cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA) for image in hu])
+        coarse = _halved(hu)
     lungs = _filled(_inner_air(coarse))
     if not lungs.any():
         return np.zeros(hu.shape, bool), ()
@@ -99,8 +102,8 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     gas = find_gas(coarse, lungs, spacing)
     lungs &= ~gas
     lungs = large_parts(lungs, least=_LEAST_PART * np.count_nonzero(lungs))
-    recovered = recover_pleura(coarse, lungs, spacing)
-    added = _seamless(lungs, recovered.mask, (coarse < TISSUE_HU) & ~gas)
+    recovered = _recovered(coarse, lungs, spacing)
+    added = _seamless(lungs, recovered.mask, coarse, gas)
     mask = _refined(hu, lungs, gas, added)
     findings = []
     if np.count_nonzero(added) > _MENTIONED_SHARE * np.count_nonzero(lungs):
@@ -122,13 +125,32 @@ def _guessed(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
     return step, pixel, pixel
 
 
-def _seamless(lungs: Mask, added: Mask, allowed: Mask) -> Mask:
+def _halved(volume: NDArray[Pixel]) -> NDArray[Pixel]:
+    """Return the volume with pixels joined two by two in the plane."""
+    rows, columns = (size // 2 for size in volume.shape[1:])
+    return np.stack([cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA) for image in volume])
+
+
+def _recovered(hu: NDArray[np.int16], lungs: Mask, spacing_mm: Spacing) -> Recovered:
+    """Look for what ``lungs`` lack, with pixels of 2 mm or more: ribs do not tell the pleura any better."""
+    if spacing_mm[2] >= _SEARCH_MM:
+        return recover_pleura(hu, lungs, spacing_mm)
+    most = _halved(lungs.view(np.uint8) * np.uint8(255)) > 127
+    found = recover_pleura(_halved(hu), most, (spacing_mm[0], 2 * spacing_mm[1], 2 * spacing_mm[2]))
+    mask = np.zeros_like(lungs)
+    for index in np.flatnonzero(found.mask.any(axis=(1, 2))):
+        image = found.mask[index].view(np.uint8)
+        mask[index] = cv2.resize(image, lungs.shape[:0:-1], interpolation=cv2.INTER_NEAREST).view(bool)
+    return Recovered(mask & ~lungs, found.mirrored)
+
+
+def _seamless(lungs: Mask, added: Mask, hu: NDArray[np.int16], gas: Mask) -> Mask:
     """Close the seams of a pixel or two that rays leave between aerated lung and what was added."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     result = np.zeros_like(added)
     for index in np.flatnonzero(added.any(axis=(1, 2))):
-        closed = cv2.morphologyEx((lungs[index] | added[index]).view(np.uint8), cv2.MORPH_CLOSE, kernel)
-        result[index] = (closed.view(bool) & allowed[index] & ~lungs[index]) | added[index]
+        closed = cv2.morphologyEx((lungs[index] | added[index]).view(np.uint8), cv2.MORPH_CLOSE, kernel).view(bool)
+        result[index] = (closed & (hu[index] < TISSUE_HU) & ~gas[index] & ~lungs[index]) | added[index]
     return result
 
 

@@ -24,7 +24,7 @@ def mirrored_sides(chest: Chest, recovered: Mask) -> dict[str, int]:
     sides = {}
     for side, other in (SIDES, SIDES[::-1]):
         own, there = int(areas[side].sum()), int(areas[other].sum())
-        found = int(np.count_nonzero(recovered[:, :, chest.half(side)]))
+        found = int(np.count_nonzero(recovered[:, :, chest.columns(side)]))
         if found > _LARGE_SHARE * own or own < _SMALL_SHARE * there:
             sides[side] = 0
         elif own and there:
@@ -44,7 +44,7 @@ def mirror_image(chest: Chest, side: str, start: int, cavity: Codes, tissue: Mas
     ``cavity``: uint8 [slices, rows, columns], 1 within the ribs. Off the middle and, on the left, off the heart.
     """
     other = SIDES[1 - SIDES.index(side)]
-    image = chest.reflected(other) & tissue & (cavity > 0) & ~chest.lungs & chest.half(side)
+    image = chest.reflected(other, slice(None)) & tissue & (cavity > 0) & ~chest.lungs
     image &= _beside_mediastinum(chest, heart=side == "left")
     image[:start] = False
     kernel = np.ones((5, 5), np.uint8)

@@ -111,12 +111,13 @@ def _close_outline(chest: Chest, fan: Fan, wall: Numbers, out: Codes) -> None:
     rim = np.zeros_like(out)
     paint(fan, fan.crosses & np.isfinite(wall), np.maximum(wall - _RIM_MM, 0), wall, rim, chest.spacing_mm)
     size = 2 * round(_NOTCH_MM / chest.spacing_mm[1] / 2) + 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    kernel = np.ones((size, size), np.uint8)
     for side in SIDES:
+        columns = chest.columns(side)
         lung = chest.lung(side).view(np.uint8)
         for index in np.flatnonzero(lung.any(axis=(1, 2))):
             closed = cv2.morphologyEx(lung[index], cv2.MORPH_CLOSE, kernel)
-            out[index] |= closed & rim[index] & ~lung[index]
+            out[index, :, columns] |= closed & rim[index, :, columns] & ~lung[index]
 
 
 def _fill_from_within(chest: Chest, out: Codes) -> None:
@@ -140,6 +141,6 @@ def _fill_from_within(chest: Chest, out: Codes) -> None:
         inwards = np.zeros_like(out)
         paint(fan, dents & (outwards <= _OUTWARDS), fan.last, wall, inwards, chest.spacing_mm)
         slices = np.flatnonzero(inwards.any(axis=(1, 2)))
-        likely = chest.reflected(other)[slices].view(np.uint8)
+        likely = chest.reflected(other, slices).view(np.uint8)
         for index, image in zip(slices, likely, strict=True):
             out[index] |= inwards[index] & cv2.dilate(image, around)

@@ -63,12 +63,13 @@ def prepare_scan(
     low, high = window
     air = int(window_to_uint8(np.full(1, AIR_HU, np.int16), low=low, high=high)[0])
     grey = np.empty((len(volume.hu), size, size), np.uint8)
-    mask = np.empty(grey.shape, bool)
+    mask = np.zeros(grey.shape, bool)
     view = lung_square(found.mask) if crop == "lungs" else (slice(None), slice(None))
     for index, image in enumerate(volume.hu[:, *view]):
         grey[index] = resize_square(window_to_uint8(image, low=low, high=high), size, fill=air)
-        # half covered counts as lung; the little less allows for the rounding of float32 sums
-        mask[index] = resize_square(found.mask[index][view].astype(np.float32), size) >= 0.5 - 1e-5
+        inside = found.mask[index][view].view(np.uint8)
+        if inside.any():  # half covered counts as lung
+            mask[index] = resize_square(inside * np.uint8(255), size) >= 128
     return PreparedScan(
         grey,
         mask,

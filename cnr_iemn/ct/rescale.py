@@ -85,6 +85,8 @@ def to_hu(stored: NDArray[np.integer], header: SliceHeader, out: NDArray[np.int1
     """
     slope, intercept = (header.slope or 1.0, header.intercept or 0.0) if has_rescale(header) else (1.0, 0.0)
     if slope == 1 and intercept.is_integer():
+        if _add_intercept(stored, int(intercept), header, out):
+            return 0
         hu = stored.astype(np.int32) + int(intercept)
     else:
         hu = np.rint(stored * slope + intercept)
@@ -96,6 +98,18 @@ def to_hu(stored: NDArray[np.integer], header: SliceHeader, out: NDArray[np.int1
     np.copyto(out, np.minimum(hu, np.iinfo(np.int16).max), casting="unsafe")
     out[outside] = AIR_HU
     return int(np.count_nonzero(outside))
+
+
+def _add_intercept(stored: NDArray[np.integer], intercept: int, header: SliceHeader, out: NDArray[np.int16]) -> bool:
+    """Add without leaving 16 bits where the values allow it and nothing lies below air, as in the usual file."""
+    low, high = int(stored.min()), int(stored.max())
+    limits = np.iinfo(np.int16)
+    if header.pixels.padding is not None or stored.dtype.itemsize != 2 or low + intercept < AIR_HU:
+        return False
+    if high > limits.max or not limits.min <= intercept <= limits.max - high:
+        return False
+    np.add(stored.view(np.int16), np.int16(intercept), out=out)
+    return True
 
 
 def check_plausible(hu: NDArray[np.int16], padded: int, scan: str) -> None:

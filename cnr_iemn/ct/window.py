@@ -1,5 +1,8 @@
 """From Hounsfield units to the grey image and the three channels of the networks (section 2.1.1)."""
 
+from functools import lru_cache
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,13 +16,17 @@ def window_to_uint8(hu: NDArray[np.int16], *, low: float = -1000, high: float = 
     """
     if not low < high:
         raise ConfigurationError(f"window=[{low}, {high}]: the first value must be the lower one, in HU.")
-    values = np.arange(-(2**15), 2**15)
-    table = np.rint((np.clip(values, low, high) - low) / (high - low) * 255).astype(np.uint8)
-    # seen as unsigned, the negative values come after the positive ones; clip mode is take's fast path
-    grey: NDArray[np.uint8] = np.roll(table, 2**15).take(
-        np.ascontiguousarray(hu, np.int16).view(np.uint16), mode="clip"
-    )
+    # seen as unsigned, the negative values come after the positive ones
+    seen = np.ascontiguousarray(hu, np.int16).view(np.uint16).reshape(len(hu), -1)
+    grey: NDArray[np.uint8] = cv2.LUT(seen, _table(float(low), float(high))).reshape(hu.shape)
     return grey
+
+
+@lru_cache(maxsize=4)
+def _table(low: float, high: float) -> NDArray[np.uint8]:
+    """Return the grey value of each HU value, uint8 [65536], those below 0 after the others."""
+    values = np.arange(-(2**15), 2**15)
+    return np.roll(np.rint((np.clip(values, low, high) - low) / (high - low) * 255).astype(np.uint8), 2**15)
 
 
 def three_channels(grey: NDArray[np.uint8], mask: NDArray[np.bool_ | np.uint8]) -> NDArray[np.uint8]:
