@@ -52,15 +52,11 @@ def _find_in_slice(
     hu: NDArray[np.int16], lungs: NDArray[np.bool_], out: NDArray[np.bool_], *, limit: float, least: int
 ) -> None:
     empty = ((cv2.blur(hu, (3, 3)) < limit) & lungs).astype(np.uint8)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(empty, connectivity=4)
-    if n == 1:
-        return
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(empty, connectivity=4)
     cross = np.ones((3, 3), np.uint8)
     rim = cv2.dilate(empty, cross, iterations=2)
-    for k in range(1, n):
-        left, top, width, height, count = stats[k]
-        if count < least:
-            continue
+    for k in np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= least) + 1:
+        left, top, width, height, _ = stats[k]
         window = (slice(max(top - 5, 0), top + height + 5), slice(max(left - 5, 0), left + width + 5))
         own = cv2.dilate((labels[window] == k).astype(np.uint8), cross)
         around = (cv2.dilate(own, cross, iterations=3) > 0) & (rim[window] == 0)

@@ -47,7 +47,10 @@ def large_parts(mask: Mask, *, least: float) -> Mask:
 
 def fill_holes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a slice of 0 and 1, uint8 [rows, columns], with everything that it encloses."""
-    outlines, _ = cv2.findContours(image, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    left, top, width, height = cv2.boundingRect(image)
+    inside = (slice(top, top + height), slice(left, left + width))
+    outlines, _ = cv2.findContours(image[inside], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = np.zeros_like(image)
-    cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
+    if outlines:
+        cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED, offset=(left, top))
     return filled

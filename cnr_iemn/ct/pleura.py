@@ -116,8 +116,10 @@ def _close_outline(chest: Chest, fan: Fan, wall: Numbers, out: Codes) -> None:
         columns = chest.columns(side)
         lung = chest.lung(side).view(np.uint8)
         for index in np.flatnonzero(lung.any(axis=(1, 2))):
-            closed = cv2.morphologyEx(lung[index], cv2.MORPH_CLOSE, kernel)
-            out[index, :, columns] |= closed & rim[index, :, columns] & ~lung[index]
+            rows = np.flatnonzero(lung[index].any(axis=1))
+            near = (index, slice(max(int(rows[0]) - size, 0), int(rows[-1]) + size + 1), columns)
+            own = lung[index, near[1]]
+            out[near] |= cv2.morphologyEx(own, cv2.MORPH_CLOSE, kernel) & rim[near] & ~own
 
 
 def _fill_from_within(chest: Chest, out: Codes) -> None:

@@ -59,8 +59,12 @@ def cast(codes: Codes, centre: Numbers, spacing_mm: Spacing, *, least_mm: float,
     down = np.rint(BACK[:, None] * length / row_mm).astype(np.int32)
     across = np.rint(LEFT[:, None] * length / column_mm).astype(np.int32)
     met = np.empty((n, *down.shape), np.uint8)
+    at = None
     for image, (row, column), out in zip(codes, np.rint(centre).astype(np.int32), met, strict=True):
-        out[:] = image[np.clip(down + row, 0, rows - 1), np.clip(across + column, 0, columns - 1)]
+        if (row, column) != at:
+            at = (row, column)
+            flat = np.clip(down + row, 0, rows - 1) * columns + np.clip(across + column, 0, columns - 1)
+        np.take(image, flat, out=out, mode="clip")
     lung = met & LUNG > 0
     inside = np.count_nonzero(lung, axis=2).astype(np.float32) * _STEP_MM
     last = _last(lung)
