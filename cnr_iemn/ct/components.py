@@ -38,6 +38,8 @@ def bounds(mask: Mask) -> tuple[slice, ...]:
 
 def large_parts(mask: Mask, *, least: float) -> Mask:
     """Return the components with more than ``least`` voxels."""
+    if not mask.size:
+        return mask
     labels, counts = label(mask)
     keep = counts > least
     keep[0] = False

@@ -4,7 +4,6 @@ All take air from -320 HU down and differ in how they tell the lungs from other 
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -12,16 +11,13 @@ from numpy.typing import NDArray
 
 from cnr_iemn.ct.airways import find_gas
 from cnr_iemn.ct.components import Mask, bounds, fill_holes, label, large_parts
-from cnr_iemn.ct.pleura import TISSUE_HU, Recovered, recover_pleura
+from cnr_iemn.ct.pleura import TISSUE_HU, recover_pleura
 from cnr_iemn.ct.rays import Spacing
 from cnr_iemn.errors import ConfigurationError
 
 THRESHOLD_HU = -320
 
-Pixel = TypeVar("Pixel", np.int16, np.uint8)
-
-_COARSE_MM = 1.0  # smaller pixels are joined two by two to tell where the lungs are, not where they end
-_SEARCH_MM = 1.1
+_COARSE_MM = 2.0  # pixels are joined to about this size to tell where the lungs are, not where they end
 _LEAST_PART = 0.02  # of the lungs, once other air is gone
 _BODY_MM = 360.0  # wide, where the size of a pixel is not known
 _MENTIONED_SHARE = 0.02
@@ -90,10 +86,8 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     Without trachea, main bronchi, stomach and bowel (``find_gas``); with consolidation and fluid at the pleura
     (``recover_pleura``). Returns the mask and findings on what was added.
     """
-    factor = 2 if spacing_mm[2] < _COARSE_MM else 1
-    coarse = hu
-    if factor > 1:
-        coarse = _halved(hu)
+    factor = max(1, round(_COARSE_MM / spacing_mm[2])) if np.isfinite(spacing_mm[2]) else 1
+    coarse = hu if factor == 1 else _shrunk(hu, factor)
     lungs = _filled(_inner_air(coarse))
     if not lungs.any():
         return np.zeros(hu.shape, bool), ()
@@ -103,7 +97,7 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     lungs &= ~gas
     view = bounds(lungs)
     lungs[view] = large_parts(lungs[view], least=_LEAST_PART * np.count_nonzero(lungs))
-    recovered = _recovered(coarse, lungs, spacing)
+    recovered = recover_pleura(coarse, lungs, spacing)
     added = _seamless(lungs, recovered.mask, coarse, gas)
     mask = _refined(hu, lungs, gas, added)
     findings = []
@@ -126,23 +120,11 @@ def _guessed(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
     return step, pixel, pixel
 
 
-def _halved(volume: NDArray[Pixel]) -> NDArray[Pixel]:
-    """Return the volume with pixels joined two by two in the plane."""
-    rows, columns = (size // 2 for size in volume.shape[1:])
-    return np.stack([cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA) for image in volume])
-
-
-def _recovered(hu: NDArray[np.int16], lungs: Mask, spacing_mm: Spacing) -> Recovered:
-    """Look for what ``lungs`` lack, with pixels of 2 mm or more: ribs do not tell the pleura any better."""
-    if spacing_mm[2] >= _SEARCH_MM:
-        return recover_pleura(hu, lungs, spacing_mm)
-    most = _halved(lungs.view(np.uint8) * np.uint8(255)) > 127
-    found = recover_pleura(_halved(hu), most, (spacing_mm[0], 2 * spacing_mm[1], 2 * spacing_mm[2]))
-    mask = np.zeros_like(lungs)
-    for index in np.flatnonzero(found.mask.any(axis=(1, 2))):
-        image = found.mask[index].view(np.uint8)
-        mask[index] = cv2.resize(image, lungs.shape[:0:-1], interpolation=cv2.INTER_NEAREST).view(bool)
-    return Recovered(mask & ~lungs, found.mirrored)
+def _shrunk(hu: NDArray[np.int16], factor: int) -> NDArray[np.int16]:
+    """Return means over ``factor`` x ``factor`` pixels; what is left over at the lower and right edge is dropped."""
+    rows, columns = (size // factor for size in hu.shape[1:])
+    whole = hu[:, : rows * factor, : columns * factor]
+    return np.stack([cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA) for image in whole])
 
 
 def _seamless(lungs: Mask, added: Mask, hu: NDArray[np.int16], gas: Mask) -> Mask:
@@ -157,16 +139,17 @@ def _seamless(lungs: Mask, added: Mask, hu: NDArray[np.int16], gas: Mask) -> Mas
 
 def _refined(hu: NDArray[np.int16], lungs: Mask, gas: Mask, added: Mask) -> Mask:
     """Return the mask at the pixels of ``hu``, where aerated lung ends at the threshold; the others may be coarser."""
-    rows, columns = hu.shape[1:]
+    factor = hu.shape[1] // lungs.shape[1]
+    rows, columns = (size * factor for size in lungs.shape[1:])
     mask = np.zeros(hu.shape, bool)
     for index in np.flatnonzero((lungs | added).any(axis=(1, 2))):
         near = cv2.dilate(lungs[index].view(np.uint8), np.ones((3, 3), np.uint8)) & ~gas[index].view(np.uint8)
         near = cv2.resize(near, (columns, rows), interpolation=cv2.INTER_NEAREST)
-        near &= hu[index] <= THRESHOLD_HU
+        near &= hu[index, :rows, :columns] <= THRESHOLD_HU
         if added[index].any():
             dense = cv2.resize(added[index].astype(np.uint8) * np.uint8(255), (columns, rows))
             near |= dense > 127
-        mask[index] = fill_holes(near).view(bool)
+        mask[index, :rows, :columns] = fill_holes(near).view(bool)
     return mask
 
 

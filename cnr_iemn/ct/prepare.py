@@ -68,8 +68,8 @@ def prepare_scan(
     for index, image in enumerate(volume.hu[:, *view]):
         grey[index] = resize_square(window_to_uint8(image, low=low, high=high), size, fill=air)
         inside = found.mask[index][view].view(np.uint8)
-        if inside.any():  # half covered counts as lung
-            mask[index] = resize_square(inside * np.uint8(255), size) >= 128
+        if inside.any():
+            mask[index] = resize_mask(inside, size)
     return PreparedScan(
         grey,
         mask,
@@ -98,6 +98,29 @@ def lung_square(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
         for (first, last), n in zip(ends, mask.shape[1:], strict=True)
     ]
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+
+
+def resize_mask(image: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
+    """Return a mask of 0 and 1 as ``resize_square`` does; a pixel that is half covered belongs to it.
+
+    Most of a slice is outside: only blocks of rows and columns that keep their size in whole pixels and hold some of
+    the mask are resized.
+    """
+    side = max(image.shape)
+    if image.shape[0] != image.shape[1] or size >= side:
+        return resize_square(image * np.uint8(255), size) >= 128
+    step = math.gcd(side, size)
+    block, small = side // step, size // step  # so many pixels become so many
+    left, top, width, height = cv2.boundingRect(image)
+    spans = [(start // block, -(-(start + length) // block)) for start, length in ((top, height), (left, width))]
+    (upper, lower), (first, last) = spans
+    part = image[upper * block : lower * block, first * block : last * block] * np.uint8(255)
+    resized = np.zeros((size, size), bool)
+    shape = ((last - first) * small, (lower - upper) * small)
+    resized[upper * small : lower * small, first * small : last * small] = (
+        cv2.resize(part, shape, interpolation=cv2.INTER_AREA) >= 128
+    )
+    return resized
 
 
 def resize_square(image: NDArray[Pixel], size: int, *, fill: float = 0) -> NDArray[Pixel]:

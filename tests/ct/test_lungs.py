@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes
-from skimage import measure
 
+from benchmarks.ingest import tutorial_mask
 from cnr_iemn.ct.components import fill_holes
-from cnr_iemn.ct.lungs import THRESHOLD_HU, segment_lungs
+from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.errors import ConfigurationError
 
 SPACING = (4.0, 3.0, 3.0)
@@ -82,22 +82,6 @@ def test_table_air_is_no_lung_where_the_tutorial_takes_it():
     assert "lung mask in doubt: it touches the image border" in wrong.findings
 
 
-def _literal_tutorial(hu):
-    """The tutorial as it is told: a volume of two values, both labelled, the background made solid."""
-    solid = (hu > THRESHOLD_HU).astype(np.int8) + 1
-    parts = measure.label(solid)
-    solid[parts == parts[0, 0, 0]] = 2
-    for image in solid:
-        components = measure.label(image - 1)
-        counts = np.bincount(components.ravel())[1:]
-        if len(counts):
-            image[components != counts.argmax() + 1] = 1
-    air = 2 - solid
-    parts = measure.label(air)
-    counts = np.bincount(parts.ravel())[1:]
-    return parts == counts.argmax() + 1 if len(counts) else air.astype(bool)
-
-
 @pytest.mark.parametrize("case", ["body", "table", "noise", "solid corner"])
 def test_tutorial_is_followed_literally(case):
     rng = np.random.default_rng(3)
@@ -107,7 +91,7 @@ def test_tutorial_is_followed_literally(case):
         hu = (_table_air() if case == "table" else body())[0]
         if case == "solid corner":
             hu[0, :3, :3] = TISSUE
-    np.testing.assert_array_equal(segment_lungs(hu, SPACING, method="tutorial").mask, _literal_tutorial(hu))
+    np.testing.assert_array_equal(segment_lungs(hu, SPACING, method="tutorial").mask, tutorial_mask(hu))
 
 
 @pytest.mark.parametrize("edge", [np.s_[30, :20, 40], np.s_[30, 90:, 40], np.s_[30, 56, :30], np.s_[30, 56, 100:]])

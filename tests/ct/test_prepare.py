@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnr_iemn.ct.prepare import lung_square, prepare_scan, resize_square
+from cnr_iemn.ct.prepare import lung_square, prepare_scan, resize_mask, resize_square
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.ct.window import window_to_uint8
 
@@ -107,3 +107,14 @@ def test_cropping_shows_the_lungs_and_measures_them_as_before(dicom, scan_folder
     np.testing.assert_array_equal(cropped.lungs, whole.lungs[:, 16:43, 18:45])
     assert cropped.lungs.sum() == whole.lungs.sum() > 0
     assert (cropped.lung_litres, cropped.spacing_mm) == (whole.lung_litres, whole.spacing_mm)
+
+
+@pytest.mark.parametrize(("side", "size"), [(512, 336), (96, 75), (64, 63), (64, 64), (40, 80)])
+def test_masks_are_resized_as_a_whole(side, size):
+    """Blocks or the whole: the same pixels."""
+    rng = np.random.default_rng(side)
+    image = np.zeros((side, side), np.uint8)
+    top, left = rng.integers(0, side // 2, 2)
+    image[top : top + side // 3, left : left + side // 4] = rng.random((side // 3, side // 4)) < 0.7
+    np.testing.assert_array_equal(resize_mask(image, size), resize_square(image * np.uint8(255), size) >= 128)
+    assert resize_mask(image, size).any()
