@@ -18,6 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import cv2
+
 from cnr_iemn.ct.scratch import remove_if_left, scratch_folder
 from cnr_iemn.errors import ScanError
 
@@ -166,6 +168,7 @@ def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: in
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         _keep_freed_memory()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    cv2.setNumThreads(1)  # there is a worker for each core
     with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         while True:
             job = pipe.recv()
