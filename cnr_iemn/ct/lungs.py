@@ -17,7 +17,8 @@ from cnr_iemn.errors import ConfigurationError
 
 THRESHOLD_HU = -320
 
-_COARSE_MM = 2.0  # pixels are joined to about this size to tell where the lungs are, not where they end
+# voxels are joined or left out to about this size to tell where the lungs are, not where they end
+_COARSE_MM, _COARSE_STEP_MM, _FEW_SLICES = 2.0, 4.0, 40
 _LEAST_PART = 0.02  # of the lungs, once other air is gone
 _BODY_MM = 360.0  # wide, where the size of a pixel is not known
 _MENTIONED_SHARE = 0.02
@@ -86,23 +87,24 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     Without trachea, main bronchi, stomach and bowel (``find_gas``); with consolidation and fluid at the pleura
     (``recover_pleura``). Returns the mask and findings on what was added.
     """
-    factor = max(1, round(_COARSE_MM / spacing_mm[2])) if np.isfinite(spacing_mm[2]) else 1
-    coarse = hu if factor == 1 else _shrunk(hu, factor)
+    factor = _at_least(_COARSE_MM, spacing_mm[2], round_up=0.5)
+    every = _at_least(_COARSE_STEP_MM, spacing_mm[0], round_up=0.0) if len(hu) > _FEW_SLICES else 1
+    coarse = _shrunk(hu[::every], factor)
     lungs = _filled(_inner_air(coarse))
     if not lungs.any():
         return np.zeros(hu.shape, bool), ()
-    spacing = _guessed(spacing_mm, coarse) if np.isnan(spacing_mm).any() else spacing_mm
-    spacing = (spacing[0], spacing[1] * factor, spacing[2] * factor)
+    step, row, column = _guessed(spacing_mm, coarse) if np.isnan(spacing_mm).any() else spacing_mm
+    spacing = (step * every, row * factor, column * factor)
     gas = find_gas(coarse, lungs, spacing)
     lungs &= ~gas
     view = bounds(lungs)
     lungs[view] = large_parts(lungs[view], least=_LEAST_PART * np.count_nonzero(lungs))
     recovered = recover_pleura(coarse, lungs, spacing)
     added = _seamless(lungs, recovered.mask, coarse, gas)
-    mask = _refined(hu, lungs, gas, added)
+    mask = _refined(hu, lungs, gas, added, every)
     findings = []
     if np.count_nonzero(added) > _MENTIONED_SHARE * np.count_nonzero(lungs):
-        ml = np.count_nonzero(added) * float(np.prod(spacing_mm)) * factor**2 / 1000
+        ml = np.count_nonzero(added) * float(np.prod(spacing_mm)) * every * factor**2 / 1000
         size = "" if np.isnan(ml) else f"{ml:.0f} ml of "
         findings.append(f"{size}dense tissue at the pleura count as lung")
     findings += [
@@ -110,6 +112,11 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
         for side in recovered.mirrored
     ]
     return mask, tuple(findings)
+
+
+def _at_least(length_mm: float, pixel_mm: float, *, round_up: float) -> int:
+    """Return how many pixels to join for about this length; 1 where their size is not known."""
+    return max(1, int(length_mm / pixel_mm + round_up)) if np.isfinite(pixel_mm) else 1
 
 
 def _guessed(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
@@ -122,9 +129,14 @@ def _guessed(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
 
 def _shrunk(hu: NDArray[np.int16], factor: int) -> NDArray[np.int16]:
     """Return means over ``factor`` x ``factor`` pixels; what is left over at the lower and right edge is dropped."""
+    if factor == 1:
+        return hu
     rows, columns = (size // factor for size in hu.shape[1:])
-    whole = hu[:, : rows * factor, : columns * factor]
-    return np.stack([cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA) for image in whole])
+    coarse = np.empty((len(hu), rows, columns), np.int16)
+    for image, out in zip(hu, coarse, strict=True):
+        means = cv2.blur(image, (factor, factor), anchor=(0, 0))  # of the pixels from each one on
+        out[:] = means[: rows * factor : factor, : columns * factor : factor]
+    return coarse
 
 
 def _seamless(lungs: Mask, added: Mask, hu: NDArray[np.int16], gas: Mask) -> Mask:
@@ -137,18 +149,26 @@ def _seamless(lungs: Mask, added: Mask, hu: NDArray[np.int16], gas: Mask) -> Mas
     return result
 
 
-def _refined(hu: NDArray[np.int16], lungs: Mask, gas: Mask, added: Mask) -> Mask:
-    """Return the mask at the pixels of ``hu``, where aerated lung ends at the threshold; the others may be coarser."""
+def _refined(hu: NDArray[np.int16], lungs: Mask, gas: Mask, added: Mask, every: int) -> Mask:
+    """Return the mask at the voxels of ``hu``, where aerated lung ends at the threshold.
+
+    The others hold every so many slices, and pixels that may be larger.
+    """
     factor = hu.shape[1] // lungs.shape[1]
     rows, columns = (size * factor for size in lungs.shape[1:])
     mask = np.zeros(hu.shape, bool)
-    for index in np.flatnonzero((lungs | added).any(axis=(1, 2))):
-        near = cv2.dilate(lungs[index].view(np.uint8), np.ones((3, 3), np.uint8)) & ~gas[index].view(np.uint8)
+    for index, image in enumerate(hu[:, :rows, :columns]):
+        above = index // every
+        between = slice(above, above + 1 if index % every == 0 else above + 2)
+        near = lungs[between].any(axis=0).view(np.uint8)
+        dense = added[min((index + every // 2) // every, len(added) - 1)]
+        if not (near.any() or dense.any()):
+            continue
+        near = cv2.dilate(near, np.ones((3, 3), np.uint8)) & ~gas[between].any(axis=0).view(np.uint8)
         near = cv2.resize(near, (columns, rows), interpolation=cv2.INTER_NEAREST)
-        near &= hu[index, :rows, :columns] <= THRESHOLD_HU
-        if added[index].any():
-            dense = cv2.resize(added[index].astype(np.uint8) * np.uint8(255), (columns, rows))
-            near |= dense > 127
+        near &= image <= THRESHOLD_HU
+        if dense.any():
+            near |= cv2.resize(dense.view(np.uint8) * np.uint8(255), (columns, rows)) > 127
         mask[index, :rows, :columns] = fill_holes(near).view(bool)
     return mask
 
