@@ -10,6 +10,7 @@ decoding alone, on all cores. Needs the extra [bench].
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,10 +39,12 @@ TIMES = 4
 
 @dataclass(frozen=True)
 class Timed:
-    """When a job ran, by the clock that all processes share; ``start`` 0 for a warm-up."""
+    """When a job ran, by a clock that all processes share (``start`` 0: a warm-up). ``peak``: memory of its process."""
 
     start: float
     end: float
+    process: int
+    peak: int
 
 
 def pydicom_and_tutorial(folder: Path) -> None:
@@ -106,16 +109,14 @@ def decode_only(folder: Path) -> None:
 
 
 def _timed(function: Callable[[Path], None], warm_up: Path, folder: Path | None) -> Timed:
-    if folder is None:
-        function(warm_up)
-        return Timed(0, 0)
-    start = time.monotonic()
-    function(folder)
-    return Timed(start, time.monotonic())
+    start = 0.0 if folder is None else time.monotonic()
+    function(warm_up if folder is None else folder)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Timed(start, time.monotonic(), os.getpid(), peak)
 
 
-def seconds_per_scan(function: Callable[[Path], None], folders: list[Path], *, workers: int) -> float:
-    """Run over all folders in so many processes, each warmed up on a scan; return wall seconds a scan."""
+def seconds_per_scan(function: Callable[[Path], None], folders: list[Path], *, workers: int) -> tuple[float, float]:
+    """Run over all folders in so many processes, each warmed up on a scan; return wall seconds a scan and GB in all."""
     jobs: list[Path | None] = [None] * workers + list(folders)
     times = []
     for _, answer in run_limited(partial(_timed, function, folders[0]), jobs, workers=workers, memory_bytes=2**35):
@@ -123,7 +124,8 @@ def seconds_per_scan(function: Callable[[Path], None], folders: list[Path], *, w
             raise answer
         times.append(answer)
     measured = [timed for timed in times if timed.start]
-    return (max(t.end for t in measured) - min(t.start for t in measured)) / len(measured)
+    peaks = {timed.process: timed.peak for timed in sorted(times, key=lambda timed: timed.peak)}
+    return (max(t.end for t in measured) - min(t.start for t in measured)) / len(measured), sum(peaks.values()) / 1e9
 
 
 def mask_ms_per_slice(folders: list[Path]) -> float:
@@ -160,13 +162,14 @@ def main() -> None:
         store = Path(temporary) / "store"
         store.mkdir()
         cores = usable_cores()
-        seconds = {
+        measured = {
             "floor, all cores": seconds_per_scan(decode_only, linked, workers=cores),
             "ours, all cores": seconds_per_scan(partial(ours, store), linked, workers=cores),
             "ours, one core": seconds_per_scan(partial(ours, store), linked, workers=1),
             "SimpleITK + tutorial's mask": seconds_per_scan(simpleitk_and_tutorial, linked, workers=1),
             "pydicom + tutorial's mask": seconds_per_scan(pydicom_and_tutorial, linked, workers=1),
         }
+    seconds = {name: value for name, (value, _) in measured.items()}
     tutorial = seconds["pydicom + tutorial's mask"]
     ratios = {
         "two_cores_vs_tutorial": tutorial / seconds["ours, all cores"],
@@ -174,15 +177,16 @@ def main() -> None:
         "two_cores_vs_floor": seconds["ours, all cores"] / seconds["floor, all cores"],
         "mask_ms_per_slice": mask_ms_per_slice(scans),
     }
-    table = Table("", "seconds a scan", "times (a)", title=f"{len(linked)} scans, {cores} cores")
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.2f}", f"{tutorial / value:.1f}")
+    table = Table("", "seconds a scan", "times (a)", "peak memory, GB", title=f"{len(linked)} scans, {cores} cores")
+    for name, (value, peak) in measured.items():
+        table.add_row(name, f"{value:.3f}", f"{tutorial / value:.1f}", f"{peak:.2f}")
     Console().print(table)
     plugin = default_plugin(scans[0])
     print(f"plugin of pydicom: {plugin}; ours on all cores / floor: {ratios['two_cores_vs_floor']:.2f}; ", end="")
     print(f"mask alone {ratios['mask_ms_per_slice']:.2f} ms a slice on one core")
     if words.json:
         result = {"seconds_per_scan": seconds, "ratios": ratios, "plugin": plugin, "cores": cores, "scans": len(linked)}
+        result["peak_gb"] = {name: peak for name, (_, peak) in measured.items()}
         words.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 

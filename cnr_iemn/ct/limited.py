@@ -31,7 +31,7 @@ MEMORY_BYTES = 6 * 2**30
 SECONDS = 900.0
 """For one scan, from its first file to its last; a usual one takes about two."""
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 # spawn: a fork would copy the threads' locks of torch and OpenCV
 _CONTEXT = get_context("spawn")
@@ -156,7 +156,7 @@ def _keep_freed_memory() -> None:
     with suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_MMAP_MAX, 0)
 
 
 def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: int, scratch: str) -> None:

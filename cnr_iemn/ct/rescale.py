@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -118,7 +119,7 @@ def check_plausible(hu: NDArray[np.int16], padded: int, scan: str) -> None:
     ``padded``: voxels outside the field of view, which say nothing.
     """
     air = sum(int(np.count_nonzero(image <= _AIR)) for image in hu) - padded
-    soft = sum(int(np.count_nonzero((image >= _SOFT_TISSUE[0]) & (image <= _SOFT_TISSUE[1]))) for image in hu)
+    soft = sum(cv2.countNonZero(cv2.inRange(image, *_SOFT_TISSUE)) for image in hu)
     for name, count in (("air near -1000 HU", air), ("soft tissue near 0 HU", soft)):
         if count < _LEAST_SHARE * hu.size:
             raise ScanError(

@@ -40,11 +40,16 @@ def shifted_row(stored: NDArray[np.integer]) -> str | None:
         blocks = tail // _BLOCK
         part = off[:, -blocks:]
         shift = part.mean(axis=1)
-        noise = np.maximum(_around(shift**2), part.var(axis=1) / (blocks - 1))
-        score = np.abs(shift) / np.sqrt(np.maximum(noise, _MIN_NOISE**2))
-        score[~_one_row_only(means[:, -blocks:].mean(axis=1), np.abs(shift), begins)] = 0
-        row = int(score.argmax())
-        if score[row] > _MAX_SCORE:
+        if np.abs(shift).max() <= _MAX_SCORE * _MIN_NOISE:
+            continue
+        alone = _one_row_only(means[:, -blocks:].mean(axis=1), np.abs(shift), begins)
+        rows_left = np.flatnonzero(alone & (np.abs(shift) > _MAX_SCORE * _MIN_NOISE))
+        if not len(rows_left):
+            continue
+        noise = np.maximum(_around(shift**2)[rows_left], part[rows_left].var(axis=1) / (blocks - 1))
+        score = np.abs(shift[rows_left]) / np.sqrt(np.maximum(noise, _MIN_NOISE**2))
+        if score.max() > _MAX_SCORE:
+            row = int(rows_left[score.argmax()])
             return f"the end of pixel row {row} lies {shift[row]:+.0f} off the rows beside it"
     return None
 
