@@ -7,8 +7,8 @@ import pytest
 from scipy.ndimage import binary_fill_holes
 
 from benchmarks.ingest import tutorial_mask
-from cnr_iemn.ct.components import fill_holes
 from cnr_iemn.ct.lungs import segment_lungs
+from cnr_iemn.ct.lungs.components import fill_holes
 from cnr_iemn.errors import ConfigurationError
 
 SPACING = (4.0, 3.0, 3.0)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.lungs import consolidated, dice, one_lung
 from cnr_iemn.cohort.phantom.scan import make_scan
 from cnr_iemn.ct.lungs import segment_lungs
-from cnr_iemn.ct.rays import ANGLES, N_RAYS, cast, mirrored, paint
+from cnr_iemn.ct.lungs.rays import ANGLES, N_RAYS, cast, mirrored, paint
 
 UNKNOWN = (np.nan, np.nan, np.nan)
 

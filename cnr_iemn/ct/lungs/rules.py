@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.airways import find_gas
-from cnr_iemn.ct.components import Mask, bounds, fill_holes, label, large_parts
-from cnr_iemn.ct.pleura import TISSUE_HU, recover_pleura
-from cnr_iemn.ct.rays import Spacing
+from cnr_iemn.ct.lungs.airways import find_gas
+from cnr_iemn.ct.lungs.components import Mask, bounds, fill_holes, label, large_parts
+from cnr_iemn.ct.lungs.pleura import TISSUE_HU, recover_pleura
+from cnr_iemn.ct.lungs.rays import Spacing
 from cnr_iemn.errors import ConfigurationError
 
 THRESHOLD_HU = -320

@@ -11,10 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cnr_iemn.ct.chest import SIDES, Chest
-from cnr_iemn.ct.components import Mask
-from cnr_iemn.ct.mirror import mirror_image, mirrored_sides
-from cnr_iemn.ct.rays import BACK, DEGREES, LEFT, N_RAYS, Codes, Fan, Flags, Numbers, Spacing, chest_wall, paint, smooth
+from cnr_iemn.ct.lungs.chest import SIDES, Chest
+from cnr_iemn.ct.lungs.components import Mask
+from cnr_iemn.ct.lungs.mirror import mirror_image, mirrored_sides
+from cnr_iemn.ct.lungs.rays import (
+    BACK,
+    DEGREES,
+    LEFT,
+    N_RAYS,
+    Codes,
+    Fan,
+    Flags,
+    Numbers,
+    Spacing,
+    chest_wall,
+    paint,
+    smooth,
+)
 
 TISSUE_HU = 170
 """Less: soft tissue and fluid, in means over a few pixels."""

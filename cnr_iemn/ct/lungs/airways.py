@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.components import bounds, large_parts
+from cnr_iemn.ct.lungs.components import bounds, large_parts
 
 _GAS_HU, _BELOW_LUNG_HU, _LEAST_GAS_HU = -930, 50, -985
 _LUNG_BELOW_HU = -500

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.chest import SIDES, Chest
-from cnr_iemn.ct.components import Mask, large_parts
-from cnr_iemn.ct.rays import Codes
+from cnr_iemn.ct.lungs.chest import SIDES, Chest
+from cnr_iemn.ct.lungs.components import Mask, large_parts
+from cnr_iemn.ct.lungs.rays import Codes
 
 _LARGE_SHARE, _SMALL_SHARE = 0.06, 0.4  # recovered, of the lung itself; aerated, of the other lung
 _SHORTER_MM, _OVERLAP_MM = 50.0, 20.0

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cnr_iemn.ct.components import Mask
-from cnr_iemn.ct.rays import BONE, HULL, LUNG, Codes, Fan, Numbers, Spacing, cast
+from cnr_iemn.ct.lungs.components import Mask
+from cnr_iemn.ct.lungs.rays import BONE, HULL, LUNG, Codes, Fan, Numbers, Spacing, cast
 
 SIDES = ("right", "left")
 """Of the patient: the right lung has the lower columns."""
