@@ -3,7 +3,7 @@
 import struct
 import zlib
 from dataclasses import dataclass, replace
-from io import BufferedReader, FileIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 
 import pydicom
@@ -19,6 +19,7 @@ from cnr_iemn.errors import ScanError
 ENHANCED_CT = ("EnhancedCTImageStorage", "LegacyConvertedEnhancedCTImageStorage")
 CT_CLASSES = ("CTImageStorage", *ENHANCED_CT)
 MAX_META_BYTES = 2**16
+_HEAD_BYTES, _LEAST_REST = 2**17, 64  # read at once; what must be left of it, or the header may go on
 MAX_FRAMES_BYTES = 2**31
 """Of a multi-frame file; one with a single slice may have MAX_FILE_BYTES."""
 
@@ -164,16 +165,30 @@ def read_headers(path: Path, name: str) -> list[SliceHeader]:
             told = start[132:140] == GROUP_LENGTH
             meta_bytes = int.from_bytes(start[140:144], "little") if told else 0  # of (0002,xxxx)
             if DeflatedExplicitVRLittleEndian.encode() in file.read(min(max(meta_bytes, 1024), MAX_META_BYTES)):
-                return _headers(read_deflated(path, name, _TAGS), path, name, None)
+                return _headers(read_deflated(path, name, _TAGS), None, path=path, name=name)
             if meta_bytes > MAX_META_BYTES:
                 raise UnreadableFileError(f"{name}: {meta_bytes:,} bytes of file meta information make no sense.")
             file.seek(0)
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-            return _headers(dataset, path, name, file.tell())
+            return _headers(*_parsed(file, size), path=path, name=name)
     except PARSE_ERRORS as error:
         raise UnreadableFileError(f"{name}: the DICOM header is damaged ({type(error).__name__}).") from error
     except OSError as error:
         raise ScanError(f"{name}: cannot be opened ({error.strerror}). Check the disk and the permissions.") from error
+
+
+def _parsed(file: BufferedReader, size: int) -> tuple[Dataset, int]:
+    """Return the header and where the pixels begin. It is parsed in memory, which is faster, unless it is very long."""
+    head = BytesIO(file.read(_HEAD_BYTES))
+    try:
+        dataset = pydicom.dcmread(head, stop_before_pixels=True, specific_tags=_TAGS)
+    except PARSE_ERRORS:
+        if size <= _HEAD_BYTES:
+            raise
+    else:
+        if size <= _HEAD_BYTES or head.tell() + _LEAST_REST < _HEAD_BYTES:
+            return dataset, head.tell()
+    file.seek(0)
+    return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS), file.tell()
 
 
 class _Bounded(BufferedReader):
@@ -187,7 +202,7 @@ class _Bounded(BufferedReader):
         return super().read(min(size, self._bytes) if size else size)
 
 
-def _headers(ds: Dataset, path: Path, name: str, offset: int | None) -> list[SliceHeader]:
+def _headers(ds: Dataset, offset: int | None, *, path: Path, name: str) -> list[SliceHeader]:
     sop_class = UID(str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")).keyword
     if sop_class == "CTImageStorage" and path.stat().st_size > MAX_FILE_BYTES:
         raise ScanError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, too large for one slice. Scan refused.")

@@ -105,7 +105,9 @@ def _add_intercept(stored: NDArray[np.integer], intercept: int, header: SliceHea
     """Add without leaving 16 bits where the values allow it and nothing lies below air, as in the usual file."""
     low, high = int(stored.min()), int(stored.max())
     limits = np.iinfo(np.int16)
-    if header.pixels.padding is not None or stored.dtype.itemsize != 2 or low + intercept < AIR_HU:
+    if header.pixels.padding is not None or low + intercept < AIR_HU:
+        return False
+    if stored.dtype.itemsize != 2 or not stored.dtype.isnative:
         return False
     if high > limits.max or not limits.min <= intercept <= limits.max - high:
         return False

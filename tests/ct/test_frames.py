@@ -92,3 +92,11 @@ def test_damaged_deflate_stream(dicom, scan_folder):
     path.write_bytes(data[:400] + bytes(50) + data[450:])
     with pytest.raises(ScanError, match=r"P012/IM0005\.dcm"):
         read_scan(folder)
+
+
+def test_a_header_longer_than_what_is_read_at_once(dicom, scan_folder):
+    """Private data of 300 kB before the pixels: all of it is passed over, nothing is taken for the pixels."""
+    slices = dicom.make_slices()
+    for ds in slices[::3]:
+        ds.add_new(0x00091010, "OB", b"\x01" * 300_000)
+    np.testing.assert_array_equal(read_scan(scan_folder(slices)).hu, dicom.expected_hu())

@@ -155,21 +155,24 @@ def _refined(hu: NDArray[np.int16], lungs: Mask, gas: Mask, added: Mask, every: 
     The others hold every so many slices, and pixels that may be larger.
     """
     factor = hu.shape[1] // lungs.shape[1]
-    rows, columns = (size * factor for size in lungs.shape[1:])
     mask = np.zeros(hu.shape, bool)
-    for index, image in enumerate(hu[:, :rows, :columns]):
+    for index, image in enumerate(hu):
         above = index // every
         between = slice(above, above + 1 if index % every == 0 else above + 2)
-        near = lungs[between].any(axis=0).view(np.uint8)
-        dense = added[min((index + every // 2) // every, len(added) - 1)]
-        if not (near.any() or dense.any()):
+        near = cv2.dilate(lungs[between].any(axis=0).view(np.uint8), np.ones((3, 3), np.uint8))
+        near &= ~gas[between].any(axis=0).view(np.uint8)
+        dense = added[min((index + every // 2) // every, len(added) - 1)].view(np.uint8)
+        left, top, width, height = cv2.boundingRect(near | dense)
+        if width == 0:
             continue
-        near = cv2.dilate(near, np.ones((3, 3), np.uint8)) & ~gas[between].any(axis=0).view(np.uint8)
-        near = cv2.resize(near, (columns, rows), interpolation=cv2.INTER_NEAREST)
-        near &= image <= THRESHOLD_HU
+        box = (slice(top, top + height), slice(left, left + width))
+        fine = tuple(slice(part.start * factor, part.stop * factor) for part in box)
+        size = (width * factor, height * factor)
+        part = cv2.resize(near[box], size, interpolation=cv2.INTER_NEAREST)
+        part &= image[fine] <= THRESHOLD_HU
         if dense.any():
-            near |= cv2.resize(dense.view(np.uint8) * np.uint8(255), (columns, rows)) > 127
-        mask[index, :rows, :columns] = fill_holes(near).view(bool)
+            part |= cv2.resize(dense[box] * np.uint8(255), size) > 127
+        mask[index][fine] = fill_holes(part).view(bool)
     return mask
 
 
