@@ -18,6 +18,7 @@ def main(settings: TrainSettings) -> float:
     from cnr_iemn.engine.hardware import choose_hardware
     from cnr_iemn.engine.runs import RunFolder, save_split, study_split
     from cnr_iemn.engine.stage1 import build_network, lasting_configuration, train_and_predict
+    from cnr_iemn.slices.balancing import copies_per_class
 
     hardware = choose_hardware(settings.trainer.gpus, settings.trainer.precision)
     cohort = assemble.open_cohort(settings.data, settings.ingest)
@@ -26,6 +27,8 @@ def main(settings: TrainSettings) -> float:
     fold = make_folds(cohort, split, folds=settings.data.folds, seed=settings.data.split.seed)
     roles = assemble.Roles(split, fold, settings.data.fold)
     assemble.require_every_class(cohort, roles)
+    # before any scan is read: the copies must name this cohort's classes
+    copies_per_class([1] * len(cohort.classes), classes=cohort.classes, copies=settings.balancing.copies)
 
     run = RunFolder.of(Path(settings.runs), settings.study, settings.model.name, settings.run_tag)
     score = run.finished_score(lasting_configuration(settings), overwrite=settings.overwrite)

@@ -95,3 +95,17 @@ def test_a_manifest_with_problems_writes_nothing(tmp_path: Path, capsys: pytest.
     assert "scans.csv:4: scan_id 's2' is given 2 times" in error
     assert "Traceback" not in error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_copies_for_other_classes_are_refused_before_a_scan_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_cohort(tmp_path, slices=1)
+    before = sorted(tmp_path.rglob("*"))
+    words = [f"runs={tmp_path / 'runs'}", f"data.csv={manifest}", f"ingest.cache={tmp_path / 'cache'}"]
+    paper = [word for word in WORDS if word != "balancing=auto"]
+    assert entry_point("train")([*paper, *words, "data.classes=[healthy,sick]"]) == 2
+    error = capsys.readouterr().err
+    assert "balancing.copies names COVID-19, CAP, but the classes are healthy, sick" in error
+    assert "balancing=auto" in error
+    assert sorted(tmp_path.rglob("*")) == before

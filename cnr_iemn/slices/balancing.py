@@ -72,7 +72,7 @@ def copies_per_class(
     if unknown:
         raise ConfigurationError(
             f"balancing.copies names {', '.join(unknown)}, but the classes are {', '.join(classes)}. "
-            f"Name these, or write balancing.copies=auto."
+            "Name these, or write balancing=auto."
         )
     negative = {name: count for name, count in copies.items() if count < 0}
     if negative:
