@@ -109,12 +109,15 @@ def _dents(fan: Fan, wall: Numbers, healthy: Flags, lung_mm: Numbers, sector: Fl
 def _bridge(fan: Fan, wall: Numbers, out: Codes, spacing_mm: Spacing) -> None:
     """Fill rays without lung between rays that have it, above and below or to both sides, but not in front.
 
-    There the heart lies against the chest wall.
+    There the heart lies against the chest wall. As with dents, no gap is much deeper than the lung beside it.
     """
     high = np.ones((2 * round(_GAP_MM / spacing_mm[0] / 2) + 1, 1), bool)
     wide = np.ones((1, 2 * round(_GAP_DEGREES / DEGREES / 2) + 1), bool)
     between = ndimage.binary_closing(fan.crosses, high) | ndimage.binary_closing(fan.crosses, wide)
-    start = smooth(fan.first, fan.crosses, spacing_mm[0], mm=25, degrees=15)
+    some = fan.inside > 0  # a recess of a few mm beside the gap counts: it tells that the gap is no deeper
+    start = smooth(fan.first, some, spacing_mm[0], mm=25, degrees=15)
+    lung_mm = smooth(fan.inside, some, spacing_mm[0], mm=25, degrees=15)
+    between &= wall - start < _DEPTH_PER_LUNG * lung_mm
     gap = between & (fan.inside == 0) & (BACK > -0.3) & (_BESIDE_SPINE > BACK) & (start < wall)
     paint(fan, ndimage.binary_opening(gap, np.ones((1, 5), bool)), start, wall, out, spacing_mm)
 
