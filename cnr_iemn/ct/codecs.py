@@ -173,7 +173,7 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, allowed: Perm
         raise ScanError(f"{name}: no JPEG stream in the pixel data ({type(error).__name__}). {_BAD_COPY}") from error
     if shape != (pixels.rows, pixels.columns):
         raise ScanError(
-            f"{name}: header says {pixels.rows}x{pixels.columns}, JPEG stream says {shape[0]}x{shape[1]}. Scan refused."
+            f"{name}: header says {pixels.rows}x{pixels.columns}, JPEG stream says {shape[0]}x{shape[1]}. {_BAD_COPY}"
         )
     if not stream.endswith(b"\xff\xd9"):
         raise ScanError(f"{name}: the JPEG stream lacks its end marker (truncated copy?). {_BAD_COPY}")

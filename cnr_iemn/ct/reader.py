@@ -116,7 +116,8 @@ def _used_permissions(slices: tuple[SliceHeader, ...], allowed: Permissions) -> 
         findings.append(f"{without} slice(s) without rescaling taken as HU (ingest.allow_missing_rescale)")
     if allowed.allow_range_mismatch:
         findings.append(
-            "decoded ranges not compared with the files' own, JPEG streams not checked (ingest.allow_range_mismatch)"
+            "decoded ranges not compared with the files' own, rescaling not compared among the slices, JPEG streams "
+            "not checked (ingest.allow_range_mismatch)"
         )
     if allowed.assume_hu:
         findings.append("values not checked for being HU (ingest.assume_hu)")

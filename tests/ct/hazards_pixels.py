@@ -141,7 +141,7 @@ PIXELS = [
     Hazard(
         "JPEG 2000 size differs from the header's",
         one(_other_size),
-        refusal=r"P012/IM0005\.dcm: header says 64x64, JPEG stream says 60x64\. Scan refused\..*",
+        refusal=r"P012/IM0005\.dcm: header says 64x64, JPEG stream says 60x64\. Scan refused; copy it again\.",
     ),
     Hazard(
         "JPEG 2000 stream half zero",

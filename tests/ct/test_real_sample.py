@@ -111,6 +111,14 @@ def test_disease_at_the_pleura_is_lung(scan_id, scans):
     assert -320 < volume.hu[added].mean() < 60
 
 
+def test_the_stomach_below_the_recess_is_no_lung(scans):
+    """In P001 the recess beside the stomach ends at slices 120 to 123: nothing is filled between its two ends."""
+    volume, lungs = scans["P001"]
+    border = segment_lungs(volume.hu, volume.spacing_mm, method="border").mask
+    added = np.count_nonzero((lungs.mask & ~border)[118:126, :, 256:], axis=(1, 2))
+    assert (added * np.prod(volume.spacing_mm[1:]) < 150).all()  # square millimetres
+
+
 # side, degrees from the side towards the back, share of the lungs' height, radius in mm
 INSERTED = [(side, angle, height, 25) for side in (-1, 1) for angle in (0, 30, 60) for height in (0.35, 0.5, 0.65)] + [
     (-1, 30, 0.5, 35),
