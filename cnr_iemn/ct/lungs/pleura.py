@@ -78,13 +78,15 @@ def _recover(chest: Chest, tissue: Mask) -> Recovered:
     _bridge(fan, wall, found, chest.spacing_mm)
     _close_outline(chest, fan, wall, found)
     _fill_from_within(chest, found)
-    sides = mirrored_sides(chest, found > 0)
-    if sides:
-        cavity = np.zeros_like(found)
-        paint(fan, np.isfinite(wall), np.zeros_like(wall), wall, cavity, chest.spacing_mm)
-        for side, start in sides.items():
-            found |= mirror_image(chest, side, start, cavity, tissue)
-    return Recovered((found > 0) & tissue & ~chest.lungs, tuple(sides))
+    mirrored = []
+    cavity = np.zeros_like(found)
+    for side, start in mirrored_sides(chest, found > 0).items():
+        if not cavity.any():
+            paint(fan, np.isfinite(wall), np.zeros_like(wall), wall, cavity, chest.spacing_mm)
+        image = mirror_image(chest, side, start, cavity, tissue)
+        mirrored += [side] if (image > found).any() else []
+        found |= image
+    return Recovered((found > 0) & tissue & ~chest.lungs, tuple(mirrored))
 
 
 def _dents(fan: Fan, wall: Numbers, healthy: Flags, lung_mm: Numbers, sector: Flags, step_mm: float) -> Flags:

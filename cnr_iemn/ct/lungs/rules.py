@@ -3,14 +3,16 @@
 All take air from -320 HU down and differ in how they tell the lungs from other air, and in what they add to it.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.lungs.airways import find_gas
 from cnr_iemn.ct.lungs.components import Mask, bounds, fill_holes, label, large_parts
+from cnr_iemn.ct.lungs.gas import find_gas
 from cnr_iemn.ct.lungs.pleura import TISSUE_HU, recover_pleura
 from cnr_iemn.ct.lungs.rays import Spacing
 from cnr_iemn.errors import ConfigurationError
@@ -87,8 +89,8 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     Without trachea, main bronchi, stomach and bowel (``find_gas``); with consolidation and fluid at the pleura
     (``recover_pleura``). Returns the mask and findings on what was added.
     """
-    factor = _at_least(_COARSE_MM, spacing_mm[2], round_up=0.5)
-    every = _at_least(_COARSE_STEP_MM, spacing_mm[0], round_up=0.0) if len(hu) > _FEW_SLICES else 1
+    factor = _number(round, _COARSE_MM / spacing_mm[2])
+    every = _number(math.floor, _COARSE_STEP_MM / spacing_mm[0]) if len(hu) > _FEW_SLICES else 1
     coarse = _shrunk(hu[::every], factor)
     lungs = _filled(_inner_air(coarse))
     if not lungs.any():
@@ -114,9 +116,9 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     return mask, tuple(findings)
 
 
-def _at_least(length_mm: float, pixel_mm: float, *, round_up: float) -> int:
-    """Return how many pixels to join for about this length; 1 where their size is not known."""
-    return max(1, int(length_mm / pixel_mm + round_up)) if np.isfinite(pixel_mm) else 1
+def _number(rounded: Callable[[float], int], ratio: float) -> int:
+    """Return a whole number from 1 up; 1 for NaN, where a spacing is not known."""
+    return 1 if math.isnan(ratio) else max(1, rounded(ratio))
 
 
 def _guessed(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
