@@ -1,5 +1,6 @@
 """One file's pixels as a two-dimensional array of stored values, checked against everything the file says of them."""
 
+import sys
 from collections.abc import Callable
 from io import BytesIO
 
@@ -16,7 +17,7 @@ from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
 from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.rescale import padding_beyond_bits
 from cnr_iemn.ct.rows import shifted_row
-from cnr_iemn.ct.streams import stream_shape
+from cnr_iemn.ct.streams import stream_shape, zero_filled
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -177,14 +178,32 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, allowed: Perm
         )
     if not stream.endswith(b"\xff\xd9"):
         raise ScanError(f"{name}: the JPEG stream lacks its end marker (truncated copy?). {_BAD_COPY}")
-    try:
-        stored = np.asarray(_CODESTREAMS[pixels.transfer_syntax](stream))
-    except (RuntimeError, ValueError) as error:  # each decoder of imagecodecs has its own RuntimeError
-        raise ScanError(f"{name}: the JPEG stream cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
+    damage = zero_filled(stream) if pixels.transfer_syntax in uid.JPEG2000TransferSyntaxes else None
+    if damage and not allowed.allow_range_mismatch:
+        raise ScanError(f"{name}: {damage}: {_DAMAGED}")
+    stored = _decoded(stream, pixels, name)
     lossless = pixels.transfer_syntax in _JPEG_LOSSLESS and stored.shape == shape
     damage = wrong_length(stream, stored) if lossless and not allowed.allow_range_mismatch else None
     if damage:
         raise ScanError(f"{name}: {damage}: {_DAMAGED}")
+    return stored
+
+
+def _decoded(stream: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:
+    """Decode a codestream; an error that the decoder meets and does not raise counts as well.
+
+    That of HTJ2K tells it to Python as one that cannot be raised, and returns what it has of the image.
+    """
+    unraised: list[object] = []
+    hook, sys.unraisablehook = sys.unraisablehook, unraised.append
+    try:
+        stored = np.asarray(_CODESTREAMS[pixels.transfer_syntax](stream))
+    except (RuntimeError, ValueError) as error:  # each decoder of imagecodecs has its own RuntimeError
+        raise ScanError(f"{name}: the JPEG stream cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
+    finally:
+        sys.unraisablehook = hook
+    if unraised:
+        raise ScanError(f"{name}: the JPEG stream cannot be decoded to its end. {_BAD_COPY}")
     return stored
 
 

@@ -4,7 +4,18 @@ from collections.abc import Iterator
 
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
 _JPEG_2000 = b"\xff\x4f\xff\x51"
+_MOST_ZEROS = 128
 _MOST_SEGMENTS = 2**17  # a file made to take time has millions
+
+
+def zero_filled(stream: bytes) -> str | None:
+    """Return what shows that part of a JPEG 2000 stream, HTJ2K among them, was lost and filled with zeros; None if not.
+
+    Decoders take zeros for empty packets and say nothing. Real streams have no more than 50 of them in a row: 11 to 16
+    in 118 CT slices coded either way, 50 in an image of text among pydicom's files.
+    """
+    at = stream.find(bytes(_MOST_ZEROS))
+    return None if at < 0 else f"its JPEG 2000 stream holds {_MOST_ZEROS} zeros in a row from byte {at:,}"
 
 
 def stream_shape(stream: bytes) -> tuple[int, int]:

@@ -86,6 +86,19 @@ def _half_zero(ds: Dataset) -> None:
     ds.PixelData = encapsulate([stream[: len(stream) // 2] + bytes(len(stream) // 2)])
 
 
+def _zero_filled(syntax: str):
+    """Noise, so that the stream is long; its second half is zeros, but its end marker is there."""
+
+    def change(ds: Dataset) -> None:
+        noise = np.random.default_rng(0).integers(0, 2000, (ds.Rows, ds.Columns))
+        ds.PixelData = noise.astype("<u2").tobytes()
+        stream = next(generate_frames(Builder.recode(ds, syntax).PixelData, number_of_frames=1)).rstrip(b"\0")
+        half = len(stream) // 2
+        ds.PixelData = encapsulate([stream[:half] + bytes(len(stream) - half - 2) + b"\xff\xd9"])
+
+    return change
+
+
 def _more_bytes(ds: Dataset) -> None:
     ds.PixelData += b"\0" * 64
 
@@ -147,6 +160,16 @@ PIXELS = [
         "JPEG 2000 stream half zero",
         one(_half_zero),
         refusal=rf"P012/IM0005\.dcm: the JPEG stream lacks its end marker \(truncated copy\?\)\.{COPY_IT}",
+    ),
+    *(
+        Hazard(
+            "JPEG 2000 stream half zero",
+            one(_zero_filled(syntax)),
+            f"{name}, with its end marker",
+            refusal=r"P012/IM0005\.dcm: its JPEG 2000 stream holds 128 zeros in a row from byte [\d,]+: damaged pixel "
+            rf"data\.{COPY_IT[:-2]}, or set ingest\.allow_range_mismatch=true to accept it\.",
+        )
+        for name, syntax in (("JPEG 2000", uid.JPEG2000Lossless), ("HTJ2K", uid.HTJ2KLossless))
     ),
     Hazard(
         "one file cut in the pixels",
