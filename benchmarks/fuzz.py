@@ -27,6 +27,7 @@ from cnr_iemn.ct.codecs import check_format, decode_pixels, frames_of
 from cnr_iemn.ct.headers import read_headers
 from cnr_iemn.ct.limited import run_limited
 from cnr_iemn.ct.rescale import check_rescale, to_hu
+from cnr_iemn.ct.rows import RowCheck
 from cnr_iemn.errors import ScanError
 
 SECONDS = 20.0
@@ -65,7 +66,11 @@ def _read(path: Path) -> NDArray[np.int16]:
     check_rescale(header)
     (frame,) = frames_of(path.read_bytes(), header.pixels, header.name)
     out = np.empty((header.pixels.rows or 0, header.pixels.columns or 0), np.int16)
-    to_hu(decode_pixels(frame, header.pixels, header.name), header, out)
+    stored = decode_pixels(frame, header.pixels, header.name)
+    rows = RowCheck()
+    rows.add(stored, header)
+    rows.verify()
+    to_hu(stored, header, out)
     return out
 
 

@@ -16,8 +16,7 @@ from cnr_iemn.ct.deflated import inflate
 from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
 from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.rescale import padding_beyond_bits
-from cnr_iemn.ct.rows import shifted_row
-from cnr_iemn.ct.streams import stream_shape, zero_filled
+from cnr_iemn.ct.streams import DAMAGED, stream_shape, zero_filled
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -45,7 +44,6 @@ _CODESTREAMS: dict[str, Callable[[bytes], NDArray[np.integer]]] = {
 _JPEG_LOSSLESS = {uid.JPEGLossless, uid.JPEGLosslessSV1}
 _LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless}
 _BAD_COPY = "Scan refused; copy it again."
-_DAMAGED = "damaged pixel data. Scan refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
 
 
 def is_lossy(pixels: PixelFormat) -> bool:
@@ -116,9 +114,6 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat, name: str, allowed: Permi
         raise ScanError(f"{name}: every pixel is {low}: damaged pixel data. {_BAD_COPY}")
     if not allowed.allow_range_mismatch:
         _check_range(stored, low, high, pixels, name)
-        damage = shifted_row(stored) if pixels.transfer_syntax == uid.JPEGLosslessSV1 else None
-        if damage:
-            raise ScanError(f"{name}: {damage}: {_DAMAGED}")
     return stored
 
 
@@ -180,12 +175,12 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, allowed: Perm
         raise ScanError(f"{name}: the JPEG stream lacks its end marker (truncated copy?). {_BAD_COPY}")
     damage = zero_filled(stream) if pixels.transfer_syntax in uid.JPEG2000TransferSyntaxes else None
     if damage and not allowed.allow_range_mismatch:
-        raise ScanError(f"{name}: {damage}: {_DAMAGED}")
+        raise ScanError(f"{name}: {damage}: {DAMAGED}")
     stored = _decoded(stream, pixels, name)
     lossless = pixels.transfer_syntax in _JPEG_LOSSLESS and stored.shape == shape
     damage = wrong_length(stream, stored) if lossless and not allowed.allow_range_mismatch else None
     if damage:
-        raise ScanError(f"{name}: {damage}: {_DAMAGED}")
+        raise ScanError(f"{name}: {damage}: {DAMAGED}")
     return stored
 
 
@@ -247,5 +242,5 @@ def _check_range(stored: NDArray[np.integer], low: int, high: int, pixels: Pixel
             return
     raise ScanError(
         f"{name}: decoded range {low}..{high} differs from the file's own {smallest}..{largest} (0028,0106/0107): "
-        f"{_DAMAGED}"
+        f"{DAMAGED}"
     )

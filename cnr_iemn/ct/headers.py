@@ -9,10 +9,11 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from cnr_iemn.ct.deflated import GROUP_LENGTH, MAX_FILE_BYTES, read_deflated
-from cnr_iemn.ct.elements import integer, numbers, pixel_value, texts
+from cnr_iemn.ct.elements import Elements, integer, numbers, pixel_value, texts
 from cnr_iemn.ct.frames import FRAME_TAGS, flat_frames
 from cnr_iemn.errors import ScanError
 
@@ -40,7 +41,7 @@ PARSE_ERRORS = (
     zlib.error,
 )
 
-_TAGS: list[int | str] = [
+_KEYWORDS = [
     "SOPClassUID",
     "SOPInstanceUID",
     "SeriesInstanceUID",
@@ -72,6 +73,7 @@ _TAGS: list[int | str] = [
     "QualityControlImage",
     *FRAME_TAGS,
 ]
+_TAGS: list[int | str] = [Tag(keyword) for keyword in _KEYWORDS]
 
 
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
@@ -216,53 +218,54 @@ def _headers(ds: Dataset, offset: int | None, *, path: Path, name: str) -> list[
 
 
 def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | None) -> SliceHeader:
-    spacing = numbers(ds, "PixelSpacing", 2)
-    slope, intercept = numbers(ds, "RescaleSlope", 1), numbers(ds, "RescaleIntercept", 1)
-    instance, location = numbers(ds, "InstanceNumber", 1), numbers(ds, "SliceLocation", 1)
+    elements = Elements(ds)
+    spacing = numbers(elements, "PixelSpacing", 2)
+    slope, intercept = numbers(elements, "RescaleSlope", 1), numbers(elements, "RescaleIntercept", 1)
+    instance, location = numbers(elements, "InstanceNumber", 1), numbers(elements, "SliceLocation", 1)
     return SliceHeader(
         path=path,
         frame=0,
         name=name,
         sop_class=sop_class,
-        sop_instance=str(ds.get("SOPInstanceUID") or ""),
-        series=str(ds.get("SeriesInstanceUID") or ""),
-        series_number=integer(ds, "SeriesNumber"),
-        acquisition=integer(ds, "AcquisitionNumber"),
-        kernel="/".join(texts(ds.get("ConvolutionKernel"))),
-        localizer="LOCALIZER" in texts(ds.get("ImageType")),
+        sop_instance=str(elements.get("SOPInstanceUID") or ""),
+        series=str(elements.get("SeriesInstanceUID") or ""),
+        series_number=integer(elements, "SeriesNumber"),
+        acquisition=integer(elements, "AcquisitionNumber"),
+        kernel="/".join(texts(elements.get("ConvolutionKernel"))),
+        localizer="LOCALIZER" in texts(elements.get("ImageType")),
         instance_number=instance[0] if instance else None,
         slice_location=location[0] if location else None,
-        position=numbers(ds, "ImagePositionPatient", 3),
-        orientation=numbers(ds, "ImageOrientationPatient", 6),
+        position=numbers(elements, "ImagePositionPatient", 3),
+        orientation=numbers(elements, "ImageOrientationPatient", 6),
         spacing=spacing if spacing and min(spacing) > 0 else None,
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
-        phantom=ds.get("QualityControlImage") == "YES",
-        pixels=_pixel_format(ds, sop_class, offset),
+        phantom=elements.get("QualityControlImage") == "YES",
+        pixels=_pixel_format(ds, elements, sop_class, offset),
     )
 
 
-def _pixel_format(ds: Dataset, sop_class: str, offset: int | None) -> PixelFormat:
+def _pixel_format(ds: Dataset, elements: Elements, sop_class: str, offset: int | None) -> PixelFormat:
     implicit, little = ds.original_encoding
-    signed = ds.get("PixelRepresentation") == 1
+    signed = elements.get("PixelRepresentation") == 1
     return PixelFormat(
         transfer_syntax=str(ds.file_meta.get("TransferSyntaxUID") or ""),
         offset=offset,
         enhanced=sop_class in ENHANCED_CT,
         explicit=not implicit,
         big_endian=not little,
-        rows=integer(ds, "Rows"),
-        columns=integer(ds, "Columns"),
-        samples=integer(ds, "SamplesPerPixel"),
-        photometric=str(ds.get("PhotometricInterpretation") or ""),
-        frames=integer(ds, "NumberOfFrames"),
-        bits_allocated=integer(ds, "BitsAllocated"),
-        bits_stored=integer(ds, "BitsStored"),
-        high_bit=integer(ds, "HighBit"),
+        rows=integer(elements, "Rows"),
+        columns=integer(elements, "Columns"),
+        samples=integer(elements, "SamplesPerPixel"),
+        photometric=str(elements.get("PhotometricInterpretation") or ""),
+        frames=integer(elements, "NumberOfFrames"),
+        bits_allocated=integer(elements, "BitsAllocated"),
+        bits_stored=integer(elements, "BitsStored"),
+        high_bit=integer(elements, "HighBit"),
         signed=signed,
-        smallest=pixel_value(ds, "SmallestImagePixelValue", signed),
-        largest=pixel_value(ds, "LargestImagePixelValue", signed),
-        padding=pixel_value(ds, "PixelPaddingValue", signed),
-        padding_limit=pixel_value(ds, "PixelPaddingRangeLimit", signed),
-        lossy=ds.get("LossyImageCompression") == "01",
+        smallest=pixel_value(elements, "SmallestImagePixelValue", signed),
+        largest=pixel_value(elements, "LargestImagePixelValue", signed),
+        padding=pixel_value(elements, "PixelPaddingValue", signed),
+        padding_limit=pixel_value(elements, "PixelPaddingRangeLimit", signed),
+        lossy=elements.get("LossyImageCompression") == "01",
     )

@@ -13,6 +13,7 @@ from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.ct.nifti import read_nifti
 from cnr_iemn.ct.plan import plan_scan
 from cnr_iemn.ct.rescale import check_alike, check_plausible, check_rescale, has_rescale, to_hu
+from cnr_iemn.ct.rows import RowCheck
 from cnr_iemn.ct.volume import MAX_VOXELS, Volume
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
@@ -52,6 +53,7 @@ def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
     hu = np.empty(shape, dtype=np.int16)
     files = _Files(allowed)
     padded = sum(files.read(header, hu[index]) for index, header in enumerate(plan.slices))
+    files.rows.verify()
     for index, header in plan.copies:
         _check_copy(scan, files, hu[index], plan.slices[index], header)
     if not allowed.assume_hu:
@@ -69,11 +71,12 @@ def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
 class _Files:
     """Slices from files, of which the last one stays open: neighbouring slices may be frames of one file.
 
-    ``digests``: hashes of the bytes of all files read.
+    ``digests``: hashes of the bytes of all files read. ``rows``: what is to be verified once all are.
     """
 
     def __init__(self, allowed: Permissions) -> None:
         self.digests: set[bytes] = set()
+        self.rows = RowCheck()
         self._allowed = allowed
         self._path: Path | None = None
         self._frames: list[bytes] = []
@@ -83,6 +86,8 @@ class _Files:
         if header.path != self._path:
             self._open(header)
         stored = decode_pixels(self._frames[header.frame], header.pixels, header.name, self._allowed)
+        if not self._allowed.allow_range_mismatch:
+            self.rows.add(stored, header)
         return to_hu(stored, header, out)
 
     def _open(self, header: SliceHeader) -> None:

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+DAMAGED = "damaged pixel data. Scan refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
+"""How a refusal ends that the permission lifts."""
+
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
 _JPEG_2000 = b"\xff\x4f\xff\x51"
 _MOST_ZEROS = 128

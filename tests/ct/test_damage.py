@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import imagecodecs
@@ -18,7 +18,6 @@ from cnr_iemn.ct.codecs import decode_pixels, frames_of
 from cnr_iemn.ct.headers import read_headers
 from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.reader import read_scan
-from cnr_iemn.ct.rows import shifted_row
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import Permissions
 
@@ -28,6 +27,17 @@ TOLERANT = Permissions(allow_range_mismatch=True)
 def chest(seed=0):
     """Stored values of a chest made by code, uint16 [256, 256]."""
     return (make_slice("native", np.random.default_rng(seed))[1].astype(np.int32) + 1024).astype(np.uint16)
+
+
+def shifted_row(image):
+    """What the check of rows says of a slice alone, None where it is good."""
+    check, pixels = rows.RowCheck(), SimpleNamespace(transfer_syntax=uid.JPEGLosslessSV1)
+    check.add(image, SimpleNamespace(name="a.dcm", pixels=pixels))
+    try:
+        check.verify()
+    except ScanError as error:
+        return str(error)
+    return None
 
 
 def lossless(image, **how):
@@ -167,17 +177,19 @@ def test_a_shifted_row_is_found(shift, start):
     assert float(re.search(r"lies ([+-]\d+) off", found)[1]) == pytest.approx(shift, rel=0.25)
 
 
-def test_a_shifted_row_is_refused_unless_allowed(tmp_path):
-    content, _ = make_slice("JPEG Lossless", np.random.default_rng(6))
-    path = tmp_path / "a.dcm"
-    path.write_bytes(content)
-    pixels = replace(read_headers(path, "a.dcm")[0].pixels, smallest=None, largest=None)
-    image = chest(7)
-    image[60, 100:] += 90
-    stream = lossless(image)  # a valid stream: only the image tells
-    with pytest.raises(ScanError, match=r"a\.dcm: the end of pixel row 60 lies \+\d+ off .*allow_range_mismatch=true"):
-        decode_pixels(stream, pixels, "a.dcm")
-    np.testing.assert_array_equal(decode_pixels(stream, pixels, "a.dcm", TOLERANT), image)
+def test_a_shifted_row_is_refused_unless_allowed(dicom, scan_folder):
+    slices = dicom.make_slices()
+    images = [chest(seed) for seed in range(len(slices))]
+    images[17][60, 100:] += 90
+    for ds, image in zip(slices, images, strict=True):
+        ds.PixelData = encapsulate([lossless(image)])  # a valid stream: only the image tells
+        ds.Rows, ds.Columns, ds.RescaleIntercept = 256, 256, -1024
+        ds["PixelData"].VR, ds.file_meta.TransferSyntaxUID = "OB", uid.JPEGLosslessSV1
+    folder = scan_folder(slices)
+    with pytest.raises(ScanError, match=r"IM0017\.dcm: the end of pixel row 60 lies \+\d+ off .*allow_range_mismatch=true"):
+        read_scan(folder)
+    want = np.stack(images).astype(int) - 1024
+    np.testing.assert_array_equal(read_scan(folder, TOLERANT).hu, want)
 
 
 def test_good_images_have_no_shifted_row(monkeypatch):
@@ -251,10 +263,13 @@ def test_real_slices_have_a_margin_and_their_damage_is_found(sample_root, monkey
     monkeypatch.setattr(rows, "_MAX_SCORE", 0.6 * rows._MAX_SCORE)
     paths = sorted(sample_root.rglob("*.dcm"))
     assert len(paths) == 470
-    images = []
+    check, images = rows.RowCheck(), []
     for path in paths:
-        pixels = read_headers(path, path.name)[0].pixels
-        images.append(decode_pixels(frames_of(path.read_bytes(), pixels, path.name)[0], pixels, path.name))
+        (header,) = read_headers(path, path.name)
+        (frame,) = frames_of(path.read_bytes(), header.pixels, path.name)
+        images.append(decode_pixels(frame, header.pixels, path.name))
+        check.add(images[-1], header)
+    check.verify()
     monkeypatch.undo()
     found = 0
     for k, image in enumerate(images[::10]):
