@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
@@ -26,8 +27,9 @@ class Elements:
         element = self._elements.get(_tag(keyword))
         if not isinstance(element, RawDataElement):
             return None if element is None else element.value
-        key = (int(element.tag), element.VR, element.value, *element[5:7], self._encodings)
-        return (_converted_once if element.length <= _MAX_KEPT_BYTES else _converted)(*key)
+        convert = _converted_once if element.length <= _MAX_KEPT_BYTES else _converted
+        form = element.is_implicit_VR, element.is_little_endian, self._encodings
+        return convert(int(element.tag), element.VR, element.value, *form)
 
 
 @lru_cache(maxsize=256)
@@ -35,7 +37,7 @@ def _tag(keyword: str) -> int:
     tag = tag_for_keyword(keyword)
     if tag is None:
         raise KeyError(f"DICOM has no element {keyword}.")
-    return tag
+    return int(tag)
 
 
 def _converted(
@@ -59,7 +61,7 @@ def texts(value: object) -> tuple[str, ...]:
 def numbers(elements: Elements, keyword: str, count: int) -> tuple[float, ...] | None:
     """Return so many finite numbers, None where the element is missing, empty, of another length or not finite."""
     try:
-        value = elements.get(keyword)
+        value: Any = elements.get(keyword)
         parts = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
         numbers = tuple(float(part) for part in parts)
     except (TypeError, ValueError):  # no value, or text that is no number

@@ -3,9 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +11,9 @@ from cnr_iemn.ct.images import ImageStack, read_images
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.ct.rescale import AIR_HU
+from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.window import window_to_uint8
 from cnr_iemn.permissions import STRICT, Permissions
-
-Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 CROP_MARGIN = 0.05
 """Beyond the lungs on each side, as a share of their extent: the chest wall they lie against stays in view."""
@@ -98,43 +95,3 @@ def lung_square(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
         for (first, last), n in zip(ends, mask.shape[1:], strict=True)
     ]
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
-
-
-def resize_mask(image: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
-    """Return a mask of 0 and 1 as ``resize_square`` does; a pixel that is half covered belongs to it.
-
-    Most of a slice is outside: only blocks of rows and columns that keep their size in whole pixels and hold some of
-    the mask are resized.
-    """
-    side = max(image.shape)
-    if image.shape[0] != image.shape[1] or size >= side:
-        return resize_square(image * np.uint8(255), size) >= 128
-    step = math.gcd(side, size)
-    block, small = side // step, size // step  # so many pixels become so many
-    left, top, width, height = cv2.boundingRect(image)
-    spans = [(start // block, -(-(start + length) // block)) for start, length in ((top, height), (left, width))]
-    (upper, lower), (first, last) = spans
-    part = image[upper * block : lower * block, first * block : last * block] * np.uint8(255)
-    resized = np.zeros((size, size), bool)
-    shape = ((last - first) * small, (lower - upper) * small)
-    resized[upper * small : lower * small, first * small : last * small] = (
-        cv2.resize(part, shape, interpolation=cv2.INTER_AREA) >= 128
-    )
-    return resized
-
-
-def resize_square(image: NDArray[Pixel], size: int, *, fill: float = 0) -> NDArray[Pixel]:
-    """Return the image [rows, columns] padded with ``fill`` to a centred square and resized to ``size`` a side.
-
-    Shrinking averages over areas, which loses no thin structure; enlarging interpolates linearly.
-    """
-    rows, columns = image.shape
-    side = max(rows, columns)
-    if rows != columns:
-        top, left = (side - rows) // 2, (side - columns) // 2
-        edges = ((top, side - rows - top), (left, side - columns - left))
-        image = np.pad(image, edges, constant_values=fill)
-    resized: NDArray[Pixel] = cv2.resize(
-        image, (size, size), interpolation=cv2.INTER_AREA if size < side else cv2.INTER_LINEAR
-    )
-    return resized

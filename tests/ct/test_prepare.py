@@ -1,10 +1,12 @@
 """From a folder to grey slices and masks of one size."""
 
+import cv2
 import numpy as np
 import pytest
 
-from cnr_iemn.ct.prepare import lung_square, prepare_scan, resize_mask, resize_square
+from cnr_iemn.ct.prepare import lung_square, prepare_scan
 from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.window import window_to_uint8
 
 
@@ -20,6 +22,14 @@ def test_area_average_of_a_fractional_ratio():
     row = np.array([0, 90, 240], np.float32)
     image = np.tile(row, (3, 1))
     np.testing.assert_allclose(resize_square(image, 2), [[30, 190]] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "size"), [(512, 336), (97, 40), (64, 63), (128, 32)])
+def test_areas_are_those_of_opencv(side, size):
+    image = np.random.default_rng(side).integers(0, 256, (side, side), np.uint8)
+    want = cv2.resize(image.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(resize_square(image.astype(np.float32), size), want, atol=1e-3)
+    assert np.abs(resize_square(image, size) - want).max() <= 0.501
 
 
 def test_enlarging_is_linear():
