@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ def resize_square(image: NDArray[Pixel], size: int, *, fill: float = 0) -> NDArr
         enlarged: NDArray[Pixel] = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
         return enlarged
     means = _area_means(image, size, size)
-    return cv2.convertScaleAbs(means) if image.dtype == np.uint8 else means  # rounds, and is not negative
+    return cast(NDArray[Pixel], cv2.convertScaleAbs(means) if image.dtype == np.uint8 else means)  # rounds
 
 
 def resize_mask(image: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
