@@ -19,7 +19,7 @@ from cnr_iemn.errors import StoreError
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.records import SCHEMA_VERSION
 
-PIXEL_VERSION = 3
+PIXEL_VERSION = 4
 """Raised with every change of code that changes a pixel of the store or how it is kept."""
 
 

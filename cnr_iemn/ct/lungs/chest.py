@@ -72,6 +72,12 @@ class Chest:
             edge[:] = 0  # rays go on along the edge of the image
         return codes
 
+    @property
+    def hulls(self) -> Mask:
+        """Return the convex outlines of both lungs in each slice."""
+        within: Mask = self._codes & (LUNG | HULL) > 0
+        return within
+
     def from_middle(self) -> Fan:
         """Look at both lungs from between them."""
         centres = np.tile(self.middle, (len(self.lungs), 1))

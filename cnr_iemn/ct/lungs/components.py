@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
+THRESHOLD_HU = -320
+"""Air, and less."""
+
 
 def label(mask: Mask) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
     """Return the components of a volume that touch by faces, numbered from 1, and how many voxels each number has.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cnr_iemn.ct.lungs.chest import SIDES, Chest
-from cnr_iemn.ct.lungs.components import Mask
+from cnr_iemn.ct.lungs.components import THRESHOLD_HU, Mask
 from cnr_iemn.ct.lungs.mirror import mirror_image, mirrored_sides
 from cnr_iemn.ct.lungs.rays import (
     BACK,
@@ -63,9 +63,14 @@ def recover_pleura(hu: NDArray[np.int16], lungs: Mask, spacing_mm: Spacing) -> R
     if chest.upside_down:
         turned = Chest.of(hu[:, ::-1, ::-1], lungs[:, ::-1, ::-1], spacing_mm)
         if turned is not None and not turned.upside_down:
-            found = _recover(turned, hu[:, ::-1, ::-1] < TISSUE_HU)
+            found = _recover(turned, _is_tissue(hu[:, ::-1, ::-1]))
             return Recovered(np.ascontiguousarray(found.mask[:, ::-1, ::-1]), found.mirrored)
-    return _recover(chest, hu < TISSUE_HU)
+    return _recover(chest, _is_tissue(hu))
+
+
+def _is_tissue(hu: NDArray[np.int16]) -> Mask:
+    tissue: Mask = (hu > THRESHOLD_HU) & (hu < TISSUE_HU)
+    return tissue
 
 
 def _recover(chest: Chest, tissue: Mask) -> Recovered:
@@ -82,7 +87,9 @@ def _recover(chest: Chest, tissue: Mask) -> Recovered:
     cavity = np.zeros_like(found)
     for side, start in mirrored_sides(chest, found > 0).items():
         if not cavity.any():
-            paint(fan, np.isfinite(wall), np.zeros_like(wall), wall, cavity, chest.spacing_mm)
+            known = np.isfinite(wall)
+            closed = np.where(known, wall, smooth(wall, known, chest.spacing_mm[0], mm=20, degrees=15))
+            paint(fan, np.isfinite(closed), np.zeros_like(wall), closed, cavity, chest.spacing_mm)
         image = mirror_image(chest, side, start, cavity, tissue)
         mirrored += [side] if (image > found).any() else []
         found |= image
@@ -99,7 +106,9 @@ def _dents(fan: Fan, wall: Numbers, healthy: Flags, lung_mm: Numbers, sector: Fl
     depth = wall - fan.last
     dent = fan.crosses & sector & (depth > _SHALLOW_MM) & (depth < _DEPTH_PER_LUNG * lung_mm)
     hollow = (fan.hull - fan.last > _SHALLOW_MM) & (depth > _HOLLOW_MM)
-    deep = dent & ~healthy & (hollow | (depth > _DEEP_MM))
+    beside = smooth(fan.last, fan.crosses & (depth < _HOLLOW_MM), step_mm, mm=10, degrees=15)
+    bulge = beside - fan.last < _SHALLOW_MM  # the lung goes on as beside the dent: it is the wall that stands out
+    deep = dent & ~healthy & (hollow | ((depth > _DEEP_MM) & ~bulge))
     area = np.where(deep, np.nan_to_num(wall) * np.radians(DEGREES) * step_mm / 100, 0)
     labels, n = ndimage.label(dent)
     large = np.bincount(labels.ravel(), weights=area.ravel(), minlength=n + 1) > _LEAST_DEEP_CM2

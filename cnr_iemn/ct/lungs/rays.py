@@ -28,6 +28,7 @@ _STEP_MM, _LONGEST_MM = 2.0, 190.0
 _RIB_REACH_MM, _RIB_REACH_DEGREES = 10.0, 4.0  # a ray finds a rib at least that near, for ribs run obliquely
 _MOST_GAP_MM = 15.0  # between the ribs and a lung that lies against them
 _HEALTHY_MM, _SAME_MM = 4.0, 3.0
+_BULGE_MM, _BULGE_DEGREES = 10.0, 46.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,17 @@ def chest_wall(fan: Fan, mate: Fan, step_mm: float) -> tuple[Numbers, Flags]:
     wide = smooth(mean, weight, step_mm, mm=40, degrees=22)
     local = np.where(np.isfinite(local), local, np.where(np.isfinite(wide), wide, usual))
     wall = fan.rib - local
-    return smooth(wall, np.isfinite(wall), step_mm, mm=3, degrees=2), here
+    wall = smooth(wall, np.isfinite(wall), step_mm, mm=3, degrees=2)
+    return _without_bulges(wall), here
+
+
+def _without_bulges(wall: Numbers) -> Numbers:
+    """Return the wall without what stands far out between rays: where no rib is near, another bone behind is met."""
+    known = np.where(np.isfinite(wall), wall, np.float32(np.inf))
+    size = 2 * round(_BULGE_DEGREES / DEGREES / 2) + 1
+    inner = ndimage.minimum_filter1d(known, size, axis=1, mode="wrap")
+    opened = ndimage.maximum_filter1d(inner, size, axis=1, mode="wrap")
+    return np.where(wall - opened > _BULGE_MM, opened, wall)
 
 
 def paint(fan: Fan, chosen: Flags, start: Numbers, end: Numbers, out: Codes, spacing_mm: Spacing) -> None:

@@ -11,13 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.lungs.components import Mask, bounds, fill_holes, label, large_parts
+from cnr_iemn.ct.lungs.components import THRESHOLD_HU, Mask, bounds, fill_holes, label, large_parts
 from cnr_iemn.ct.lungs.gas import find_gas
 from cnr_iemn.ct.lungs.pleura import TISSUE_HU, recover_pleura
 from cnr_iemn.ct.lungs.rays import Spacing
 from cnr_iemn.errors import ConfigurationError
-
-THRESHOLD_HU = -320
 
 # voxels are joined or left out to about this size to tell where the lungs are, not where they end
 _COARSE_MM, _COARSE_STEP_MM, _FEW_SLICES = 2.0, 4.0, 40
