@@ -31,7 +31,7 @@ def main(settings: TrainSettings) -> float:
     copies_per_class([1] * len(cohort.classes), classes=cohort.classes, copies=settings.balancing.copies)
 
     run = RunFolder.of(Path(settings.runs), settings.study, settings.model.name, settings.run_tag)
-    score = run.finished_score(lasting_configuration(settings), overwrite=settings.overwrite)
+    score = run.finished_score(lasting_configuration(settings), overwrite=settings.overwrite, resume=settings.resume)
     if score is not None:
         print(f"{run.path} is finished with this configuration: nothing to do. overwrite=true trains it again.")
         return score
@@ -41,7 +41,8 @@ def main(settings: TrainSettings) -> float:
     store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
     assemble.require_all_scans(failures)
     save_split(study, cohort, split)
-    return train_and_predict(settings, run, network, cohort=cohort, store=store, roles=roles, hardware=hardware)
+    with run.alone():
+        return train_and_predict(settings, run, network, cohort=cohort, store=store, roles=roles, hardware=hardware)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ class RunError(CnrIemnError):
     """A run, its predictions or an ensemble is missing, unfinished or does not fit the others."""
 
 
+class TrainingError(CnrIemnError):
+    """A network cannot be trained on: its loss is no number, or the memory does not hold it."""
+
+
 class WeightsError(CnrIemnError):
     """Start weights cannot be loaded."""
 

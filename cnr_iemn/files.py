@@ -1,10 +1,13 @@
 """Files that are finished or not there at all, and their checksums."""
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,6 +34,22 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, line ends as given, under the promise of ``write_bytes_atomic``."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+@contextmanager
+def exclusive(path: Path, when_taken: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock on a file, made where missing; it is free again when its process ends, however that comes.
+
+    ``when_taken`` is called where another process holds it: it raises, or this waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            when_taken()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

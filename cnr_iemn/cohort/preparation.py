@@ -5,7 +5,6 @@ and goes on where it stopped.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from cnr_iemn.ct.images import ImageStack
 from cnr_iemn.ct.limited import refusal, run_limited
 from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
 from cnr_iemn.errors import ScanError, StoreError
-from cnr_iemn.files import json_text, sync_folder, write_text_atomic
+from cnr_iemn.files import exclusive, json_text, sync_folder, write_text_atomic
 
 _Job = tuple[Path, ScanRecord, PixelSettings]
 
@@ -81,15 +80,10 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold the store's lock, waiting for another process that prepares it, and clear what a killed one left behind."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        file = (root / ".lock").open("w")
+        (root / ".lock").touch()
     except OSError as error:
         raise StoreError(f"{root} cannot be made or written ({error.strerror}). Give another ingest.cache.") from error
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process prepares {root}; waiting for it ...", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(root / ".lock", lambda: print(f"Another process prepares {root}; waiting for it ...", flush=True)):
         for left in root.glob(".*.part"):
             # renamed first: a worker that outlived its parent can then not move a half-deleted folder into place
             gone = left.with_suffix(".gone")

@@ -1,25 +1,49 @@
-"""What is written and said while a network trains."""
+"""What is written, said and watched while a network trains."""
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
+from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import write_text_atomic
 from cnr_iemn.records import SCHEMA_VERSION
+from cnr_iemn.slices.datamodule import SliceBatch, SliceTable
+
+_NO_METRICS = ("schema_version", "epoch", "seconds")
 
 
 class EpochTable(Callback):
-    """One row an epoch in metrics.csv and, where no progress bar runs, one line on the terminal."""
+    """One row an epoch in metrics.csv and, where no progress bar runs, one line on the terminal.
+
+    A run that goes on takes the rows from its checkpoint: what an interrupted epoch has written later goes.
+    """
 
     def __init__(self, path: Path, *, say: bool) -> None:
         self.path = path
         self.say = say
         self.rows: list[dict[str, float | int]] = []
         self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the rows of a checkpoint, and cut the file back to them."""
+        self.rows = list(state_dict["rows"])
+        self._write()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured in the last epoch."""
+        return {key: value for key, value in self.rows[-1].items() if key not in _NO_METRICS}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -32,13 +56,56 @@ class EpochTable(Callback):
         epoch = trainer.current_epoch
         row = {"schema_version": SCHEMA_VERSION, "epoch": epoch, "seconds": round(seconds, 2), **values}
         self.rows.append(row)
+        self._write()
+        if self.say:
+            shown = ("train/loss", "train/slice_accuracy", "val/loss", "val/slice_accuracy", "val/region_accuracy")
+            figures = "  ".join(f"{key} {values[key]:.3f}" for key in shown if key in values)
+            print(f"epoch {epoch + 1}/{trainer.max_epochs}  {figures}  ({seconds:.0f} s)", flush=True)
+
+    def _write(self) -> None:
         text = io.StringIO()
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text_atomic(self.path, text.getvalue())
-        if self.say:
-            shown = ("train/loss", "train/slice_accuracy", "val/loss", "val/slice_accuracy", "val/region_accuracy")
-            figures = "  ".join(f"{key} {values[key]:.3f}" for key in shown if key in values)
-            print(f"epoch {epoch + 1}/{trainer.max_epochs}  {figures}  ({seconds:.0f} s)", flush=True)
+
+
+class FiniteLoss(Callback):
+    """Stops a run whose loss is no number, with the slices of the batch. ``table``: of the training slices.
+
+    Each loss is looked at one batch later, when it is known: looking at once would have a GPU wait.
+    """
+
+    def __init__(self, table: SliceTable) -> None:
+        self._table = table
+        self._pending: tuple[Tensor, Tensor, int, int] | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: SliceBatch, batch_idx: int
+    ) -> None:
+        """Look at the loss before this one. Raises TrainingError."""
+        self._look()
+        self._pending = outputs["loss"].detach(), batch["slice"], trainer.current_epoch, batch_idx
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the last one, before a checkpoint is written. Raises TrainingError."""
+        self._look()
+
+    def _look(self) -> None:
+        if self._pending is None:
+            return
+        loss, rows, epoch, batch = self._pending
+        self._pending = None
+        if math.isfinite(float(loss)):
+            return
+        slices: dict[str, list[int]] = {}
+        for row in rows.tolist():
+            scan_id = self._table.scan_ids[self._table.scan[row]]
+            slices.setdefault(scan_id, []).append(int(self._table.slice_index[row]))
+        shown = "; ".join(f"{scan_id}: {', '.join(map(str, sorted(set(k))))}" for scan_id, k in sorted(slices.items()))
+        raise TrainingError(
+            f"The loss is {float(loss)} in epoch {epoch + 1}, batch {batch + 1}: training has diverged. Lower "
+            "trainer.learning_rate, try trainer.precision=32, or look at the batch's slices (scan: slice indices): "
+            f"{shown}. What was learned up to the epoch before is kept."
+        )

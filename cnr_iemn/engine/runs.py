@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 from cnr_iemn.cohort.cohort import Cohort
 from cnr_iemn.cohort.splits import make_split, read_split, split_csv
 from cnr_iemn.errors import RunError
-from cnr_iemn.files import write_text_atomic
+from cnr_iemn.files import exclusive, write_text_atomic
 from cnr_iemn.records import SCHEMA_VERSION
 from cnr_iemn.settings.schema import SplitSettings
+
+_WAYS_OUT = "Give another tag= (or study=) to keep it, or overwrite=true to train it again from the start."
 
 
 @dataclass(frozen=True)
@@ -53,31 +56,60 @@ class RunFolder:
             )
         return record
 
-    def finished_score(self, configuration: Mapping[str, Any], *, overwrite: bool) -> float | None:
-        """Return the score of a finished run of this very configuration; None where the run is to be made.
+    def finished_score(
+        self, configuration: Mapping[str, Any], *, overwrite: bool, resume: str = "auto"
+    ) -> float | None:
+        """Return the score of a finished run of this very configuration; None where the run is to be made or resumed.
 
-        Raises RunError where the tag is taken by another configuration or by an interrupted run.
+        ``resume``: auto goes on with an interrupted run of this configuration, never refuses it. Raises RunError where
+        the tag is taken by another configuration.
         """
         record = self.record()
-        if record is None and self.path.exists():
-            record = {"status": "interrupted"}
-        if record is None or overwrite:
+        if overwrite or record is None:
+            if record is None and not overwrite and self.path.exists() and any(self.path.glob("[!.]*")):
+                raise RunError(f"{self.path} holds no run.json, so it is not known what made it. {_WAYS_OUT}")
             return None
-        ways_out = "Give another tag= (or study=) to keep it, or overwrite=true to train it again from the start."
-        if record["status"] != "finished":
-            raise RunError(f"The run {self.path} was interrupted before it was finished. {ways_out}")
+        finished = record["status"] == "finished"
         different = _differences(record["configuration"], configuration)
         if different:
-            raise RunError(f"The run {self.path} is finished with another configuration: {different}. {ways_out}")
-        return float(record["score"])
+            how = "is finished" if finished else "was begun and interrupted"
+            raise RunError(f"The run {self.path} {how} with another configuration: {different}. {_WAYS_OUT}")
+        if not finished and resume == "never":
+            raise RunError(
+                f"The run {self.path} was interrupted before it was finished. resume=auto goes on with it. {_WAYS_OUT}"
+            )
+        return float(record["score"]) if finished else None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the run's lock. Raises RunError where another process trains it."""
+
+        def refuse() -> None:
+            raise RunError(f"Another process is training {self.path}. Wait for it, or give another tag=.")
+
+        with exclusive(self.path.with_name(f".{self.tag}.lock"), refuse):
+            yield
 
     def begin(self, record: Mapping[str, Any], config_yaml: str) -> None:
         """Make the folder with config.yaml and run.json, in place of whatever stood there."""
         if self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True)
-        write_text_atomic(self.path / "config.yaml", config_yaml)
         self.write_record({**record, "status": "running", "started": _now()})
+        write_text_atomic(self.path / "config.yaml", config_yaml)
+
+    def resume(self, record: Mapping[str, Any]) -> None:
+        """Note in run.json that an interrupted run goes on.
+
+        ``record``: what it would be begun with now. Raises RunError where its pixels would be others.
+        """
+        before = self.record() or {}
+        if before["store"] != record["store"]:
+            raise RunError(
+                f"The run {self.path} was begun on the slices of {before['store']}, which now are {record['store']}: "
+                f"they are prepared otherwise since. {_WAYS_OUT}"
+            )
+        self.write_record({**before, "status": "running", "resumed": [*before.get("resumed", []), _now()]})
 
     def end(self, *, status: str, **values: Any) -> None:
         """Note in run.json how the run ended."""

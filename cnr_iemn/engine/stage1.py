@@ -16,6 +16,7 @@ from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.loggers import run_loggers
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.training import FittedRun, fit
+from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import write_text_atomic
 from cnr_iemn.patients.evaluation import slice_accuracy
 from cnr_iemn.patients.predictions import Predictions, write_predictions
@@ -31,6 +32,7 @@ from cnr_iemn.slices.network import SliceNetwork
 
 _PASSING = {
     "overwrite": None,
+    "resume": None,
     "runs": None,
     "logger": None,
     "trainer": ("gpus", "workers"),
@@ -68,7 +70,10 @@ def train_and_predict(
     roles: assemble.Roles,
     hardware: Hardware,
 ) -> float:
-    """Train, predict every slice of the cohort, and write all of it into the run's folder. Returns the score."""
+    """Train, predict every slice of the cohort, and write all of it into the run's folder. Returns the score.
+
+    Goes on with a run that was interrupted, unless ``overwrite``.
+    """
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     training = assemble.training_dataset(
         cohort,
@@ -88,7 +93,11 @@ def train_and_predict(
         seed=settings.seed,
     )
     phantom = any(store.scan(scan.scan_id).phantom for scan in cohort.scans)
-    run.begin(_run_record(settings, cohort, store, hardware, phantom), to_yaml(settings))
+    record = _run_record(settings, cohort, store, hardware, phantom)
+    if run.record() is None or settings.overwrite:
+        run.begin(record, to_yaml(settings))
+    else:
+        run.resume(record)
     try:
         with run_loggers(settings.logger, run, lasting_configuration(settings)) as loggers:
             fitted = fit(
@@ -100,8 +109,9 @@ def train_and_predict(
                 checkpoint=settings.trainer.checkpoint,
                 loggers=loggers,
             )
-    except KeyboardInterrupt:
-        run.end(status="interrupted")
+    except (KeyboardInterrupt, TrainingError) as error:
+        run.end(status="failed" if isinstance(error, TrainingError) else "interrupted")
+        print(f"{run.path} is kept: the same command goes on with it after its last finished epoch.", flush=True)
         raise
     predictions = _predict_cohort(
         settings, network, fitted, cohort=cohort, store=store, roles=roles, hardware=hardware, phantom=phantom

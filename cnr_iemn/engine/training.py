@@ -13,9 +13,11 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 
-from cnr_iemn.engine.callbacks import EpochTable
+from cnr_iemn.engine.callbacks import EpochTable, FiniteLoss
+from cnr_iemn.engine.checkpoints import LastCheckpoint, RandomState, resumable
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import sha256_of_file
 from cnr_iemn.slices.classifier import SliceClassifier
 from cnr_iemn.slices.datamodule import SliceDataModule
@@ -49,9 +51,11 @@ def fit(
     checkpoint: str,
     loggers: list[Logger],
 ) -> FittedRun:
-    """Train, keep best and last checkpoint, and load the one that counts into the classifier's network."""
+    """Train, keep best and last checkpoint, and load the one that counts into the classifier's network.
+
+    Goes on where checkpoints of this run are. Raises TrainingError.
+    """
     interactive = sys.stderr.isatty() and sys.stdout.isatty()
-    last = ModelCheckpoint(run.checkpoints, filename="last", enable_version_counter=False)
     best = ModelCheckpoint(
         run.checkpoints,
         filename="best",
@@ -60,9 +64,11 @@ def fit(
         save_weights_only=True,
         enable_version_counter=False,
     )
-    callbacks: list[Callback] = [EpochTable(run.path / "metrics.csv", say=not interactive), last]
+    table = EpochTable(run.path / "metrics.csv", say=not interactive)
+    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState()]
     if data.validation is not None:
         callbacks.append(best)
+    callbacks.append(LastCheckpoint(run.checkpoints))  # the last of all, so that it holds what the others know
     if interactive:
         callbacks.append(RichProgressBar())
     # Lightning's lines on devices and its advertisements; its warnings still come through
@@ -81,13 +87,12 @@ def fit(
         log_every_n_steps=10,
     )
     classifier.network.to(memory_format=torch.channels_last)
-    _fit_or_interrupt(trainer, classifier, data)
+    _fit_or_interrupt(trainer, classifier, data, resumable(run.checkpoints))
     chosen = "best" if checkpoint == "best" and data.validation is not None else "last"
     path = run.checkpoints / f"{chosen}.ckpt"
     load_weights(classifier.network, path)
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "loss"}
-    score = best.best_model_score if chosen == "best" else metrics.get(MONITORED)
-    return FittedRun(chosen, path, sha256_of_file(path), float("nan") if score is None else float(score), metrics)
+    score = best.best_model_score if chosen == "best" else table.metrics.get(MONITORED)
+    return FittedRun(chosen, path, sha256_of_file(path), float("nan") if score is None else float(score), table.metrics)
 
 
 def load_weights(network: SliceNetwork, path: Path) -> None:
@@ -97,7 +102,9 @@ def load_weights(network: SliceNetwork, path: Path) -> None:
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
-def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: SliceDataModule) -> None:
+def _fit_or_interrupt(
+    trainer: pl.Trainer, classifier: SliceClassifier, data: SliceDataModule, start: Path | None
+) -> None:
     """Fit. Lightning ends the process with code 1 on Ctrl-C; here that stays a KeyboardInterrupt for the caller."""
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -110,10 +117,17 @@ def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: Sl
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
             # between Lightning and torch, nothing that we call
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-            trainer.fit(classifier, datamodule=data)
+            trainer.fit(classifier, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit as error:
         if trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise TrainingError(
+            f"The memory does not hold a batch ({str(error).splitlines()[0][:200]}). Lower trainer.batch_size, now "
+            f"{data.batch_size}, or model.image_size, now {data.training.image_size}."
+        ) from error
     finally:
         signal.signal(signal.SIGINT, cast(signal.Handlers, handler))

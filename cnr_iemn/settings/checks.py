@@ -32,6 +32,7 @@ def check_settings(settings: object) -> None:
         _check_model(settings.model)
         _check_balancing(settings.balancing)
         _check_trainer(settings.trainer)
+        _one_of("resume", settings.resume, ("auto", "never"))
         _one_of("logger.name", settings.logger.name, ("csv", "wandb", "tensorboard"))
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)

@@ -1,7 +1,7 @@
 """One wrapper around the five entry points: composed and checked settings in, exit codes out, no traceback for users.
 
 Exit codes: 0 done; 1 some scans, or some jobs of a multirun, failed and the others finished; 2 wrong configuration or
-input, nothing written; 130 interrupted.
+input, or a training that cannot go on; 130 interrupted.
 """
 
 import difflib

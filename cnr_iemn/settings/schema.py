@@ -151,6 +151,7 @@ class TrainSettings:
     seed: int = 0
     tag: str | None = None
     overwrite: bool = False
+    resume: str = "auto"
     runs: str = "runs"
     lungs: str = "pleura"
     data: DataSettings = MISSING

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -100,16 +100,19 @@ class SliceClassifier(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Return Adam and its schedule: steps count epochs, one cycle counts batches."""
+        """Return Adam and its schedule, which counts batches, so that a checkpoint knows where in it an epoch ended."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
+        batches = int(self.trainer.estimated_stepping_batches)
+        schedule: LRScheduler
         if self.schedule == "steps":
-            steps = MultiStepLR(optimizer, milestones=list(self.milestones), gamma=self.decay)
-            return {"optimizer": optimizer, "lr_scheduler": steps}
-        cycle = OneCycleLR(
-            optimizer,
-            max_lr=self.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=0.2,
-            cycle_momentum=False,  # Adam's beta stays
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+            in_epoch = batches // cast(int, self.trainer.max_epochs)
+            schedule = MultiStepLR(optimizer, [in_epoch * epoch for epoch in self.milestones], gamma=self.decay)
+        else:
+            schedule = OneCycleLR(
+                optimizer,
+                max_lr=self.learning_rate,
+                total_steps=batches,
+                pct_start=0.2,
+                cycle_momentum=False,  # Adam's beta stays
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

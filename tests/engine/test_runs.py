@@ -42,13 +42,35 @@ def test_another_configuration_is_refused_and_named(run: RunFolder) -> None:
         run.finished_score(other, overwrite=False)
 
 
-def test_an_interrupted_run_is_refused(run: RunFolder) -> None:
+def test_an_interrupted_run_is_to_be_resumed_unless_that_is_refused(run: RunFolder) -> None:
     begin(run)
-    with pytest.raises(RunError, match=r"was interrupted.*overwrite=true"):
+    assert run.finished_score(CONFIGURATION, overwrite=False) is None
+    with pytest.raises(RunError, match=r"was interrupted.*resume=auto goes on.*overwrite=true"):
+        run.finished_score(CONFIGURATION, overwrite=False, resume="never")
+    with pytest.raises(RunError, match=r"interrupted with another configuration: seed was 0, now 1"):
+        run.finished_score({**CONFIGURATION, "seed": 1}, overwrite=False)
+
+
+def test_a_folder_of_unknown_origin_is_refused(run: RunFolder) -> None:
+    run.path.mkdir(parents=True)
+    assert run.finished_score(CONFIGURATION, overwrite=False) is None  # killed before anything was written
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"holds no run\.json"):
         run.finished_score(CONFIGURATION, overwrite=False)
-    (run.path / "run.json").unlink()  # killed before it was written
-    with pytest.raises(RunError, match="was interrupted"):
-        run.finished_score(CONFIGURATION, overwrite=False)
+    assert run.finished_score(CONFIGURATION, overwrite=True) is None
+
+
+def test_a_run_goes_on_with_its_own_pixels_alone(run: RunFolder) -> None:
+    run.begin({"configuration": CONFIGURATION, "store": "cache/a"}, "seed: 0\n")
+    (run.path / "checkpoints").mkdir()
+    run.resume({"store": "cache/a"})
+    run.resume({"store": "cache/a"})
+    record = run.record()
+    assert record is not None
+    assert (record["status"], len(record["resumed"])) == ("running", 2)
+    assert (run.path / "checkpoints").is_dir()
+    with pytest.raises(RunError, match=r"begun on the slices of cache/a, which now are cache/b"):
+        run.resume({"store": "cache/b"})
 
 
 def test_beginning_again_leaves_nothing_of_the_old_run(run: RunFolder) -> None:

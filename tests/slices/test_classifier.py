@@ -28,15 +28,23 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
-def test_the_learning_rate_of_each_of_the_ten_epochs(classifier: SliceClassifier) -> None:
+def test_the_learning_rate_of_each_of_the_ten_epochs(
+    classifier: SliceClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = SimpleNamespace(estimated_stepping_batches=70, max_epochs=10)
+    monkeypatch.setattr(SliceClassifier, "trainer", property(lambda self: trainer))
     configured = classifier.configure_optimizers()
-    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
+    assert configured["lr_scheduler"]["interval"] == "step"
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     assert isinstance(optimizer, torch.optim.Adam)
     rates = []
     for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
+        of_epoch = set()
+        for _ in range(7):
+            of_epoch.add(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        rates += of_epoch
     assert rates == pytest.approx([1e-4] * 3 + [1e-5] * 3 + [1e-6] * 4)
 
 

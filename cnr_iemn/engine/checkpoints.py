@@ -1,0 +1,87 @@
+"""What an interrupted run goes on from: the state at the end of an epoch, with nothing left to chance."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes ``last.ckpt`` at the end of each epoch and keeps the one before it as ``previous.ckpt``.
+
+    A kill at any moment leaves one of the two whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, after all that measures the epoch."""
+        new, last = self.folder / ".next.ckpt", self.folder / LAST
+        trainer.save_checkpoint(new, weights_only=False)
+        if last.exists():
+            os.replace(last, self.folder / PREVIOUS)
+        os.replace(new, last)
+
+
+class RandomState(Callback):
+    """Lets each epoch but the first begin with the random numbers that its checkpoint holds.
+
+    So dropout draws the same in a run that was interrupted. The order of the slices and their augmentation are known
+    from seed and epoch alone; nothing else draws.
+    """
+
+    def __init__(self) -> None:
+        self._saved: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generators' states as they are, and keep them for the next epoch of this process."""
+        self._saved = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        return self._saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the states of a checkpoint."""
+        self._saved = state_dict
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the generators before an epoch's first batch; making a loader's iterator has drawn from them by then."""
+        if self._saved is None or batch_idx > 0:
+            return
+        torch.set_rng_state(self._saved["cpu"].cpu())
+        if len(self._saved["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in self._saved["cuda"]])
+
+
+def resumable(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run, None where there is none.
+
+    A damaged one is named on the terminal and set aside as ``<name>.damaged``.
+    """
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.is_file():
+            continue
+        damage = _damage(path)
+        if damage is None:
+            return path
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+        print(f"{path} is damaged ({damage}) and is set aside; the run goes on from the one before it.", flush=True)
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint: torch reads over flipped bytes, the checksums in its zip do not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        return type(error).__name__
+    return f"wrong checksum of {bad}" if bad else None

@@ -1,0 +1,195 @@
+"""An interrupted run, started again with the same command, ends as it would have: to the last digit in float32."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cnr_iemn.engine.checkpoints import resumable
+from cnr_iemn.files import exclusive
+from cnr_iemn.patients.predictions import read_predictions
+from tests.pipeline import ROOT, TINY, entry_point
+
+EPOCHS = 3
+
+# train.py in a process that ends itself: "batch 1 0 9" at the second epoch's first batch, by SIGKILL
+WRAPPER = """
+import os, sys
+import train
+from cnr_iemn.engine import callbacks, checkpoints, stage1
+
+point, epoch, batch, signal = sys.argv[1].split()
+
+def end():
+    os.kill(os.getpid(), int(signal))
+
+def before(owner, name, now):
+    plain = getattr(owner, name)
+    def wrapped(*args, **kwargs):
+        if now(*args):
+            end()
+        return plain(*args, **kwargs)
+    setattr(owner, name, wrapped)
+
+if point == "batch":
+    before(callbacks.FiniteLoss, "on_train_batch_end",
+           lambda self, trainer, module, outputs, data, k: (trainer.current_epoch, k) == (int(epoch), int(batch)))
+elif point == "before-checkpoint":
+    before(checkpoints.LastCheckpoint, "on_train_epoch_end",
+           lambda self, trainer, module: trainer.current_epoch == int(epoch))
+elif point == "between-renames":
+    class Renames:
+        replace = staticmethod(os.replace)
+        seen = 0
+    def replace(a, b):
+        Renames.seen += 1
+        if Renames.seen == 2:
+            end()
+        Renames.replace(a, b)
+    checkpoints.os = type("os", (), {"replace": staticmethod(replace)})
+elif point == "before-predictions":
+    before(stage1, "_predict_cohort", lambda *args: True)
+raise SystemExit(train.main(sys.argv[2:]))
+"""
+
+
+def words(folder: Path, name: str) -> list[str]:
+    """The command of one run. Inception-v3 has dropout, which must draw the same again."""
+    return [
+        *TINY,
+        "model=inception_v3",
+        "model.image_size=75",
+        f"trainer.max_epochs={EPOCHS}",
+        "trainer.schedule=steps",
+        "trainer.milestones=[1, 2]",
+        "trainer.precision=32",
+        "trainer.batch_size=24",
+        f"ingest.cache={folder / 'cache'}",
+        f"runs={folder / name}",
+        "study=tiny",
+    ]
+
+
+def train_until(point: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", WRAPPER, point, *words(folder, "killed")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    return folder / name / "tiny" / "inception_v3" / "seed0"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    assert entry_point("train")(words(folder, "whole")) == 0
+    return folder
+
+
+def test_killed_anywhere_a_run_ends_as_it_would_have(undisturbed: Path) -> None:
+    run = run_folder(undisturbed, "killed")
+    for point, code in (
+        ("batch 0 1 9", -9),  # nothing is kept yet
+        ("batch 1 0 2", 130),  # Ctrl-C in the second epoch
+        ("before-checkpoint 1 0 9", -9),  # metrics.csv has a row that the checkpoint does not know
+        ("between-renames 1 0 9", -9),  # last.ckpt has just become previous.ckpt
+        ("batch 2 1 9", -9),
+        ("before-predictions 0 0 9", -9),
+    ):
+        ended = train_until(point, undisturbed)
+        assert ended.returncode == code, f"{point}: {ended.stderr}"
+    # the newest checkpoint loses a byte: the one before it counts
+    content = bytearray((run / "checkpoints" / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / "checkpoints" / "last.ckpt").write_bytes(content)
+    ended = train_until("never 0 0 0", undisturbed)
+    assert ended.returncode == 0, ended.stderr
+    assert "last.ckpt is damaged (wrong checksum of" in ended.stdout
+
+    whole = run_folder(undisturbed, "whole")
+    assert json.loads((run / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
+    tables = [pd.read_csv(path / "metrics.csv").drop(columns="seconds") for path in (run, whole)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert tables[0]["epoch"].tolist() == list(range(EPOCHS))
+    assert tables[0]["learning_rate"].tolist() == pytest.approx([1e-4, 1e-5, 1e-6])
+    pd.testing.assert_frame_equal(
+        *(read_predictions(path / "predictions.parquet").table for path in (run, whole)), check_exact=True
+    )
+    states = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for path in (run, whole)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    record = json.loads((run / "run.json").read_text())
+    assert (record["status"], len(record["resumed"])) == ("finished", 6)
+
+
+def test_an_interrupted_run_can_be_refused(undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = words(undisturbed, "refused")
+    run = run_folder(undisturbed, "refused")
+    assert entry_point("train")([*command, "trainer.learning_rate=1e30", "trainer.milestones=[8]"]) == 2
+    said = capfd.readouterr()
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"
+    assert "training has diverged. Lower trainer.learning_rate" in said.err
+    assert "the same command goes on with it" in said.out
+    slices = said.err.split("slice indices): ")[1].split(". What was")[0]
+    split = pd.read_csv(undisturbed / "refused" / "tiny" / "split.csv").set_index("scan_id")["split"]
+    for entry in slices.split("; "):
+        scan_id, numbers = entry.split(": ")
+        assert split[scan_id] == "training"
+        assert all(0 <= int(k) < 21 for k in numbers.split(", "))
+
+    assert entry_point("train")(command) == 2
+    assert (
+        "was begun and interrupted with another configuration: trainer.learning_rate was 1e+30"
+        in capfd.readouterr().err
+    )
+    again = [*command, "trainer.learning_rate=1e30", "trainer.milestones=[8]", "resume=never"]
+    assert entry_point("train")(again) == 2
+    assert "resume=auto goes on with it" in capfd.readouterr().err
+
+
+def test_two_processes_do_not_train_one_run(undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lock = undisturbed / "taken" / "tiny" / "inception_v3" / ".seed0.lock"
+    with exclusive(lock, pytest.fail):
+        assert entry_point("train")(words(undisturbed, "taken")) == 2
+    assert "Another process is training" in capfd.readouterr().err
+    assert not run_folder(undisturbed, "taken").exists()
+
+
+def test_memory_that_does_not_hold_a_batch_names_what_to_lower(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(*_: object) -> None:
+        torch.empty(2**60, dtype=torch.uint8)  # the allocator's own error
+
+    monkeypatch.setattr("cnr_iemn.slices.classifier.focal_loss", lambda *_, **__: too_large())
+    assert entry_point("train")(words(undisturbed, "large")) == 2
+    assert "Lower trainer.batch_size, now 24, or model.image_size, now 75" in capfd.readouterr().err
+
+
+def test_cut_and_changed_checkpoints_are_set_aside(tmp_path: Path) -> None:
+    torch.save({"weights": torch.arange(1000)}, tmp_path / "previous.ckpt")
+    content = (tmp_path / "previous.ckpt").read_bytes()
+    at = content.find(np.arange(100).tobytes()) + 80  # within the numbers
+    changed = content[:at] + b"\xff" + content[at + 1 :]
+    for damaged in (content[:-40], content[: len(content) // 2], b"", changed):
+        (tmp_path / "last.ckpt").write_bytes(damaged)
+        assert resumable(tmp_path) == tmp_path / "previous.ckpt"
+        assert (tmp_path / "last.ckpt.damaged").read_bytes() == damaged
+        assert not (tmp_path / "last.ckpt").exists()
+    (tmp_path / "last.ckpt").write_bytes(content)
+    assert resumable(tmp_path) == tmp_path / "last.ckpt"
+    assert np.array_equal(torch.load(tmp_path / "last.ckpt", weights_only=True)["weights"], np.arange(1000))
+    assert resumable(tmp_path / "none") is None
