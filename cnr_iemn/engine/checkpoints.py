@@ -73,7 +73,9 @@ def resumable(folder: Path) -> Path | None:
         if damage is None:
             return path
         os.replace(path, path.with_name(f"{path.name}.damaged"))
-        print(f"{path} is damaged ({damage}) and is set aside; the run goes on from the one before it.", flush=True)
+        print(
+            f"{path} is damaged ({damage}) and set aside: the run goes on from the one before it, if any.", flush=True
+        )
     return None
 
 
