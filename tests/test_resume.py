@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +97,11 @@ def run_folder(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("resume")
     assert entry_point("train")(words(folder, "whole")) == 0
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # two gigabytes of checkpoints
 
 
 def test_killed_anywhere_a_run_ends_as_it_would_have(undisturbed: Path) -> None:
