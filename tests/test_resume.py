@@ -1,5 +1,6 @@
 """An interrupted run, started again with the same command, ends as it would have: to the last digit in float32."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from cnr_iemn.engine.checkpoints import resumable
+from cnr_iemn.errors import RunError
 from cnr_iemn.files import exclusive
 from cnr_iemn.patients.predictions import read_predictions
 from tests.pipeline import ROOT, TINY, entry_point
@@ -197,3 +199,16 @@ def test_cut_and_changed_checkpoints_are_set_aside(tmp_path: Path) -> None:
     assert resumable(tmp_path) == tmp_path / "last.ckpt"
     assert np.array_equal(torch.load(tmp_path / "last.ckpt", weights_only=True)["weights"], np.arange(1000))
     assert resumable(tmp_path / "none") is None
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    torch.save({"weights": torch.arange(10)}, tmp_path / "last.ckpt")
+    monkeypatch.setattr("zipfile.ZipFile", refuse)
+    with pytest.raises(RunError, match=r"last\.ckpt cannot be read \(Input/output error\).*Check the disk"):
+        resumable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

@@ -13,7 +13,9 @@ Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 def resize_square(image: NDArray[Pixel], size: int, *, fill: float = 0) -> NDArray[Pixel]:
-    """Return the image [rows, columns] padded with ``fill`` to a centred square and resized to ``size`` a side.
+    """Return the image, uint8 or float32 [rows, columns], padded to a centred square and resized to ``size`` a side.
+
+    ``fill``: the value beyond its edges.
 
     Shrinking averages over areas; enlarging interpolates linearly.
     """

@@ -1,5 +1,6 @@
 """What an interrupted run goes on from: the state at the end of an epoch, with nothing left to chance."""
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from cnr_iemn.errors import RunError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -25,7 +28,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, after all that measures the epoch."""
         new, last = self.folder / ".next.ckpt", self.folder / LAST
-        trainer.save_checkpoint(new, weights_only=False)
+        trainer.save_checkpoint(new, weights_only=False)  # optimizer, schedule and callbacks too; said, or it is logged
         if last.exists():
             os.replace(last, self.folder / PREVIOUS)
         os.replace(new, last)
@@ -64,7 +67,8 @@ class RandomState(Callback):
 def resumable(folder: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, None where there is none.
 
-    A damaged one is named on the terminal and set aside as ``<name>.damaged``.
+    A damaged one is named on the terminal and set aside as ``<name>.damaged``. Raises RunError where the disk does not
+    let one be read.
     """
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
@@ -84,6 +88,13 @@ def _damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:  # ValueError: offsets below 0
         return type(error).__name__
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # an offset that no file has
+            return "a wrong offset"
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}), which need not mean that it is damaged. Check the disk and the "
+            "permissions, then run again."
+        ) from error
     return f"wrong checksum of {bad}" if bad else None

@@ -98,10 +98,11 @@ class RunFolder:
         self.write_record({**record, "status": "running", "started": _now()})
         write_text_atomic(self.path / "config.yaml", config_yaml)
 
-    def resume(self, record: Mapping[str, Any]) -> None:
+    def resume(self, record: Mapping[str, Any], config_yaml: str) -> None:
         """Note in run.json that an interrupted run goes on.
 
-        ``record``: what it would be begun with now. Raises RunError where its pixels would be others.
+        ``record``: what it would be begun with now; other hardware is told. Raises RunError where its pixels would be
+        others.
         """
         before = self.record() or {}
         if before["store"] != record["store"]:
@@ -109,7 +110,12 @@ class RunFolder:
                 f"The run {self.path} was begun on the slices of {before['store']}, which now are {record['store']}: "
                 f"they are prepared otherwise since. {_WAYS_OUT}"
             )
-        self.write_record({**before, "status": "running", "resumed": [*before.get("resumed", []), _now()]})
+        if before["hardware"] != record["hardware"]:
+            print(f"{self.path} was begun on {before['hardware']}: its figures will not be exactly those.", flush=True)
+        if not (self.path / "config.yaml").is_file():  # killed before it was written
+            write_text_atomic(self.path / "config.yaml", config_yaml)
+        again = {"at": _now(), "hardware": record["hardware"]}
+        self.write_record({**before, "status": "running", "resumed": [*before.get("resumed", []), again]})
 
     def end(self, *, status: str, **values: Any) -> None:
         """Note in run.json how the run ended."""

@@ -97,7 +97,7 @@ def train_and_predict(
     if run.record() is None or settings.overwrite:
         run.begin(record, to_yaml(settings))
     else:
-        run.resume(record)
+        run.resume(record, to_yaml(settings))
     try:
         with run_loggers(settings.logger, run, lasting_configuration(settings)) as loggers:
             fitted = fit(

@@ -60,17 +60,23 @@ def test_a_folder_of_unknown_origin_is_refused(run: RunFolder) -> None:
     assert run.finished_score(CONFIGURATION, overwrite=True) is None
 
 
-def test_a_run_goes_on_with_its_own_pixels_alone(run: RunFolder) -> None:
-    run.begin({"configuration": CONFIGURATION, "store": "cache/a"}, "seed: 0\n")
+def test_a_run_goes_on_with_its_own_pixels_alone(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"configuration": CONFIGURATION, "store": "cache/a", "hardware": "2 CPU cores, precision 32"}
+    run.begin(record, "seed: 0\n")
     (run.path / "checkpoints").mkdir()
-    run.resume({"store": "cache/a"})
-    run.resume({"store": "cache/a"})
-    record = run.record()
-    assert record is not None
-    assert (record["status"], len(record["resumed"])) == ("running", 2)
+    (run.path / "config.yaml").unlink()  # killed just before it was written
+    run.resume(record, "seed: 0\n")
+    assert (run.path / "config.yaml").read_text() == "seed: 0\n"
+    assert capsys.readouterr().out == ""
+    run.resume({**record, "hardware": "a GPU, precision bf16"}, "")
+    assert "was begun on 2 CPU cores, precision 32" in capsys.readouterr().out
+    found = run.record()
+    assert found is not None
+    assert found["status"] == "running"
+    assert [again["hardware"] for again in found["resumed"]] == [record["hardware"], "a GPU, precision bf16"]
     assert (run.path / "checkpoints").is_dir()
     with pytest.raises(RunError, match=r"begun on the slices of cache/a, which now are cache/b"):
-        run.resume({"store": "cache/b"})
+        run.resume({**record, "store": "cache/b"}, "")
 
 
 def test_beginning_again_leaves_nothing_of_the_old_run(run: RunFolder) -> None:

@@ -74,7 +74,7 @@ class Chest:
 
     @property
     def hulls(self) -> Mask:
-        """Return the convex outlines of both lungs in each slice."""
+        """Return what lies within the convex outline of a lung in its slice, bool [slices, rows, columns]."""
         within: Mask = self._codes & (LUNG | HULL) > 0
         return within
 

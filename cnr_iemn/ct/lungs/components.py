@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 
 THRESHOLD_HU = -320
-"""Air, and less."""
+"""HU up to which a voxel counts as air; the limit of the tutorial that the paper cites (Zuidhof, Kaggle, 2017)."""
 
 
 def label(mask: Mask) -> tuple[NDArray[np.integer], NDArray[np.int64]]:

@@ -12,13 +12,13 @@ _LARGE_SHARE, _SMALL_SHARE = 0.06, 0.4  # recovered, of the lung itself; aerated
 _SHORTER_MM, _OVERLAP_MM = 50.0, 20.0
 _LEAST_ML = 20.0
 _MEDIASTINUM_MM = 25.0  # half its width
-_HEART_LEFT, _HEART_RIGHT = 0.62, 0.33  # of half the lungs' width; a heart takes up to half the width of the chest
+_HEART_LEFT, _HEART_RIGHT = 0.62, 0.33  # of half the lungs' width: together half the chest's (Danzer 1919), most left
 _HEART_BACK_MM = 25.0  # behind the middle
-_GREAT_VESSELS, _ARCH_TOP, _HEART_TOP = 0.2, 0.28, 0.45  # of the lungs' height
+_GREAT_VESSELS, _ARCH_TOP, _HEART_TOP = 0.2, 0.28, 0.45  # of the lungs' height: on the right; on the left, from and to
 _DOME_MM = 8.0  # by which the right half of the diaphragm stands higher, at least: 10 to 20 are usual
 _DIAPHRAGM = 0.07  # of a lung's largest slice, beside the heart: what it has lost tells that the diaphragm has come
-_EDGE_MM = 6.0
-_SOME, _HALF = 0.3, 0.5  # of the other lung's slice or slices
+_EDGE_MM = 6.0  # above a lung's end, where its slices are whole
+_SOME, _HALF = 0.3, 0.5  # of the other lung's slice: enough to be its end, to be whole
 
 
 def mirrored_sides(chest: Chest, recovered: Mask) -> dict[str, int]:
