@@ -77,7 +77,7 @@ def make_slice(codec: str, rng: np.random.Generator) -> tuple[bytes, NDArray[np.
     ds.SmallestImagePixelValue, ds.LargestImagePixelValue = int(stored.min()), int(stored.max())
     ds.PixelData = stored.tobytes()
     if codec == "RLE":
-        ds.compress(uid.RLELossless, generate_instance_uid=False)
+        ds.compress(uid.RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)  # not what is installed
     elif codec in _ENCODERS:
         ds.PixelData = encapsulate([_ENCODERS[codec](stored)])
         ds["PixelData"].VR = "OB"

@@ -154,6 +154,8 @@ def _decode_plain(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.
             pixel_keyword="PixelData",
             pixel_vr="OW" if allocated == 16 or not pixels.explicit else "OB",
             correct_unused_bits=False,  # they may say that a pixel is padding; see _within_bits
+            # not what else is installed: plugins differ in what damage they refuse, and pydicom tries one after another
+            decoding_plugin="pydicom" if pixels.transfer_syntax == uid.RLELossless else "",
         )
     except (*PARSE_ERRORS, RuntimeError) as error:
         raise ScanError(f"{name}: the pixel data cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
