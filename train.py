@@ -13,19 +13,22 @@ from cnr_iemn.settings.schema import TrainSettings
 @entry_point("train", TrainSettings)
 def main(settings: TrainSettings) -> float:
     """Train, predict and save one run. Returns the validation slice accuracy, NaN without validation slices."""
-    from cnr_iemn.cohort.splits import make_folds
     from cnr_iemn.engine import assemble
+    from cnr_iemn.engine.distributed import first_process
     from cnr_iemn.engine.hardware import choose_hardware
-    from cnr_iemn.engine.runs import RunFolder, save_split, study_split
-    from cnr_iemn.engine.stage1 import build_network, lasting_configuration, train_and_predict
+    from cnr_iemn.engine.runs import RunFolder, save_split
+    from cnr_iemn.engine.stage1 import Parts, build_network, lasting_configuration, take_part, train_and_predict
     from cnr_iemn.slices.balancing import copies_per_class
 
-    hardware = choose_hardware(settings.trainer.gpus, settings.trainer.precision)
+    trainer = settings.trainer
+    hardware = choose_hardware(
+        trainer.gpus, trainer.precision, nodes=trainer.nodes, cpu_processes=trainer.cpu_processes
+    )
+    if not first_process():  # one of several that srun or torchrun has started
+        take_part(settings)
+        return float("nan")
     cohort = assemble.open_cohort(settings.data, settings.ingest)
-    study = Path(settings.runs) / settings.study
-    split = study_split(study, cohort, settings.data.split)
-    fold = make_folds(cohort, split, folds=settings.data.folds, seed=settings.data.split.seed)
-    roles = assemble.Roles(split, fold, settings.data.fold)
+    roles = assemble.roles_of(settings, cohort)
     assemble.require_every_class(cohort, roles)
     # before any scan is read: the copies must name this cohort's classes
     copies_per_class([1] * len(cohort.classes), classes=cohort.classes, copies=settings.balancing.copies)
@@ -40,9 +43,9 @@ def main(settings: TrainSettings) -> float:
     network = build_network(settings, cohort.classes)
     store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
     assemble.require_all_scans(failures)
-    save_split(study, cohort, split)
+    save_split(run.path.parents[1], cohort, roles.split)
     with run.alone():
-        return train_and_predict(settings, run, network, cohort=cohort, store=store, roles=roles, hardware=hardware)
+        return train_and_predict(settings, run, Parts(network, cohort, store, roles, hardware))
 
 
 if __name__ == "__main__":

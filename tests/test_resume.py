@@ -182,7 +182,10 @@ def test_memory_that_does_not_hold_a_batch_names_what_to_lower(
 
     monkeypatch.setattr("cnr_iemn.slices.classifier.focal_loss", lambda *_, **__: too_large())
     assert entry_point("train")(words(undisturbed, "large")) == 2
-    assert "Lower trainer.batch_size, now 24, or model.image_size, now 75" in capfd.readouterr().err
+    assert (
+        "Raise trainer.accumulate, now 1: the same batch in more parts. Or lower trainer.batch_size, now 24, or"
+        in capfd.readouterr().err
+    )
 
 
 def test_cut_and_changed_checkpoints_are_set_aside(tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from cnr_iemn.cohort.covid_ct_md import read_covid_ct_md
 from cnr_iemn.cohort.manifest import read_manifest
 from cnr_iemn.cohort.phantom.writer import RECIPE_VERSION, write_cohort
 from cnr_iemn.cohort.preparation import prepare_store
+from cnr_iemn.cohort.splits import make_folds
 from cnr_iemn.cohort.store import PixelSettings, SliceStore
 from cnr_iemn.engine.hardware import usable_cores
+from cnr_iemn.engine.runs import study_split
 from cnr_iemn.errors import CohortError
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.records import TRAINING, VALIDATION, probability_columns, region_columns
-from cnr_iemn.settings.schema import BalancingSettings, DataSettings, IngestSettings
+from cnr_iemn.settings.schema import BalancingSettings, DataSettings, IngestSettings, TrainSettings
 from cnr_iemn.slices.augmentation import AugmentationSettings
 from cnr_iemn.slices.balancing import balance
 from cnr_iemn.slices.datamodule import UNLABELLED, SliceDataset, SliceTable
@@ -118,6 +120,13 @@ class Roles:
     def validates(self, scan: ScanRecord) -> bool:
         """Tell whether the slices of a scan measure (and may select) the network."""
         return self.split[scan.scan_id] == VALIDATION and scan.slice_labelled
+
+
+def roles_of(settings: TrainSettings, cohort: Cohort) -> Roles:
+    """Return what each scan is for in the run of these settings. Writes nothing; raises as ``study_split`` does."""
+    split = study_split(Path(settings.runs) / settings.study, cohort, settings.data.split)
+    fold = make_folds(cohort, split, folds=settings.data.folds, seed=settings.data.split.seed)
+    return Roles(split, fold, settings.data.fold)
 
 
 def require_every_class(cohort: Cohort, roles: Roles) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from cnr_iemn.engine.distributed import first_process
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import write_text_atomic
 from cnr_iemn.records import SCHEMA_VERSION
@@ -63,6 +65,8 @@ class EpochTable(Callback):
             print(f"epoch {epoch + 1}/{trainer.max_epochs}  {figures}  ({seconds:.0f} s)", flush=True)
 
     def _write(self) -> None:
+        if not first_process():
+            return
         text = io.StringIO()
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -85,19 +89,24 @@ class FiniteLoss(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: SliceBatch, batch_idx: int
     ) -> None:
         """Look at the loss before this one. Raises TrainingError."""
-        self._look()
+        self._look(trainer)
         self._pending = outputs["loss"].detach(), batch["slice"], trainer.current_epoch, batch_idx
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the last one, before a checkpoint is written. Raises TrainingError."""
-        self._look()
+        self._look(trainer)
 
-    def _look(self) -> None:
+    def _look(self, trainer: pl.Trainer) -> None:
         if self._pending is None:
             return
         loss, rows, epoch, batch = self._pending
         self._pending = None
-        if math.isfinite(float(loss)):
+        finite = math.isfinite(float(loss))
+        if trainer.world_size > 1:  # one for all, or the others would wait for it
+            all_finite = trainer.strategy.reduce_boolean_decision(finite)
+            if finite and not all_finite:
+                raise TrainingError("The loss of another process is no number; that process says in which slices.")
+        if finite:
             return
         slices: dict[str, list[int]] = {}
         for row in rows.tolist():
@@ -109,3 +118,25 @@ class FiniteLoss(Callback):
             "trainer.learning_rate, try trainer.precision=32, or look at the batch's slices (scan: slice indices): "
             f"{shown}. What was learned up to the epoch before is kept."
         )
+
+
+class EndsEarly(EarlyStopping):
+    """Stops after ``patience`` epochs whose ``monitored`` metric is not above the best; a resumed run knows it had."""
+
+    def __init__(self, monitored: str, *, patience: int) -> None:
+        super().__init__(monitor=monitored, mode="max", patience=patience)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End at once where the checkpoint that the run goes on from is the one after which it stopped."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class AveragedWeights(WeightAveraging):
+    """Exponential moving average of weights and running statistics after each step (Polyak and Juditsky 1992).
+
+    Validation and checkpoints have the average; what is trained goes on beside it.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]

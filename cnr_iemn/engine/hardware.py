@@ -10,14 +10,18 @@ from cnr_iemn.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Hardware:
-    """``precision``: 32 or bf16 (autocast, weights stay float32)."""
+    """``precision``: 32 or bf16 (autocast, weights stay float32). ``processes``: on all ``nodes`` together."""
 
     device: torch.device
     precision: str
+    processes: int = 1
+    nodes: int = 1
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{usable_cores()} CPU cores"
-        return f"{name}, precision {self.precision}"
+        several = f", {self.processes} processes" if self.processes > 1 else ""
+        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"{name}, precision {self.precision}{several}{nodes}"
 
     @property
     def loader_workers(self) -> int:
@@ -25,11 +29,11 @@ class Hardware:
         return 0 if self.device.type == "cpu" else max(1, min(8, usable_cores() - 1))
 
 
-def choose_hardware(gpus: int | None, precision: str = "auto") -> Hardware:
-    """Return the device and precision. ``gpus``: None = one GPU where there is one, 0 = CPU, 1 = a GPU.
+def choose_hardware(gpus: int | None, precision: str = "auto", *, nodes: int = 1, cpu_processes: int = 1) -> Hardware:
+    """Return the device and precision. ``gpus``: None = one GPU where there is one, 0 = CPU, n = n GPUs of each node.
 
-    ``precision``: auto (bf16 where the machine computes in it, else 32), 32 or bf16. Raises ConfigurationError where
-    the machine lacks what was asked for.
+    ``precision``: auto (bf16 where the machine computes in it, else 32), 32 or bf16. ``cpu_processes``: on each node,
+    where no GPU is used. Raises ConfigurationError where the machine lacks what was asked for.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus is not None and gpus > available:
@@ -38,15 +42,16 @@ def choose_hardware(gpus: int | None, precision: str = "auto") -> Hardware:
             f"trainer.gpus={gpus} was asked for, but {reason} on this machine. Give gpus=0 to compute on the CPU, "
             "gpus=null to take what the machine has, or check the driver with nvidia-smi."
         )
-    if gpus is not None and gpus > 1:
-        raise ConfigurationError(
-            f"trainer.gpus={gpus}: one run trains on one GPU. Give trainer.gpus=1, and run one backbone on each GPU "
-            "(CUDA_VISIBLE_DEVICES=0, 1, ...)."
-        )
     device = torch.device("cuda" if available and gpus != 0 else "cpu")
+    if device.type == "cuda" and cpu_processes > 1:
+        raise ConfigurationError(
+            f"trainer.cpu_processes={cpu_processes} is for training on the CPU: add trainer.gpus=0, or give "
+            "trainer.gpus=n for a process on each of n GPUs."
+        )
     if precision == "auto":
         precision = "bf16" if _computes_bf16(device) else "32"
-    return Hardware(device, precision)
+    each = cpu_processes if device.type == "cpu" else gpus or 1
+    return Hardware(device, precision, processes=each * nodes, nodes=nodes)
 
 
 def usable_cores() -> int:

@@ -2,17 +2,21 @@
 
 import json
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+from torch.utils.data import Subset
 
 from cnr_iemn.cohort.cohort import Cohort
 from cnr_iemn.cohort.splits import split_csv, split_sha256
 from cnr_iemn.cohort.store import SliceStore
 from cnr_iemn.engine import assemble
-from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.distributed import Share, other_processes
+from cnr_iemn.engine.hardware import Hardware, choose_hardware
 from cnr_iemn.engine.loggers import run_loggers
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.training import FittedRun, fit
@@ -27,7 +31,7 @@ from cnr_iemn.settings.schema import TrainSettings
 from cnr_iemn.slices.augmentation import AugmentationSettings
 from cnr_iemn.slices.classifier import SliceClassifier
 from cnr_iemn.slices.datamodule import SliceDataModule, SliceDataset, plain_loader
-from cnr_iemn.slices.inference import predict_slices
+from cnr_iemn.slices.inference import SliceProbabilities, predict_slices
 from cnr_iemn.slices.network import SliceNetwork
 
 _PASSING = {
@@ -35,7 +39,7 @@ _PASSING = {
     "resume": None,
     "runs": None,
     "logger": None,
-    "trainer": ("gpus", "workers"),
+    "trainer": ("gpus", "nodes", "cpu_processes", "workers"),
     "ingest": ("cache", "workers"),
 }
 """Settings that do not change what is learned; a finished run may be asked for again with others."""
@@ -60,25 +64,70 @@ def build_network(settings: TrainSettings, classes: tuple[str, ...]) -> SliceNet
     return SliceNetwork(model.name, n_classes=len(classes), position=model.position, weights=model.weights)
 
 
-def train_and_predict(
-    settings: TrainSettings,
-    run: RunFolder,
-    network: SliceNetwork,
-    *,
-    cohort: Cohort,
-    store: SliceStore,
-    roles: assemble.Roles,
-    hardware: Hardware,
-) -> float:
+@dataclass(frozen=True)
+class Parts:
+    """What every process of a run works with."""
+
+    network: SliceNetwork
+    cohort: Cohort
+    store: SliceStore
+    roles: assemble.Roles
+    hardware: Hardware
+
+    @property
+    def phantom(self) -> bool:
+        """Whether any scan is synthetic."""
+        return any(self.store.scan(scan.scan_id).phantom for scan in self.cohort.scans)
+
+
+def train_and_predict(settings: TrainSettings, run: RunFolder, parts: Parts) -> float:
     """Train, predict every slice of the cohort, and write all of it into the run's folder. Returns the score.
 
-    Goes on with a run that was interrupted, unless ``overwrite``.
+    Goes on with a run that was interrupted, unless ``overwrite``. Has the run's other processes take part.
     """
+    record = _run_record(settings, parts)
+    if run.record() is None or settings.overwrite:
+        run.begin(record, to_yaml(settings))
+    else:
+        run.resume(record, to_yaml(settings))
+    try:
+        with (
+            other_processes(take_part, settings, parts.hardware),
+            run_loggers(settings.logger, run, lasting_configuration(settings)) as loggers,
+        ):
+            fitted, predictions = _fit_and_predict(settings, run, parts, loggers)
+    except (KeyboardInterrupt, TrainingError) as error:
+        run.end(status="failed" if isinstance(error, TrainingError) else "interrupted")
+        print(f"{run.path} is kept: the same command goes on with it after its last finished epoch.", flush=True)
+        raise
+    write_predictions(run.predictions, predictions)
+    _finish(run, fitted, predictions)
+    return fitted.score
+
+
+def take_part(settings: TrainSettings) -> None:
+    """Do the work of one of a run's other processes; the first one has checked everything and writes everything."""
+    trainer = settings.trainer
+    hardware = choose_hardware(
+        trainer.gpus, trainer.precision, nodes=trainer.nodes, cpu_processes=trainer.cpu_processes
+    )
+    cohort = assemble.open_cohort(settings.data, settings.ingest)
+    roles = assemble.roles_of(settings, cohort)
+    network = build_network(settings, cohort.classes)
+    store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
+    assemble.require_all_scans(failures)
+    run = RunFolder.of(Path(settings.runs), settings.study, settings.model.name, settings.run_tag)
+    _fit_and_predict(settings, run, Parts(network, cohort, store, roles, hardware), [])
+
+
+def _fit_and_predict(
+    settings: TrainSettings, run: RunFolder, parts: Parts, loggers: list[Logger]
+) -> tuple[FittedRun, Predictions]:
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     training = assemble.training_dataset(
-        cohort,
-        store,
-        roles,
+        parts.cohort,
+        parts.store,
+        parts.roles,
         image_size=settings.model.image_size,
         balancing=settings.balancing,
         augmentation=AugmentationSettings(**asdict(settings.augmentation)),
@@ -87,38 +136,21 @@ def train_and_predict(
     )
     data = SliceDataModule(
         training,
-        _validation_dataset(settings, cohort, store, roles),
+        _validation_dataset(settings, parts),
         batch_size=settings.trainer.batch_size,
-        workers=_workers(settings, hardware),
+        workers=_workers(settings, parts.hardware),
         seed=settings.seed,
+        parts=settings.trainer.accumulate,
     )
-    phantom = any(store.scan(scan.scan_id).phantom for scan in cohort.scans)
-    record = _run_record(settings, cohort, store, hardware, phantom)
-    if run.record() is None or settings.overwrite:
-        run.begin(record, to_yaml(settings))
-    else:
-        run.resume(record, to_yaml(settings))
-    try:
-        with run_loggers(settings.logger, run, lasting_configuration(settings)) as loggers:
-            fitted = fit(
-                _classifier(settings, network, cohort.classes),
-                data,
-                run,
-                hardware=hardware,
-                max_epochs=settings.trainer.max_epochs,
-                checkpoint=settings.trainer.checkpoint,
-                loggers=loggers,
-            )
-    except (KeyboardInterrupt, TrainingError) as error:
-        run.end(status="failed" if isinstance(error, TrainingError) else "interrupted")
-        print(f"{run.path} is kept: the same command goes on with it after its last finished epoch.", flush=True)
-        raise
-    predictions = _predict_cohort(
-        settings, network, fitted, cohort=cohort, store=store, roles=roles, hardware=hardware, phantom=phantom
+    fitted = fit(
+        _classifier(settings, parts.network, parts.cohort.classes),
+        data,
+        run,
+        hardware=parts.hardware,
+        settings=settings.trainer,
+        loggers=loggers,
     )
-    write_predictions(run.predictions, predictions)
-    _finish(run, fitted, predictions)
-    return fitted.score
+    return fitted, _predict_cohort(settings, fitted, parts)
 
 
 def _finish(run: RunFolder, fitted: FittedRun, predictions: Predictions) -> None:
@@ -128,7 +160,7 @@ def _finish(run: RunFolder, fitted: FittedRun, predictions: Predictions) -> None
         **notice,
         "schema_version": SCHEMA_VERSION,
         "checkpoint": fitted.checkpoint,
-        "selected_on": "validation" if fitted.checkpoint == "best" else None,
+        "selected_on": "validation" if fitted.selected else None,
         "validation_slices": on_validation,
         "last_epoch": fitted.metrics,
     }
@@ -137,26 +169,21 @@ def _finish(run: RunFolder, fitted: FittedRun, predictions: Predictions) -> None
     if notice:
         print(PHANTOM_NOTICE)
     if on_validation is not None:
-        selected = " (checkpoint selected on this set)" if fitted.checkpoint == "best" else ""
+        selected = " (selected on this set)" if fitted.selected else ""
         print(f"validation slice accuracy {100 * fitted.score:.2f}%{selected}")
     print(f"wrote {run.path}", flush=True)
 
 
-def _predict_cohort(
-    settings: TrainSettings,
-    network: SliceNetwork,
-    fitted: FittedRun,
-    *,
-    cohort: Cohort,
-    store: SliceStore,
-    roles: assemble.Roles,
-    hardware: Hardware,
-    phantom: bool,
-) -> Predictions:
-    table = assemble.slice_table(cohort, store, list(cohort.scans))
-    dataset = SliceDataset(store, table, image_size=settings.model.image_size)
-    loader = plain_loader(dataset, settings.trainer.batch_size, _workers(settings, hardware))
-    probabilities = predict_slices(network, loader, device=hardware.device, precision=hardware.precision)
+def _predict_cohort(settings: TrainSettings, fitted: FittedRun, parts: Parts) -> Predictions:
+    cohort, roles = parts.cohort, parts.roles
+    table = assemble.slice_table(cohort, parts.store, list(cohort.scans))
+    dataset = SliceDataset(parts.store, table, image_size=settings.model.image_size)
+    share = Share.mine()
+    loader = plain_loader(
+        Subset(dataset, share.rows(len(dataset))), settings.trainer.batch_size, _workers(settings, parts.hardware)
+    )
+    found = predict_slices(parts.network, loader, device=parts.hardware.device, precision=parts.hardware.precision)
+    probabilities = SliceProbabilities(share.joined(found.classes), share.joined(found.regions))
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     rows = assemble.prediction_table(
         cohort,
@@ -164,31 +191,30 @@ def _predict_cohort(
         roles,
         probabilities,
         labels=assemble.scan_labels(cohort, roles.split, shuffle_seed=shuffle_seed),
-        selected=fitted.checkpoint == "best",
+        selected=fitted.selected,
     )
     metadata = PredictionMetadata(
         model=settings.model.name,
         classes=cohort.classes,
         tag=settings.run_tag,
         seed=settings.seed,
-        precision=hardware.precision,
+        precision=parts.hardware.precision,
         checkpoint=fitted.checkpoint,
         checkpoint_sha256=fitted.checkpoint_sha256,
-        store=store.fingerprint,
+        store=parts.store.fingerprint,
         split_sha256=split_sha256(split_csv(cohort, roles.split)),
         training_scan_ids=tuple(scan.scan_id for scan in cohort.scans if roles.trains(scan)),
-        phantom=phantom,
+        phantom=parts.phantom,
     )
     return Predictions(rows, metadata)
 
 
-def _validation_dataset(
-    settings: TrainSettings, cohort: Cohort, store: SliceStore, roles: assemble.Roles
-) -> SliceDataset | None:
-    scans = [scan for scan in cohort.scans if roles.validates(scan)]
+def _validation_dataset(settings: TrainSettings, parts: Parts) -> SliceDataset | None:
+    scans = [scan for scan in parts.cohort.scans if parts.roles.validates(scan)]
     if not scans:
         return None
-    return SliceDataset(store, assemble.slice_table(cohort, store, scans), image_size=settings.model.image_size)
+    table = assemble.slice_table(parts.cohort, parts.store, scans)
+    return SliceDataset(parts.store, table, image_size=settings.model.image_size)
 
 
 def _classifier(settings: TrainSettings, network: SliceNetwork, classes: tuple[str, ...]) -> SliceClassifier:
@@ -200,6 +226,7 @@ def _classifier(settings: TrainSettings, network: SliceNetwork, classes: tuple[s
         schedule=trainer.schedule,
         milestones=tuple(trainer.milestones),
         decay=trainer.decay,
+        warmup_epochs=trainer.warmup_epochs,
         gamma=trainer.gamma,
         region_weight=trainer.region_weight,
     )
@@ -209,9 +236,7 @@ def _workers(settings: TrainSettings, hardware: Hardware) -> int:
     return hardware.loader_workers if settings.trainer.workers is None else settings.trainer.workers
 
 
-def _run_record(
-    settings: TrainSettings, cohort: Cohort, store: SliceStore, hardware: Hardware, phantom: bool
-) -> dict[str, Any]:
+def _run_record(settings: TrainSettings, parts: Parts) -> dict[str, Any]:
     packages = (
         "torch",
         "torchvision",
@@ -221,13 +246,14 @@ def _run_record(
         "imagecodecs",
         "opencv-python-headless",
     )
+    cohort = parts.cohort
     return {
-        **({"notice": PHANTOM_NOTICE} if phantom else {}),
+        **({"notice": PHANTOM_NOTICE} if parts.phantom else {}),
         "configuration": lasting_configuration(settings),
         "cohort": {"name": cohort.name, "root": str(cohort.root), "n_scans": len(cohort.scans)},
-        "store": str(store.root),
+        "store": str(parts.store.root),
         "classes": list(cohort.classes),
-        "phantom": phantom,
-        "hardware": str(hardware),
+        "phantom": parts.phantom,
+        "hardware": str(parts.hardware),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }

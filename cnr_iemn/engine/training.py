@@ -1,9 +1,12 @@
 """Fit one network with Lightning and give back the checkpoint that counts."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,12 +16,14 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 
-from cnr_iemn.engine.callbacks import EpochTable, FiniteLoss
+from cnr_iemn.engine.callbacks import AveragedWeights, EndsEarly, EpochTable, FiniteLoss
 from cnr_iemn.engine.checkpoints import LastCheckpoint, RandomState, resumable
+from cnr_iemn.engine.distributed import SameBuffers, first_process, trainer_arguments
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import sha256_of_file
+from cnr_iemn.settings.schema import TrainerSettings
 from cnr_iemn.slices.classifier import SliceClassifier
 from cnr_iemn.slices.datamodule import SliceDataModule
 from cnr_iemn.slices.network import SliceNetwork
@@ -31,7 +36,8 @@ class FittedRun:
     """What a fit has left behind.
 
     ``checkpoint``: best or last, the one whose weights the network now has. ``score``: its validation slice accuracy.
-    Without validation slices ``checkpoint`` is last and ``score`` is NaN. ``metrics``: of the last epoch.
+    Without validation slices ``checkpoint`` is last and ``score`` is NaN. ``metrics``: of the last epoch. ``selected``:
+    the validation slices chose the checkpoint or when to stop.
     """
 
     checkpoint: str
@@ -39,6 +45,7 @@ class FittedRun:
     checkpoint_sha256: str
     score: float
     metrics: dict[str, float]
+    selected: bool
 
 
 def fit(
@@ -47,39 +54,29 @@ def fit(
     run: RunFolder,
     *,
     hardware: Hardware,
-    max_epochs: int,
-    checkpoint: str,
+    settings: TrainerSettings,
     loggers: list[Logger],
 ) -> FittedRun:
     """Train, keep best and last checkpoint, and load the one that counts into the classifier's network.
 
     Goes on where checkpoints of this run are. Raises TrainingError.
     """
-    interactive = sys.stderr.isatty() and sys.stdout.isatty()
-    best = ModelCheckpoint(
-        run.checkpoints,
-        filename="best",
-        monitor=MONITORED,
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
+    interactive = first_process() and sys.stderr.isatty() and sys.stdout.isatty()
     table = EpochTable(run.path / "metrics.csv", say=not interactive)
-    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState()]
-    if data.validation is not None:
-        callbacks.append(best)
-    callbacks.append(LastCheckpoint(run.checkpoints))  # the last of all, so that it holds what the others know
-    if interactive:
-        callbacks.append(RichProgressBar())
+    best = _best_checkpoint(run, averaged=settings.ema is not None)
     # Lightning's lines on devices and its advertisements; its warnings still come through
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     trainer = pl.Trainer(
-        accelerator="gpu" if hardware.device.type == "cuda" else "cpu",
-        devices=1,
+        **trainer_arguments(hardware),
         precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
-        max_epochs=max_epochs,
+        max_epochs=settings.max_epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
+        # a GPU's fastest convolutions are tried out, unless the same ones have to be taken again
+        benchmark=hardware.device.type == "cuda" and not settings.deterministic,
         logger=loggers or False,
-        callbacks=callbacks,
+        callbacks=_callbacks(data, run, settings, table, best, interactive=interactive),
         default_root_dir=run.path,
         enable_progress_bar=interactive,
         enable_model_summary=False,
@@ -87,12 +84,70 @@ def fit(
         log_every_n_steps=10,
     )
     classifier.network.to(memory_format=torch.channels_last)
-    _fit_or_interrupt(trainer, classifier, data, resumable(run.checkpoints))
-    chosen = "best" if checkpoint == "best" and data.validation is not None else "last"
+    with _deterministic(settings.deterministic):
+        _fit_or_interrupt(trainer, classifier, data, resumable(run.checkpoints, repair=first_process()))
+    trainer.strategy.barrier()  # the first process has renamed its files
+    validated = data.validation is not None
+    chosen = "best" if settings.checkpoint == "best" and validated else "last"
     path = run.checkpoints / f"{chosen}.ckpt"
     load_weights(classifier.network, path)
     score = best.best_model_score if chosen == "best" else table.metrics.get(MONITORED)
-    return FittedRun(chosen, path, sha256_of_file(path), float("nan") if score is None else float(score), table.metrics)
+    return FittedRun(
+        chosen,
+        path,
+        sha256_of_file(path),
+        float("nan") if score is None else float(score),
+        table.metrics,
+        selected=validated and (chosen == "best" or settings.early_stopping is not None),
+    )
+
+
+def _best_checkpoint(run: RunFolder, *, averaged: bool) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        run.checkpoints,
+        filename="best",
+        monitor=MONITORED,
+        mode="max",
+        save_weights_only=not averaged,  # weights alone would be those that were not averaged
+        enable_version_counter=False,
+    )
+
+
+def _callbacks(
+    data: SliceDataModule,
+    run: RunFolder,
+    settings: TrainerSettings,
+    table: EpochTable,
+    best: ModelCheckpoint,
+    *,
+    interactive: bool,
+) -> list[Callback]:
+    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState(), SameBuffers()]
+    if settings.ema is not None:
+        callbacks.append(AveragedWeights(settings.ema))
+    if data.validation is not None:
+        callbacks.append(best)
+        if settings.early_stopping is not None:
+            callbacks.append(EndsEarly(MONITORED, patience=settings.early_stopping))
+    callbacks.append(LastCheckpoint(run.checkpoints))  # the last of all, so that it holds what the others know
+    if interactive:
+        callbacks.append(RichProgressBar())
+    return callbacks
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Have torch compute the same bits each time; cuBLAS is told by an environment variable, before its first use."""
+    before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if wanted:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        if wanted and workspace is None:
+            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
 
 
 def load_weights(network: SliceNetwork, path: Path) -> None:
@@ -117,6 +172,8 @@ def _fit_or_interrupt(
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
             # between Lightning and torch, nothing that we call
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+            # its successor is not in the older releases of torch that we support
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
             trainer.fit(classifier, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit as error:
         if trainer.interrupted:
@@ -126,8 +183,9 @@ def _fit_or_interrupt(
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise TrainingError(
-            f"The memory does not hold a batch ({str(error).splitlines()[0][:200]}). Lower trainer.batch_size, now "
-            f"{data.batch_size}, or model.image_size, now {data.training.image_size}."
+            f"The memory does not hold a batch ({str(error).splitlines()[0][:200]}). Raise trainer.accumulate, now "
+            f"{data.parts}: the same batch in more parts. Or lower trainer.batch_size, now {data.batch_size}, or "
+            f"model.image_size, now {data.training.image_size}."
         ) from error
     finally:
         signal.signal(signal.SIGINT, cast(signal.Handlers, handler))

@@ -32,8 +32,15 @@ def check_settings(settings: object) -> None:
         _check_model(settings.model)
         _check_balancing(settings.balancing)
         _check_trainer(settings.trainer)
+        if settings.trainer.early_stopping is not None and settings.data.split.validation == 0:
+            raise ConfigurationError(
+                f"trainer.early_stopping={settings.trainer.early_stopping} looks at validation slices, and "
+                "data.split.validation=0 leaves none. Give trainer.early_stopping=null, or a share for validation."
+            )
         _one_of("resume", settings.resume, ("auto", "never"))
         _one_of("logger.name", settings.logger.name, ("csv", "wandb", "tensorboard"))
+    if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
+        raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)
         ensemble_models(settings.ensemble)
@@ -122,14 +129,33 @@ def _check_balancing(balancing: BalancingSettings) -> None:
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:
-    _one_of("trainer.schedule", trainer.schedule, ("steps", "one_cycle"))
+    _one_of("trainer.schedule", trainer.schedule, ("steps", "cosine", "constant", "one_cycle"))
     _one_of("trainer.checkpoint", trainer.checkpoint, ("best", "last"))
     _one_of("trainer.precision", trainer.precision, ("auto", "32", "bf16"))
     _at_least("trainer.max_epochs", trainer.max_epochs, 1)
-    _at_least("trainer.batch_size", trainer.batch_size, 2)
+    for key, number in (("nodes", trainer.nodes), ("cpu_processes", trainer.cpu_processes)):
+        _at_least(f"trainer.{key}", number, 1)
+    _at_least("trainer.accumulate", trainer.accumulate, 1)
+    pieces = trainer.accumulate * trainer.nodes * max(trainer.gpus or 1, trainer.cpu_processes)
+    if trainer.batch_size < 2 * pieces:
+        raise ConfigurationError(
+            f"trainer.batch_size={trainer.batch_size} over {pieces} GPUs, processes or parts leaves less than 2 slices "
+            f"each, and batch norm cannot train on one. Give {2 * pieces} or more."
+        )
     for key, value in (("gpus", trainer.gpus), ("workers", trainer.workers)):
         if value is not None:
             _at_least(f"trainer.{key}", value, 0)
+    if trainer.ema is not None and not 0 < trainer.ema < 1:
+        raise ConfigurationError(f"trainer.ema={trainer.ema} is no decay. Give one between 0 and 1, such as 0.999.")
+    if trainer.clip is not None and trainer.clip <= 0:
+        raise ConfigurationError(f"trainer.clip={trainer.clip} is no length of a gradient. Give one above 0, or null.")
+    if trainer.early_stopping is not None:
+        _at_least("trainer.early_stopping", trainer.early_stopping, 1)
+    if not 0 <= trainer.warmup_epochs < trainer.max_epochs:
+        raise ConfigurationError(
+            f"trainer.warmup_epochs={trainer.warmup_epochs} lies outside 0 to below trainer.max_epochs="
+            f"{trainer.max_epochs}."
+        )
     if trainer.learning_rate <= 0:
         raise ConfigurationError(f"trainer.learning_rate={trainer.learning_rate} trains nothing. Give a positive rate.")
 

@@ -72,9 +72,13 @@ class IngestSettings(Permissions):
 
 @dataclass
 class ModelSettings:
-    """One network. ``name``: a backbone of the registry; ``weights``: imagenet, none or a file."""
+    """One network. ``library``: torchvision, for the backbones of the registry, or timm, for any of its names.
+
+    ``weights``: imagenet (timm: the ones that it has for the name), none or a file.
+    """
 
     name: str = MISSING
+    library: str = "torchvision"
     image_size: int = MISSING
     weights: str = "imagenet"
     position: str = "both"
@@ -105,22 +109,33 @@ class BalancingSettings:
 
 @dataclass
 class TrainerSettings:
-    """Stage-1 training (section 3.1.1). ``gpus``: null = what the machine has, 0 = CPU, n = n GPUs.
+    """Stage-1 training (section 3.1.1). ``gpus``: null = a GPU where there is one, 0 = CPU, n = n GPUs of each node.
 
-    ``schedule``: steps (``milestones`` and ``decay``) or one_cycle (neither is read).
+    ``batch_size``: slices that a step of the optimizer sees, over all processes and their ``accumulate`` parts.
+    ``schedule``: steps (``milestones`` and ``decay``), cosine, constant or one_cycle (see ``slices.schedules``).
+    ``early_stopping``: epochs without a better validation; ``ema``: decay of averaged weights; ``clip``: norm of the
+    gradient; null for none of these.
     """
 
     gpus: int | None = None
+    nodes: int = 1
+    cpu_processes: int = 1
     max_epochs: int = 10
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-4
     schedule: str = "steps"
     milestones: list[int] = field(default_factory=lambda: [3, 6])
     decay: float = 0.1
+    warmup_epochs: float = 0.0
     gamma: float = 1.5
     region_weight: float = 1.0
+    clip: float | None = None
+    ema: float | None = None
+    early_stopping: int | None = None
     checkpoint: str = "best"
     precision: str = "auto"
+    deterministic: bool = False
     workers: int | None = None
 
 

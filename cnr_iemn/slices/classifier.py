@@ -5,14 +5,16 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnr_iemn.registry import N_REGIONS
+from cnr_iemn.slices.batches import SharedBatches
 from cnr_iemn.slices.datamodule import SliceBatch
 from cnr_iemn.slices.losses import focal_loss
 from cnr_iemn.slices.network import SliceNetwork
+from cnr_iemn.slices.schedules import make_schedule
 
 
 class SliceMetrics(nn.Module):
@@ -45,10 +47,8 @@ class SliceMetrics(nn.Module):
 class SliceClassifier(pl.LightningModule):
     """A SliceNetwork with its losses, metrics and optimizer.
 
-    ``schedule``: steps, by which the learning rate is multiplied by ``decay`` after the epochs ``milestones``, or
-    one_cycle, a rise to ``learning_rate`` over the first fifth of the batches and a cosine's fall to zero. Steps are
-    the paper's; one cycle (Smith and Topin 2018) learns more in few hundred batches from random weights.
-    ``region_weight``: of the region task's loss in the sum.
+    ``schedule``, ``milestones``, ``decay``, ``warmup_epochs``: see ``make_schedule``. ``region_weight``: of the region
+    task's loss in the sum.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class SliceClassifier(pl.LightningModule):
         schedule: str = "steps",
         milestones: tuple[int, ...] = (3, 6),
         decay: float = 0.1,
+        warmup_epochs: float = 0.0,
         gamma: float = 1.5,
         region_weight: float = 1.0,
     ) -> None:
@@ -69,18 +70,20 @@ class SliceClassifier(pl.LightningModule):
         self.schedule = schedule
         self.milestones = milestones
         self.decay = decay
+        self.warmup_epochs = warmup_epochs
         self.gamma = gamma
         self.region_weight = region_weight
         self.train_metrics = SliceMetrics(n_classes)
         self.val_metrics = SliceMetrics(n_classes)
 
     def training_step(self, batch: SliceBatch, batch_index: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch, or of this process's piece of it."""
         loss = self._measured_loss(batch, self.train_metrics)
         optimizer = cast(torch.optim.Optimizer, self.optimizers())
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         self._log_epoch("train", self.train_metrics, learning_rate=optimizer.param_groups[0]["lr"])
-        return loss
+        batches = cast(SharedBatches, cast(DataLoader[Any], self.trainer.train_dataloader).batch_sampler)
+        return loss * batches.weight(batch_index)
 
     def validation_step(self, batch: SliceBatch, batch_index: int) -> None:
         """Update the validation metrics with one batch."""
@@ -89,7 +92,8 @@ class SliceClassifier(pl.LightningModule):
 
     def _log_epoch(self, prefix: str, metrics: SliceMetrics, **values: float) -> None:
         """Have Lightning compute, log and reset the metrics at the epoch's end, where callbacks can read them."""
-        self.log_dict({**metrics.named(prefix), **values}, on_step=False, on_epoch=True)
+        several = self.trainer.world_size > 1
+        self.log_dict({**metrics.named(prefix), **values}, on_step=False, on_epoch=True, sync_dist=several)
 
     def _measured_loss(self, batch: SliceBatch, metrics: SliceMetrics) -> Tensor:
         class_logits, region_logits = self.network(batch["image"], batch["position"])  # [b, classes], [b, regions]
@@ -100,19 +104,15 @@ class SliceClassifier(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Return Adam and its schedule, which counts batches, so that a checkpoint knows where in it an epoch ended."""
+        """Return Adam and its schedule."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
-        batches = int(self.trainer.estimated_stepping_batches)
-        schedule: LRScheduler
-        if self.schedule == "steps":
-            in_epoch = batches // cast(int, self.trainer.max_epochs)
-            schedule = MultiStepLR(optimizer, [in_epoch * epoch for epoch in self.milestones], gamma=self.decay)
-        else:
-            schedule = OneCycleLR(
-                optimizer,
-                max_lr=self.learning_rate,
-                total_steps=batches,
-                pct_start=0.2,
-                cycle_momentum=False,  # Adam's beta stays
-            )
+        schedule = make_schedule(
+            self.schedule,
+            optimizer,
+            batches=int(self.trainer.estimated_stepping_batches),
+            epochs=cast(int, self.trainer.max_epochs),
+            milestones=self.milestones,
+            decay=self.decay,
+            warmup_epochs=self.warmup_epochs,
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,6 +1,6 @@
 """From the slice store to batches: what one epoch shows, and every slice of every scan for prediction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from cnr_iemn.cohort.parts import part_of_slices
 from cnr_iemn.ct.window import three_channels
@@ -17,6 +17,7 @@ from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import N_REGIONS
 from cnr_iemn.slices.augmentation import AugmentationSettings, apply_warp, draw_warp, plain_warp
 from cnr_iemn.slices.balancing import TrainingItems, copy_rng
+from cnr_iemn.slices.batches import EpochShuffle, SharedBatches
 from cnr_iemn.slices.network import position_inputs
 
 UNLABELLED = -1
@@ -151,34 +152,22 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         return grey[slice_index], lungs[slice_index]
 
 
-class EpochShuffle(Sampler[int]):
-    """A new order in every epoch, known from seed and epoch alone; yields epoch * n + item.
+class SliceDataModule(pl.LightningDataModule):
+    """Loaders of the training items and of the labelled validation slices.
 
-    The trainer calls ``set_epoch`` before each epoch.
+    ``batch_size``: slices that one step of the optimizer sees, over all processes and their ``parts`` (see
+    SharedBatches).
     """
 
-    def __init__(self, n: int, *, seed: int) -> None:
-        self.n = n
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
-        yield from (self.epoch * self.n + order).tolist()
-
-
-class SliceDataModule(pl.LightningDataModule):
-    """Loaders of the training items and of the labelled validation slices."""
-
     def __init__(
-        self, training: SliceDataset, validation: SliceDataset | None, *, batch_size: int, workers: int, seed: int
+        self,
+        training: SliceDataset,
+        validation: SliceDataset | None,
+        *,
+        batch_size: int,
+        workers: int,
+        seed: int,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.training = training
@@ -186,24 +175,35 @@ class SliceDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.seed = seed
+        self.parts = parts
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Return the loader of one epoch. A last batch of one slice is left out: batch norm cannot train on it."""
+        """Return the loader of this process's share of each epoch."""
+        shuffle = EpochShuffle(len(self.training), seed=self.seed)
+        processes, rank = self._share()
+        batches = SharedBatches(shuffle, batch_size=self.batch_size, processes=processes, rank=rank, parts=self.parts)
         return DataLoader(
             self.training,
-            batch_size=self.batch_size,
-            sampler=EpochShuffle(len(self.training), seed=self.seed),
-            drop_last=len(self.training) % self.batch_size == 1,
+            batch_sampler=batches,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | Sequence[DataLoader[dict[str, Tensor]]]:
-        """Return the loader of the validation slices; none where there are none."""
-        return [] if self.validation is None else plain_loader(self.validation, self.batch_size, self.workers)
+        """Return the loader of this process's share of the validation slices; none where there are none."""
+        if self.validation is None:
+            return []
+        processes, rank = self._share()
+        share = (
+            self.validation if processes == 1 else Subset(self.validation, range(len(self.validation))[rank::processes])
+        )
+        return plain_loader(share, max(1, self.batch_size // processes), self.workers)
+
+    def _share(self) -> tuple[int, int]:
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
-def plain_loader(dataset: SliceDataset, batch_size: int, workers: int) -> DataLoader[dict[str, Tensor]]:
+def plain_loader(dataset: Dataset[dict[str, Tensor]], batch_size: int, workers: int) -> DataLoader[dict[str, Tensor]]:
     """Return a loader that shows each slice once, in order."""
     return DataLoader(dataset, batch_size=batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())

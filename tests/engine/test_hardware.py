@@ -22,8 +22,10 @@ def test_a_gpu_is_taken_where_there_is_one_unless_the_cpu_is_asked_for(monkeypat
     assert choose_hardware(None).device.type == "cuda"
     assert choose_hardware(1).precision == "bf16"
     assert choose_hardware(0).device.type == "cpu"
-    with pytest.raises(ConfigurationError, match="one run trains on one GPU"):
-        choose_hardware(2)
+    assert (choose_hardware(None).processes, choose_hardware(2).processes) == (1, 2)
+    assert choose_hardware(2, nodes=3).processes == 6
+    with pytest.raises(ConfigurationError, match="cpu_processes=2 is for training on the CPU"):
+        choose_hardware(None, cpu_processes=2)
     with pytest.raises(ConfigurationError, match="finds 2 CUDA"):
         choose_hardware(3)
 

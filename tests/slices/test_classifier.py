@@ -1,6 +1,5 @@
 """The paper's schedule and optimizer; that one step trains both tasks."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -46,31 +45,6 @@ def test_the_learning_rate_of_each_of_the_ten_epochs(
             schedule.step()
         rates += of_epoch
     assert rates == pytest.approx([1e-4] * 3 + [1e-5] * 3 + [1e-6] * 4)
-
-
-def test_one_cycle_counts_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of 50 batches up along a cosine from a 25th of the rate, the rest down to all but zero."""
-    classifier = SliceClassifier(
-        SliceNetwork("resnext50", weights="none"), n_classes=3, learning_rate=2e-3, schedule="one_cycle"
-    )
-    monkeypatch.setattr(
-        SliceClassifier, "trainer", property(lambda self: SimpleNamespace(estimated_stepping_batches=50))
-    )
-    configured = classifier.configure_optimizers()
-    assert configured["lr_scheduler"]["interval"] == "step"
-    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    rates, betas = [], set()
-    for batch_number in range(50):
-        rates.append(optimizer.param_groups[0]["lr"])
-        betas.add(optimizer.param_groups[0]["betas"])
-        optimizer.step()
-        if batch_number < 49:
-            schedule.step()
-    low, high, end = 2e-3 / 25, 2e-3, 2e-3 / 25 / 1e4
-    up = [low + (high - low) * (1 - math.cos(math.pi * k / 9)) / 2 for k in range(10)]
-    down = [end + (high - end) * (1 + math.cos(math.pi * k / 40)) / 2 for k in range(1, 41)]
-    assert rates == pytest.approx(up + down)
-    assert betas == {(0.9, 0.999)}
 
 
 def test_the_loss_is_the_plain_sum_of_both_tasks(classifier: SliceClassifier) -> None:

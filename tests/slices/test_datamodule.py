@@ -6,7 +6,8 @@ import torch
 
 from cnr_iemn.slices.augmentation import AugmentationSettings
 from cnr_iemn.slices.balancing import balance
-from cnr_iemn.slices.datamodule import EpochShuffle, SliceDataModule, SliceDataset, SliceTable
+from cnr_iemn.slices.batches import EpochShuffle
+from cnr_iemn.slices.datamodule import SliceDataModule, SliceDataset, SliceTable
 
 CLASSES = ("Normal", "COVID-19", "CAP")
 SIZE = 48
