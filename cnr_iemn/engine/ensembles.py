@@ -23,6 +23,7 @@ class Member:
     """One network of an ensemble. ``checkpoint``: path within the study's folder."""
 
     model: str
+    library: str
     tag: str
     checkpoint: str
     checkpoint_sha256: str
@@ -63,6 +64,7 @@ def describe_ensemble(study: str, runs: Mapping[str, RunFolder], predictions: Ma
             members.append(
                 Member(
                     model=name,
+                    library=model["library"],
                     tag=run.tag,
                     checkpoint=str(checkpoint.relative_to(run.path.parents[1])),
                     checkpoint_sha256=metadata.checkpoint_sha256,

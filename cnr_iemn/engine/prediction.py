@@ -83,7 +83,11 @@ class EnsembleNetworks:
 
     def _load(self, study: Path, member: Member) -> SliceNetwork:
         network = SliceNetwork(
-            member.model, n_classes=len(self.ensemble.classes), position=member.position, weights="none"
+            member.model,
+            n_classes=len(self.ensemble.classes),
+            position=member.position,
+            weights="none",
+            library=member.library,
         )
         load_weights(network, checkpoint_of(study, member))
         return network.to(memory_format=torch.channels_last)

@@ -61,7 +61,11 @@ def build_network(settings: TrainSettings, classes: tuple[str, ...]) -> SliceNet
     """Return the network with its start weights; random ones come from ``seed``."""
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     model = settings.model
-    return SliceNetwork(model.name, n_classes=len(classes), position=model.position, weights=model.weights)
+    network = SliceNetwork(
+        model.name, n_classes=len(classes), position=model.position, weights=model.weights, library=model.library
+    )
+    network.check_size(model.image_size)
+    return network
 
 
 @dataclass(frozen=True)

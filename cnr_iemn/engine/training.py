@@ -172,6 +172,8 @@ def _fit_or_interrupt(
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero.*")
             # between Lightning and torch, nothing that we call
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+            # a run that goes on finds its own
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.")
             # its successor is not in the older releases of torch that we support
             warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
             trainer.fit(classifier, datamodule=data, ckpt_path=start, weights_only=True)

@@ -57,7 +57,7 @@ def ensemble_models(ensemble: object) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ConfigurationError(f"ensemble={ensemble!r} names a model twice. Name each once.")
     for name in names:
-        _one_of("ensemble", name, (*BACKBONES, "all"))
+        _name("ensemble", name)  # whether it has been trained is looked at where the runs are
     return tuple(names)
 
 
@@ -106,8 +106,13 @@ def _check_ingest(ingest: IngestSettings) -> None:
 
 
 def _check_model(model: ModelSettings) -> None:
-    _one_of("model.name", model.name, BACKBONES)
+    _one_of("model.library", model.library, ("torchvision", "timm"))
     _one_of("model.position", model.position, ("both", "location", "none"))
+    _at_least("model.image_size", model.image_size, 1)
+    if model.library == "timm":
+        _name("model.name", model.name)
+        return
+    _one_of("model.name", model.name, BACKBONES)
     minimum = BACKBONES[model.name].minimum_size
     if model.image_size < minimum:
         raise ConfigurationError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.registry import BACKBONES, N_REGIONS
+from cnr_iemn.registry import N_REGIONS
 from cnr_iemn.slices.backbones import build_backbone
 
 _FIRST_POSITION_COLUMN = {"both": 0, "location": 1, "none": 2}
@@ -27,9 +27,8 @@ def position_inputs(slice_index: npt.ArrayLike, n_slices: npt.ArrayLike) -> npt.
 class SliceNetwork(nn.Module):
     """Two answers for a slice: its class and the region of the scan it lies in (Figure 3).
 
-    ``backbone``: a name of the registry. ``position``: what is joined to the deep features before both heads:
-    ``both`` (number of slices and location, as in the paper), ``location`` or ``none``. ``weights``: see
-    ``build_backbone``.
+    ``backbone``, ``library``, ``weights``: see ``build_backbone``. ``position``: what is joined to the deep features
+    before both heads: ``both`` (number of slices and location, as in the paper), ``location`` or ``none``.
 
     Raises ConfigurationError for an unknown backbone or position, WeightsError where the weights cannot be had.
     """
@@ -42,16 +41,19 @@ class SliceNetwork(nn.Module):
         n_regions: int = N_REGIONS,
         position: str = "both",
         weights: str | Path = "none",
+        library: str = "torchvision",
     ) -> None:
         super().__init__()
         if position not in _FIRST_POSITION_COLUMN:
             raise ConfigurationError(
                 f"model.position={position} is not known: choose one of {', '.join(_FIRST_POSITION_COLUMN)}."
             )
+        built = build_backbone(backbone, weights=weights, library=library)
         self.backbone = backbone
-        self.trunk, features = build_backbone(backbone, weights=weights)
+        self.trunk = built.trunk
+        self.smallest, self.only = built.smallest, built.only
         self.first_position_column = _FIRST_POSITION_COLUMN[position]
-        inputs = features + 2 - self.first_position_column
+        inputs = built.features + 2 - self.first_position_column
         self.class_head = nn.Linear(inputs, n_classes)
         self.region_head = nn.Linear(inputs, n_regions)
 
@@ -61,12 +63,7 @@ class SliceNetwork(nn.Module):
         ``images``: uint8 0..255 or float 0..1, [b, 3, h, w] (no ImageNet mean and deviation, as in the authors' code).
         ``position``: float [b, 2] of ``position_inputs``. Raises ConfigurationError where the images are too small.
         """
-        smallest = BACKBONES[self.backbone].minimum_size
-        if min(images.shape[-2:]) < smallest:
-            raise ConfigurationError(
-                f"Images of {images.shape[-2]} x {images.shape[-1]} pixels are too small for {self.backbone}, which "
-                f"needs {smallest}: give model.image_size={smallest} or more."
-            )
+        self.check_size(min(images.shape[-2:]))
         dtype = self.class_head.weight.dtype
         if images.dtype == torch.uint8:
             images = images.to(dtype) / 255
@@ -75,3 +72,12 @@ class SliceNetwork(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             joined = torch.cat([deep.to(dtype), position[:, self.first_position_column :].to(dtype)], dim=1)
             return self.class_head(joined), self.region_head(joined)
+
+    def check_size(self, side: int) -> None:
+        """Raise ConfigurationError where images of this side in pixels cannot be taken."""
+        wanted = self.only if self.only not in (None, side) else self.smallest if side < self.smallest else None
+        if wanted is not None:
+            how = "" if self.only else " or more"
+            raise ConfigurationError(
+                f"Images with a side of {side} pixels do not fit {self.backbone}: give model.image_size={wanted}{how}."
+            )

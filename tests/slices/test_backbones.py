@@ -50,12 +50,13 @@ def published(request, tmp_path_factory):
 def small():
     """The smallest of the four, built once for what is the same for all."""
     torch.manual_seed(1)
-    return build_backbone("resnext50", weights="none")[0]
+    return build_backbone("resnext50", weights="none").trunk
 
 
 def test_a_published_file_loads_tensor_by_tensor_and_gives_torchvisions_outputs(published):
     name, model, path = published
-    trunk, features = build_backbone(name, weights=path)
+    built = build_backbone(name, weights=path)
+    trunk, features = built.trunk, built.features
     expected = model.state_dict()
     state = trunk.state_dict()
     assert features == BACKBONES[name].features
@@ -82,7 +83,7 @@ def test_imagenet_weights_come_from_the_published_address_with_its_hash(publishe
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    trunk, _ = build_backbone(name, weights="imagenet")
+    trunk = build_backbone(name, weights="imagenet").trunk
     url = BACKBONES[name].weights_url
     assert asked == [(url, url.rsplit("-", 1)[-1].removesuffix(".pth"))]
     key = next(iter(trunk.state_dict()))
@@ -130,7 +131,7 @@ def test_a_download_of_more_than_tensors_is_not_unpickled(monkeypatch, tmp_path)
 def test_our_own_trunk_loads_again(small, tmp_path):
     path = tmp_path / "trunk.pth"
     torch.save(small.state_dict(), path)
-    again, _ = build_backbone("resnext50", weights=str(path))
+    again = build_backbone("resnext50", weights=str(path)).trunk
     assert all(torch.equal(a, b) for a, b in zip(small.state_dict().values(), again.state_dict().values(), strict=True))
 
 

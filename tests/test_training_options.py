@@ -1,0 +1,130 @@
+"""What may be changed about a training, through train.py: on one of timm's test models, which takes seconds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cnr_iemn.engine.checkpoints import LastCheckpoint
+from cnr_iemn.patients.predictions import read_predictions
+from tests.pipeline import TINY, entry_point
+
+pytest.importorskip("timm")
+MODEL = "test_resnet"
+
+
+@pytest.fixture
+def words(tiny_study: Path, tmp_path: Path) -> list[str]:
+    model = ["model=timm", f"model.name={MODEL}", "study=options", "trainer.precision=32"]
+    return [*TINY, *model, f"ingest.cache={tiny_study / 'cache'}", f"runs={tmp_path}"]
+
+
+def run_folder(runs: Path, tag: str) -> Path:
+    return runs / "options" / MODEL / tag
+
+
+def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = LastCheckpoint.on_train_epoch_end
+
+    def stopped(self: LastCheckpoint, *args: object) -> None:
+        plain(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stopped)
+
+
+OPTIONS = (
+    "trainer.ema=0.9 trainer.clip=0.5 trainer.checkpoint=last",
+    "trainer.ema=0.9 trainer.checkpoint=best",
+    "trainer.accumulate=3 trainer.schedule=cosine trainer.warmup_epochs=1",
+    "trainer.deterministic=true trainer.schedule=one_cycle trainer.early_stopping=2",
+)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_run_with_options_goes_on_as_it_would_have(
+    options: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*words, *options.split(), "trainer.max_epochs=3"]
+    train = entry_point("train")
+    assert train([*command, "tag=whole"]) == 0
+    with monkeypatch.context() as patched:
+        stop_after_an_epoch(patched)
+        assert train([*command, "tag=cut"]) == 130
+    assert train([*command, "tag=cut"]) == 0
+    whole, cut = (run_folder(tmp_path, tag) for tag in ("whole", "cut"))
+    tables = [pd.read_csv(path / "metrics.csv") for path in (whole, cut)]
+    assert tables[0]["epoch"].tolist() == tables[1]["epoch"].tolist() == [0, 1, 2]
+    measured = [name for name in tables[0] if name.startswith(("train/", "val/"))]
+    pd.testing.assert_frame_equal(tables[0][measured], tables[1][measured], check_exact=True)
+    pd.testing.assert_frame_equal(
+        *(read_predictions(path / "predictions.parquet").table for path in (whole, cut)), check_exact=True
+    )
+
+
+def test_averaged_weights_are_what_counts(words: list[str], tmp_path: Path) -> None:
+    """With a decay of 1/2 the average after the last two steps is known from what is trained beside it."""
+    assert entry_point("train")([*words, "trainer.ema=0.5", "trainer.checkpoint=last", "tag=ema"]) == 0
+    assert entry_point("train")([*words, "trainer.checkpoint=last", "tag=plain"]) == 0
+    states = {}
+    for tag in ("ema", "plain"):
+        path = run_folder(tmp_path, tag) / "checkpoints" / "last.ckpt"
+        states[tag] = torch.load(path, weights_only=True)
+    key = "network.class_head.weight"
+    trained, averaged = states["ema"]["current_model_state"][key], states["ema"]["state_dict"][key]
+    assert torch.equal(trained, states["plain"]["state_dict"][key])  # averaging changes nothing of the training
+    assert not torch.equal(averaged, trained)
+    assert float((averaged - trained).abs().max()) < 1e-3  # a few steps of 1e-4 behind
+
+
+def test_early_stopping_ends_where_nothing_improves_and_selects(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*words, "trainer.learning_rate=1e-12", "trainer.max_epochs=6", "trainer.early_stopping=2"]
+    command += ["trainer.checkpoint=last", "trainer.schedule=constant"]
+    train = entry_point("train")
+    assert train(command) == 0
+    run = run_folder(tmp_path, "seed0")
+    epochs = len(pd.read_csv(run / "metrics.csv"))
+    assert epochs < 6
+    assert json.loads((run / "metrics.json").read_text())["selected_on"] == "validation"
+    table = read_predictions(run / "predictions.parquet").table
+    labelled = table["split"].eq("validation") & table["slice_label"].notna()
+    assert table["used_for_selection"].tolist() == labelled.tolist()
+    assert "selected on this set" in capsys.readouterr().out
+    # cut off between its end and its predictions: it has stopped and trains no further
+    (run / "run.json").write_text((run / "run.json").read_text().replace('"finished"', '"interrupted"'))
+    assert train(command) == 0
+    assert len(pd.read_csv(run / "metrics.csv")) == epochs
+    assert train([*command, "data.split.validation=0", "study=all"]) == 2
+    assert "data.split.validation=0 leaves none" in capsys.readouterr().err
+
+
+def test_deterministic_runs_have_the_same_bits(words: list[str], tmp_path: Path) -> None:
+    for tag in ("one", "other"):
+        assert entry_point("train")([*words, "trainer.deterministic=true", f"tag={tag}"]) == 0
+        assert not torch.are_deterministic_algorithms_enabled()
+    one, other = (
+        torch.load(run_folder(tmp_path, tag) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for tag in ("one", "other")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_network_of_timm_joins_an_ensemble_and_predicts(words: list[str], tiny_study: Path, tmp_path: Path) -> None:
+    assert entry_point("train")([*words, "tag=seed0"]) == 0
+    assert entry_point("aggregate")([f"runs={tmp_path}", "study=options", f"ensemble={MODEL}"]) == 0
+    features = pd.read_parquet(tmp_path / "options" / "ensembles" / MODEL / "features.parquet")
+    assert sum(name.startswith(f"{MODEL}/g") for name in features) == 60
+    scan = next((tiny_study / "cache").glob("phantom-*/COVID-19*/*/"))
+    predict = ["study=options", f"runs={tmp_path}", f"ensemble={MODEL}", f"input={scan}", "gpus=0"]
+    assert entry_point("predict")(predict) == 0
+    (answer,) = json.loads(next(tmp_path.rglob("predictions.json")).read_text())["scans"]
+    rows = read_predictions(run_folder(tmp_path, "seed0") / "predictions.parquet").table
+    rows = rows[rows["scan_id"] == answer["scan"]].sort_values("slice_index")
+    found = [[*entry["probabilities"][MODEL].values()] for entry in answer["slices"]]
+    columns = [name for name in rows if name.startswith("p_")]
+    np.testing.assert_allclose(found, rows[columns], atol=1e-5)
