@@ -13,7 +13,8 @@ from cnr_iemn.cohort.splits import split_csv, split_sha256
 from cnr_iemn.cohort.store import SliceStore
 from cnr_iemn.engine import assemble
 from cnr_iemn.engine.hardware import Hardware
-from cnr_iemn.engine.loggers import run_loggers
+from cnr_iemn.engine.loggers import log_outcome, run_loggers
+from cnr_iemn.engine.progress import show_progress
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.training import FittedRun, fit
 from cnr_iemn.errors import TrainingError
@@ -104,18 +105,20 @@ def train_and_predict(
                 _classifier(settings, network, cohort.classes),
                 data,
                 run,
+                classes=cohort.classes,
                 hardware=hardware,
                 max_epochs=settings.trainer.max_epochs,
                 checkpoint=settings.trainer.checkpoint,
                 loggers=loggers,
             )
+            predictions = _predict_cohort(
+                settings, network, fitted, cohort=cohort, store=store, roles=roles, hardware=hardware, phantom=phantom
+            )
+            log_outcome(loggers, settings.logger, fitted, predictions, data.validation, gamma=settings.trainer.gamma)
     except (KeyboardInterrupt, TrainingError) as error:
         run.end(status="failed" if isinstance(error, TrainingError) else "interrupted")
         print(f"{run.path} is kept: the same command goes on with it after its last finished epoch.", flush=True)
         raise
-    predictions = _predict_cohort(
-        settings, network, fitted, cohort=cohort, store=store, roles=roles, hardware=hardware, phantom=phantom
-    )
     write_predictions(run.predictions, predictions)
     _finish(run, fitted, predictions)
     return fitted.score
@@ -156,7 +159,10 @@ def _predict_cohort(
     table = assemble.slice_table(cohort, store, list(cohort.scans))
     dataset = SliceDataset(store, table, image_size=settings.model.image_size)
     loader = plain_loader(dataset, settings.trainer.batch_size, _workers(settings, hardware))
-    probabilities = predict_slices(network, loader, device=hardware.device, precision=hardware.precision)
+    batches = show_progress(
+        loader, len(table), doing="Predicting", unit="slices", size=lambda batch: len(batch["label"])
+    )
+    probabilities = predict_slices(network, batches, device=hardware.device, precision=hardware.precision)
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     rows = assemble.prediction_table(
         cohort,

@@ -10,13 +10,15 @@ from typing import cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from cnr_iemn.engine.callbacks import EpochTable, FiniteLoss
 from cnr_iemn.engine.checkpoints import LastCheckpoint, RandomState, resumable
 from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.progress import TrainingBar
 from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.engine.scores import EpochScores, StepScalars
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import sha256_of_file
 from cnr_iemn.slices.classifier import SliceClassifier
@@ -24,6 +26,7 @@ from cnr_iemn.slices.datamodule import SliceDataModule
 from cnr_iemn.slices.network import SliceNetwork
 
 MONITORED = "val/slice_accuracy"
+_STEPS_BETWEEN_SCALARS = 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def fit(
     data: SliceDataModule,
     run: RunFolder,
     *,
+    classes: tuple[str, ...],
     hardware: Hardware,
     max_epochs: int,
     checkpoint: str,
@@ -65,12 +69,14 @@ def fit(
         enable_version_counter=False,
     )
     table = EpochTable(run.path / "metrics.csv", say=not interactive)
-    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState()]
+    callbacks: list[Callback] = [EpochScores(classes), FiniteLoss(data.training.table), table, RandomState()]
+    if loggers:
+        callbacks.append(StepScalars(every=_STEPS_BETWEEN_SCALARS))
     if data.validation is not None:
         callbacks.append(best)
     callbacks.append(LastCheckpoint(run.checkpoints))  # the last of all, so that it holds what the others know
     if interactive:
-        callbacks.append(RichProgressBar())
+        callbacks.append(TrainingBar())
     # Lightning's lines on devices and its advertisements; its warnings still come through
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     trainer = pl.Trainer(
@@ -84,7 +90,6 @@ def fit(
         enable_progress_bar=interactive,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
     )
     classifier.network.to(memory_format=torch.channels_last)
     _fit_or_interrupt(trainer, classifier, data, resumable(run.checkpoints))
