@@ -31,7 +31,9 @@ class WandbRun(WandbLogger):
         import wandb
 
         cells: list[Iterable[Any]] = [
-            [a, b, confusion[i][j]] for i, a in enumerate(classes) for j, b in enumerate(classes)
+            (true, predicted, n)
+            for true, row in zip(classes, confusion, strict=True)
+            for predicted, n in zip(classes, row, strict=True)
         ]
         columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
         chart = wandb.plot_table(  # wandb.plot.confusion_matrix counts the slices itself; these are counted
@@ -66,7 +68,7 @@ class WandbRun(WandbLogger):
         import wandb
 
         artifact = wandb.Artifact(f"checkpoint-{self.experiment.id}", type="model", metadata=dict(metadata))
-        artifact.add_file(str(path))
+        artifact.add_file(str(path), policy="immutable")  # as it is, not as a second copy
         self.experiment.log_artifact(artifact, aliases=[path.stem])
 
 
