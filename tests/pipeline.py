@@ -4,6 +4,8 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("resnext50", "densenet161")
 
@@ -35,3 +37,9 @@ def entry_point(name: str) -> Callable[[list[str]], int]:
     spec.loader.exec_module(module)
     main: Callable[[list[str]], int] = module.main
     return main
+
+
+def measured_rows(run: Path) -> pd.DataFrame:
+    """Return metrics.csv of a run without what tells of the machine: time, speed and memory."""
+    table = pd.read_csv(run / "metrics.csv")
+    return table[[name for name in table if name != "seconds" and not name.startswith("machine/")]]

@@ -11,7 +11,7 @@ import torch
 
 from cnr_iemn.patients.predictions import read_predictions
 from cnr_iemn.registry import PHANTOM_NOTICE
-from tests.pipeline import MODELS, TINY, entry_point
+from tests.pipeline import MODELS, TINY, entry_point, measured_rows
 
 ENSEMBLE = "resnext50+densenet161"
 
@@ -44,7 +44,7 @@ def test_a_run_leaves_what_the_contract_says(tiny_study: Path) -> None:
         assert (record["status"], record["notice"], record["phantom"]) == ("finished", PHANTOM_NOTICE, True)
         assert json.loads((run / "metrics.json").read_text())["notice"] == PHANTOM_NOTICE
         (epoch,) = pd.read_csv(run / "metrics.csv").to_dict("records")
-        assert set(epoch) >= {"epoch", "learning_rate", "train/loss", "train/slice_accuracy", "val/slice_accuracy"}
+        assert set(epoch) >= {"epoch", "learning_rate", "train/loss", "val/slice_accuracy", "val/recall_CAP"}
         assert epoch["learning_rate"] == pytest.approx(1e-4)
         state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
         assert "network.class_head.weight" in state
@@ -93,7 +93,7 @@ def test_training_twice_with_one_seed_gives_the_same_metrics(tiny_study: Path, c
     arguments = [*TINY, *study(copy), f"ingest.cache={tiny_study / 'cache'}", "model=resnext50"]
     assert entry_point("train")([*arguments, "overwrite=true"]) == 0
     runs = [folder / "runs" / "tiny" / "resnext50" / "seed0" for folder in (tiny_study, copy)]
-    first, second = (pd.read_csv(run / "metrics.csv").drop(columns="seconds") for run in runs)
+    first, second = (measured_rows(run) for run in runs)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     one, other = (read_predictions(run / "predictions.parquet") for run in runs)
     assert np.array_equal(one.probabilities, other.probabilities)

@@ -18,7 +18,7 @@ from cnr_iemn.engine.checkpoints import resumable
 from cnr_iemn.errors import RunError
 from cnr_iemn.files import exclusive
 from cnr_iemn.patients.predictions import read_predictions
-from tests.pipeline import ROOT, TINY, entry_point
+from tests.pipeline import ROOT, TINY, entry_point, measured_rows
 
 EPOCHS = 3
 
@@ -128,7 +128,7 @@ def test_killed_anywhere_a_run_ends_as_it_would_have(undisturbed: Path) -> None:
 
     whole = run_folder(undisturbed, "whole")
     assert json.loads((run / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
-    tables = [pd.read_csv(path / "metrics.csv").drop(columns="seconds") for path in (run, whole)]
+    tables = [measured_rows(path) for path in (run, whole)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
     assert tables[0]["epoch"].tolist() == list(range(EPOCHS))
     assert tables[0]["learning_rate"].tolist() == pytest.approx([1e-4, 1e-5, 1e-6])

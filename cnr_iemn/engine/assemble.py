@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
 from cnr_iemn.cohort.covid_ct_md import read_covid_ct_md
@@ -20,6 +18,7 @@ from cnr_iemn.cohort.preparation import prepare_store
 from cnr_iemn.cohort.splits import make_folds
 from cnr_iemn.cohort.store import PixelSettings, SliceStore
 from cnr_iemn.engine.hardware import usable_cores
+from cnr_iemn.engine.progress import show_progress
 from cnr_iemn.engine.runs import study_split
 from cnr_iemn.errors import CohortError
 from cnr_iemn.permissions import Permissions
@@ -70,9 +69,8 @@ def prepared_store(
     allowed = Permissions.of(ingest)
     settings = PixelSettings(size=ingest.size, lungs=lungs, window=(low, high), crop=ingest.crop, allowed=allowed)
     workers = usable_cores() if ingest.workers is None else ingest.workers
-    return prepare_store(
-        cohort, settings, cache=Path(ingest.cache), workers=workers, verify=verify, progress=_show_progress
-    )
+    progress = partial(show_progress, doing="Preparing", unit="scans")
+    return prepare_store(cohort, settings, cache=Path(ingest.cache), workers=workers, verify=verify, progress=progress)
 
 
 def require_all_scans(failures: Mapping[str, str]) -> None:
@@ -83,25 +81,6 @@ def require_all_scans(failures: Mapping[str, str]) -> None:
             f"{len(failures)} of the cohort's scans were refused:\n{reasons}\nRepair them, or leave them out with "
             f"'data.exclude=[{','.join(failures)}]'. The other scans are prepared and will not be read again."
         )
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} scans/s" if task.speed else "")
-
-
-def _show_progress(done: Iterator[str], total: int) -> Iterator[str]:
-    """Show a bar with scans a second and the time left on a terminal, else a line every tenth of the way."""
-    if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-        with Progress(*columns, transient=True) as bar:
-            yield from bar.track(done, total=total, description="Preparing scans")
-        return
-    print(f"Preparing {total} scans ...", flush=True)
-    for count, scan_id in enumerate(done, 1):
-        if count * 10 // total > (count - 1) * 10 // total:
-            print(f"  {count}/{total}", flush=True)
-        yield scan_id
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,18 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cnr_iemn.engine.distributed import first_process
+from cnr_iemn.engine.progress import duration
+from cnr_iemn.engine.scores import MACHINE
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import write_text_atomic
 from cnr_iemn.records import SCHEMA_VERSION
 from cnr_iemn.slices.datamodule import SliceBatch, SliceTable
 
-_NO_METRICS = ("schema_version", "epoch", "seconds")
+_NO_METRICS = ("schema_version", "epoch", "seconds", MACHINE)
 
 
 class EpochTable(Callback):
-    """One row an epoch in metrics.csv and, where no progress bar runs, one line on the terminal.
+    """One row an epoch in metrics.csv and in every logger and, where no progress bar runs, one line on the terminal.
 
     A run that goes on takes the rows from its checkpoint: what an interrupted epoch has written later goes.
     """
@@ -31,7 +33,8 @@ class EpochTable(Callback):
         self.path = path
         self.say = say
         self.rows: list[dict[str, float | int]] = []
-        self._started = 0.0
+        self._started = self._spent = 0.0
+        self._epochs = 0  # of this process, as is the time spent on them
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows."""
@@ -45,7 +48,7 @@ class EpochTable(Callback):
     @property
     def metrics(self) -> dict[str, float]:
         """What was measured in the last epoch."""
-        return {key: value for key, value in self.rows[-1].items() if key not in _NO_METRICS}
+        return {key: value for key, value in self.rows[-1].items() if not key.startswith(_NO_METRICS)}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -54,15 +57,24 @@ class EpochTable(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the table with this epoch's row. Validation, where there is one, has been logged by now."""
         seconds = time.monotonic() - self._started
-        values = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "loss"}
-        epoch = trainer.current_epoch
-        row = {"schema_version": SCHEMA_VERSION, "epoch": epoch, "seconds": round(seconds, 2), **values}
-        self.rows.append(row)
+        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        row = {"epoch": trainer.current_epoch, "seconds": round(seconds, 2), **values}
+        self.rows.append({"schema_version": SCHEMA_VERSION, **row})
         self._write()
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.global_step)
         if self.say:
-            shown = ("train/loss", "train/slice_accuracy", "val/loss", "val/slice_accuracy", "val/region_accuracy")
-            figures = "  ".join(f"{key} {values[key]:.3f}" for key in shown if key in values)
-            print(f"epoch {epoch + 1}/{trainer.max_epochs}  {figures}  ({seconds:.0f} s)", flush=True)
+            self._say(trainer, seconds, values)
+
+    def _say(self, trainer: pl.Trainer, seconds: float, values: dict[str, float]) -> None:
+        self._spent += seconds
+        self._epochs += 1
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
+        left = self._spent / self._epochs * (epochs - epoch)
+        shown = ("train/loss", "train/slice_accuracy", "val/loss", "val/slice_accuracy", "val/region_accuracy")
+        figures = "  ".join(f"{key} {values[key]:.3f}" for key in shown if key in values)
+        speed = f"{values[f'{MACHINE}slices_per_second']:.0f} slices/s"
+        print(f"epoch {epoch}/{epochs}  {figures}  ({seconds:.0f} s, {speed}, {duration(left)} left)", flush=True)
 
     def _write(self) -> None:
         if not first_process():

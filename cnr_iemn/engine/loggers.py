@@ -1,6 +1,6 @@
-"""Loggers beside metrics.csv, which is always written. The only module that knows wandb."""
+"""Loggers beside metrics.csv, which is always written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,13 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.engine.training import FittedRun
+from cnr_iemn.engine.wandb_run import WandbRun, wandb_run
+from cnr_iemn.engine.worst_slices import worst_slices
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.patients.predictions import Predictions
 from cnr_iemn.settings.schema import LoggerSettings
+from cnr_iemn.slices.datamodule import SliceDataset
 
 
 @contextmanager
@@ -20,8 +25,29 @@ def run_loggers(settings: LoggerSettings, run: RunFolder, configuration: Mapping
     elif settings.name == "tensorboard":
         yield [_tensorboard(run.path)]
     else:
-        with _wandb(settings, run, configuration) as logger:
+        with wandb_run(settings, run, configuration) as logger:
             yield [logger]
+
+
+def log_outcome(
+    loggers: Iterable[Logger],
+    settings: LoggerSettings,
+    fitted: FittedRun,
+    predictions: Predictions,
+    validation: SliceDataset | None,
+    *,
+    gamma: float,
+) -> None:
+    """Give W&B what is known at the end; the other loggers take scalars alone. ``gamma``: of the focal loss."""
+    outcome = {"score": fitted.score, "checkpoint": fitted.checkpoint, "checkpoint_sha256": fitted.checkpoint_sha256}
+    for logger in loggers:
+        if not isinstance(logger, WandbRun):
+            continue
+        logger.log_result(outcome)
+        if validation is not None and settings.worst_slices > 0:
+            logger.log_worst_slices(worst_slices(predictions, validation, n=settings.worst_slices, gamma=gamma))
+        if settings.log_checkpoint:
+            logger.log_checkpoint(fitted.checkpoint_path, outcome)
 
 
 def _tensorboard(folder: Path) -> Logger:
@@ -34,28 +60,3 @@ def _tensorboard(folder: Path) -> Logger:
             "logger=tensorboard needs the package tensorboard, which is not installed. Install it with "
             "pip install 'cnr-iemn[tensorboard]', or use logger=csv."
         ) from error
-
-
-@contextmanager
-def _wandb(settings: LoggerSettings, run: RunFolder, configuration: Mapping[str, Any]) -> Iterator[Logger]:
-    """Open one W&B run: online where a key is set, else offline, to be uploaded later with ``wandb sync``."""
-    import wandb
-    from pytorch_lightning.loggers import WandbLogger
-
-    offline = settings.offline if settings.offline is not None else not wandb.login(prompt=False)
-    # begun here, not by Lightning, which sets WANDB_MODE for the whole process (and so for later jobs of a multirun)
-    experiment = wandb.init(
-        project=settings.project,
-        name=f"{run.model}/{run.tag}",
-        group=run.study,
-        dir=run.path,
-        config=dict(configuration),
-        mode="offline" if offline else "online",
-        settings=wandb.Settings(silent=True),
-    )
-    failed = True
-    try:
-        yield WandbLogger(experiment=experiment)
-        failed = False
-    finally:
-        experiment.finish(exit_code=int(failed))

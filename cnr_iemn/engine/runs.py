@@ -119,7 +119,11 @@ class RunFolder:
 
     def end(self, *, status: str, **values: Any) -> None:
         """Note in run.json how the run ended."""
-        self.write_record({**(self.record() or {}), **values, "status": status, "ended": _now()})
+        self.note(**values, status=status, ended=_now())
+
+    def note(self, **values: Any) -> None:
+        """Add to run.json, or replace in it."""
+        self.write_record({**(self.record() or {}), **values})
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace run.json."""

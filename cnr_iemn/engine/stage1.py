@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 from torch.utils.data import Subset
 
 from cnr_iemn.cohort.cohort import Cohort
@@ -17,7 +19,8 @@ from cnr_iemn.cohort.store import SliceStore
 from cnr_iemn.engine import assemble
 from cnr_iemn.engine.distributed import Share, other_processes
 from cnr_iemn.engine.hardware import Hardware, choose_hardware
-from cnr_iemn.engine.loggers import run_loggers
+from cnr_iemn.engine.loggers import log_outcome, run_loggers
+from cnr_iemn.engine.progress import show_progress
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.training import FittedRun, fit
 from cnr_iemn.errors import TrainingError
@@ -150,11 +153,14 @@ def _fit_and_predict(
         _classifier(settings, parts.network, parts.cohort.classes),
         data,
         run,
+        classes=parts.cohort.classes,
         hardware=parts.hardware,
         settings=settings.trainer,
         loggers=loggers,
     )
-    return fitted, _predict_cohort(settings, fitted, parts)
+    predictions = _predict_cohort(settings, fitted, parts)
+    log_outcome(loggers, settings.logger, fitted, predictions, data.validation, gamma=settings.trainer.gamma)
+    return fitted, predictions
 
 
 def _finish(run: RunFolder, fitted: FittedRun, predictions: Predictions) -> None:
@@ -183,10 +189,12 @@ def _predict_cohort(settings: TrainSettings, fitted: FittedRun, parts: Parts) ->
     table = assemble.slice_table(cohort, parts.store, list(cohort.scans))
     dataset = SliceDataset(parts.store, table, image_size=settings.model.image_size)
     share = Share.mine()
-    loader = plain_loader(
-        Subset(dataset, share.rows(len(dataset))), settings.trainer.batch_size, _workers(settings, parts.hardware)
-    )
-    found = predict_slices(parts.network, loader, device=parts.hardware.device, precision=parts.hardware.precision)
+    mine = Subset(dataset, share.rows(len(dataset)))
+    loader = plain_loader(mine, settings.trainer.batch_size, _workers(settings, parts.hardware))
+    batches: Iterable[dict[str, Tensor]] = loader
+    if share.rank == 0:  # the first process talks
+        batches = show_progress(loader, len(mine), doing="Predicting", unit="slices", size=lambda b: len(b["label"]))
+    found = predict_slices(parts.network, batches, device=parts.hardware.device, precision=parts.hardware.precision)
     probabilities = SliceProbabilities(share.joined(found.classes), share.joined(found.regions))
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     rows = assemble.prediction_table(

@@ -13,14 +13,16 @@ from typing import cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from cnr_iemn.engine.callbacks import AveragedWeights, EndsEarly, EpochTable, FiniteLoss
 from cnr_iemn.engine.checkpoints import LastCheckpoint, RandomState, resumable
 from cnr_iemn.engine.distributed import SameBuffers, first_process, trainer_arguments
 from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.progress import TrainingBar
 from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.engine.scores import EpochScores, StepScalars
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import sha256_of_file
 from cnr_iemn.settings.schema import TrainerSettings
@@ -29,6 +31,7 @@ from cnr_iemn.slices.datamodule import SliceDataModule
 from cnr_iemn.slices.network import SliceNetwork
 
 MONITORED = "val/slice_accuracy"
+_STEPS_BETWEEN_SCALARS = 10
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def fit(
     data: SliceDataModule,
     run: RunFolder,
     *,
+    classes: tuple[str, ...],
     hardware: Hardware,
     settings: TrainerSettings,
     loggers: list[Logger],
@@ -67,6 +71,13 @@ def fit(
     # Lightning's lines on devices and its advertisements; its warnings still come through
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    callbacks: list[Callback] = [
+        EpochScores(classes),
+        *([StepScalars(every=_STEPS_BETWEEN_SCALARS)] if loggers else []),
+    ]
+    callbacks += _callbacks(data, run, settings, table, best)
+    if interactive:
+        callbacks.append(TrainingBar())
     trainer = pl.Trainer(
         **trainer_arguments(hardware),
         precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
@@ -76,12 +87,11 @@ def fit(
         # a GPU's fastest convolutions are tried out, unless the same ones have to be taken again
         benchmark=hardware.device.type == "cuda" and not settings.deterministic,
         logger=loggers or False,
-        callbacks=_callbacks(data, run, settings, table, best, interactive=interactive),
+        callbacks=callbacks,
         default_root_dir=run.path,
         enable_progress_bar=interactive,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
     )
     classifier.network.to(memory_format=torch.channels_last)
     with _deterministic(settings.deterministic):
@@ -119,8 +129,6 @@ def _callbacks(
     settings: TrainerSettings,
     table: EpochTable,
     best: ModelCheckpoint,
-    *,
-    interactive: bool,
 ) -> list[Callback]:
     callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState(), SameBuffers()]
     if settings.ema is not None:
@@ -130,8 +138,6 @@ def _callbacks(
         if settings.early_stopping is not None:
             callbacks.append(EndsEarly(MONITORED, patience=settings.early_stopping))
     callbacks.append(LastCheckpoint(run.checkpoints))  # the last of all, so that it holds what the others know
-    if interactive:
-        callbacks.append(RichProgressBar())
     return callbacks
 
 

@@ -9,6 +9,7 @@ from cnr_iemn.settings.schema import (
     BalancingSettings,
     DataSettings,
     IngestSettings,
+    LoggerSettings,
     ModelSettings,
     PredictSettings,
     PrepareSettings,
@@ -38,7 +39,7 @@ def check_settings(settings: object) -> None:
                 "data.split.validation=0 leaves none. Give trainer.early_stopping=null, or a share for validation."
             )
         _one_of("resume", settings.resume, ("auto", "never"))
-        _one_of("logger.name", settings.logger.name, ("csv", "wandb", "tensorboard"))
+        _check_logger(settings.logger)
     if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings | PredictSettings):
@@ -163,6 +164,16 @@ def _check_trainer(trainer: TrainerSettings) -> None:
         )
     if trainer.learning_rate <= 0:
         raise ConfigurationError(f"trainer.learning_rate={trainer.learning_rate} trains nothing. Give a positive rate.")
+
+
+def _check_logger(logger: LoggerSettings) -> None:
+    _one_of("logger.name", logger.name, ("csv", "wandb", "tensorboard"))
+    _at_least("logger.worst_slices", logger.worst_slices, 0)
+    if logger.log_checkpoint and logger.name != "wandb":
+        raise ConfigurationError(
+            f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} has not. "
+            "Add logger=wandb, or leave it out: the run's folder holds its checkpoints anyway."
+        )
 
 
 def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:

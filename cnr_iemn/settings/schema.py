@@ -141,11 +141,14 @@ class TrainerSettings:
 
 @dataclass
 class LoggerSettings:
-    """Where scalars go beside metrics.csv. ``name``: csv, wandb or tensorboard."""
+    """Where scalars go beside metrics.csv. ``name``: csv, wandb or tensorboard; the other keys are read by wandb."""
 
     name: str = MISSING
     project: str = "cnr-iemn"
     offline: bool | None = None
+    tags: list[str] = field(default_factory=list)
+    worst_slices: int = 32
+    log_checkpoint: bool = False
 
 
 @dataclass

@@ -74,7 +74,7 @@ def take_part(settings: TrainSettings) -> None:
     run = RunFolder.of(Path(settings.runs), "study", "resnext50", "seed0")
     run.path.mkdir(parents=True, exist_ok=True)
     hardware = Hardware(torch.device("cpu"), "32", processes=trainer.cpu_processes)
-    fit(classifier, data, run, hardware=hardware, settings=trainer, loggers=[])
+    fit(classifier, data, run, classes=("A", "B", "C"), hardware=hardware, settings=trainer, loggers=[])
 
 
 def step(folder: Path, **settings: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,14 @@
+"""Which sweep a job belongs to."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+
+def multirun_name() -> str | None:
+    """Return the name of the multirun's folder (the time it was begun, as it is set), None for a single run."""
+    if not HydraConfig.initialized():
+        return None
+    config = HydraConfig.get()
+    return Path(config.sweep.dir).name if config.mode == RunMode.MULTIRUN else None
