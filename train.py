@@ -14,7 +14,7 @@ from cnr_iemn.settings.schema import TrainSettings
 def main(settings: TrainSettings) -> float:
     """Train, predict and save one run. Returns the validation slice accuracy, NaN without validation slices."""
     from cnr_iemn.engine import assemble
-    from cnr_iemn.engine.distributed import first_process
+    from cnr_iemn.engine.distributed import first_process, require_slices_for_each
     from cnr_iemn.engine.hardware import choose_hardware
     from cnr_iemn.engine.runs import RunFolder, save_split
     from cnr_iemn.engine.stage1 import Parts, build_network, lasting_configuration, take_part, train_and_predict
@@ -24,6 +24,7 @@ def main(settings: TrainSettings) -> float:
     hardware = choose_hardware(
         trainer.gpus, trainer.precision, nodes=trainer.nodes, cpu_processes=trainer.cpu_processes
     )
+    require_slices_for_each(trainer, hardware)
     if not first_process():  # one of several that srun or torchrun has started
         take_part(settings)
         return float("nan")

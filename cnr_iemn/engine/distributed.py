@@ -25,7 +25,8 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from cnr_iemn.engine.hardware import Hardware, usable_cores
 from cnr_iemn.errors import CnrIemnError, ConfigurationError, TrainingError
-from cnr_iemn.settings.schema import TrainSettings
+from cnr_iemn.settings.schema import TrainerSettings, TrainSettings
+from cnr_iemn.slices.batches import SMALLEST_PART
 
 _GRACE_SECONDS = 60
 
@@ -33,6 +34,16 @@ _GRACE_SECONDS = 60
 def first_process() -> bool:
     """Tell whether this process writes and talks: the first of all that train one run."""
     return int(getattr(rank_zero_only, "rank", None) or 0) == 0
+
+
+def require_slices_for_each(trainer: TrainerSettings, hardware: Hardware) -> None:
+    """Raise ConfigurationError where a batch is too small for its processes and parts."""
+    pieces = trainer.accumulate * hardware.processes
+    if trainer.batch_size < SMALLEST_PART * pieces:
+        raise ConfigurationError(
+            f"trainer.batch_size={trainer.batch_size} in {pieces} pieces (processes x trainer.accumulate) leaves less "
+            f"than {SMALLEST_PART} slices each, and batch norm cannot train on one. Give {SMALLEST_PART * pieces} or more."
+        )
 
 
 def started_elsewhere(hardware: Hardware) -> bool:

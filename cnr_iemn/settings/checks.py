@@ -142,12 +142,6 @@ def _check_trainer(trainer: TrainerSettings) -> None:
     for key, number in (("nodes", trainer.nodes), ("cpu_processes", trainer.cpu_processes)):
         _at_least(f"trainer.{key}", number, 1)
     _at_least("trainer.accumulate", trainer.accumulate, 1)
-    pieces = trainer.accumulate * trainer.nodes * max(trainer.gpus or 1, trainer.cpu_processes)
-    if trainer.batch_size < 2 * pieces:
-        raise ConfigurationError(
-            f"trainer.batch_size={trainer.batch_size} over {pieces} GPUs, processes or parts leaves less than 2 slices "
-            f"each, and batch norm cannot train on one. Give {2 * pieces} or more."
-        )
     for key, value in (("gpus", trainer.gpus), ("workers", trainer.workers)):
         if value is not None:
             _at_least(f"trainer.{key}", value, 0)

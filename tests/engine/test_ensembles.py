@@ -16,7 +16,7 @@ from tests.builders import make_predictions
 PERMISSIONS = vars(Permissions(allow_gaps=True))
 RECORD: dict[str, Any] = {
     "configuration": {
-        "model": {"image_size": 224, "position": "none"},
+        "model": {"image_size": 224, "position": "none", "library": "torchvision"},
         "ingest": {"size": 336, "window": [-1000, 400], "crop": "none", **PERMISSIONS},
         "lungs": "border",
     },
