@@ -119,7 +119,7 @@ def _fit_or_interrupt(
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             trainer.fit(classifier, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit as error:
-        if trainer.interrupted:
+        if isinstance(error.__context__, KeyboardInterrupt):  # a scheduler's signal that requeues exits, too
             raise KeyboardInterrupt from error
         raise
     except (MemoryError, RuntimeError) as error:
