@@ -2,6 +2,7 @@
 
 python train.py model=densenet161 trainer.gpus=1
 python train.py -m model=resnext50,densenet161,inception_v3,wide_resnet50 data=covid_ct_md data.root=/data/COVID-CT-MD
+python train.py -m sweep=optuna model=resnext50
 """
 
 from pathlib import Path
@@ -25,6 +26,10 @@ def main(settings: TrainSettings) -> float:
     study = Path(settings.runs) / settings.study
     split = study_split(study, cohort, settings.data.split)
     fold = make_folds(cohort, split, folds=settings.data.folds, seed=settings.data.split.seed)
+    if settings.sweep is not None:
+        from cnr_iemn.engine.trial import run_trial
+
+        return run_trial(settings, cohort=cohort, split=split, fold=fold, hardware=hardware)
     roles = assemble.Roles(split, fold, settings.data.fold)
     assemble.require_every_class(cohort, roles)
     # before any scan is read: the copies must name this cohort's classes

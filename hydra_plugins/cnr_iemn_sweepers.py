@@ -7,12 +7,16 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-from cnr_iemn.errors import JobError, PartialFailureError
+from cnr_iemn.errors import ConfigurationError, JobError, PartialFailureError
+from cnr_iemn.settings.ranges import search_space, setting_words
+from cnr_iemn.settings.render import checked_settings
+from cnr_iemn.settings.schema import TrainSettings
 
 
 @dataclass
@@ -75,6 +79,56 @@ class CnrIemnSweeper(BasicSweeper):
             kind = PartialFailureError if partly else JobError
             raise kind(f"{len(failed)} of {len(returns)} jobs failed:\n{reasons}")
         return returns
+
+
+class OptunaSweeper(CnrIemnSweeper):
+    """Trials of Optuna, each a job of the chosen launcher; the settings are in conf/sweep/optuna.yaml."""
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Run the sweep and return its jobs. Raises as ``engine.sweeps.run_sweep``."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        for override in OverridesParser.create(loader).parse_overrides(arguments):
+            if override.is_sweep_override():
+                raise ConfigurationError(
+                    f"{override.input_line} names several values, and a sweep searches for one configuration. Run it "
+                    "once for each value, with a sweep.name= of its own, or search it by sweep.space."
+                )
+        settings = self._settings(arguments)
+        if settings.sweep is None:
+            raise ConfigurationError("The sweeper needs the settings of its sweep. Choose it with sweep=optuna.")
+        for key, values in search_space(settings.sweep.space).items():
+            for value in values.ends:  # a value that cannot work costs no hours
+                self._settings([*arguments, *setting_words({key: value})])
+        try:
+            from cnr_iemn.engine.sweeps import run_sweep
+        except ModuleNotFoundError as error:
+            if error.name != "optuna":
+                raise
+            raise ConfigurationError(
+                "sweep=optuna needs the package optuna, which is not installed. Install it with "
+                "pip install 'cnr-iemn[sweep]'."
+            ) from error
+
+        def launch(jobs: list[list[str]]) -> list[Exception | None]:
+            before = len(self.launcher.returns)
+            self.launcher.launch([[*arguments, *words] for words in jobs], initial_job_idx=before)
+            done = self.launcher.returns[before:]
+            return [failure(job) if job.status == JobStatus.FAILED else None for job in done]
+
+        run_sweep(settings, settings.sweep, arguments, launch)
+        returns: list[JobReturn] = self.launcher.returns
+        return returns
+
+    def _settings(self, words: list[str]) -> TrainSettings:
+        """Return the checked settings of one job."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+        with open_dict(config):
+            del config["hydra"]
+        return checked_settings(config, TrainSettings)
 
 
 def failure(job: JobReturn) -> Exception:

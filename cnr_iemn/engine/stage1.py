@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 
 from cnr_iemn.cohort.cohort import Cohort
 from cnr_iemn.cohort.splits import split_csv, split_sha256
@@ -15,7 +16,7 @@ from cnr_iemn.engine import assemble
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.loggers import run_loggers
 from cnr_iemn.engine.runs import RunFolder
-from cnr_iemn.engine.training import FittedRun, fit
+from cnr_iemn.engine.training import SWEPT, FittedRun, fit
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import write_text_atomic
 from cnr_iemn.patients.evaluation import slice_accuracy
@@ -35,6 +36,7 @@ _PASSING = {
     "resume": None,
     "runs": None,
     "logger": None,
+    "sweep": None,
     "trainer": ("gpus", "workers"),
     "ingest": ("cache", "workers"),
 }
@@ -69,10 +71,12 @@ def train_and_predict(
     store: SliceStore,
     roles: assemble.Roles,
     hardware: Hardware,
+    watch: Callback | None = None,
 ) -> float:
     """Train, predict every slice of the cohort, and write all of it into the run's folder. Returns the score.
 
-    Goes on with a run that was interrupted, unless ``overwrite``.
+    Goes on with a run that was interrupted, unless ``overwrite``. ``watch``: of a sweep's trial, of which nothing is
+    predicted; its score is that of the last epoch.
     """
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     training = assemble.training_dataset(
@@ -108,11 +112,15 @@ def train_and_predict(
                 max_epochs=settings.trainer.max_epochs,
                 checkpoint=settings.trainer.checkpoint,
                 loggers=loggers,
+                watch=watch,
             )
     except (KeyboardInterrupt, TrainingError) as error:
         run.end(status="failed" if isinstance(error, TrainingError) else "interrupted")
         print(f"{run.path} is kept: the same command goes on with it after its last finished epoch.", flush=True)
         raise
+    if watch is not None:
+        run.end(status="finished", score=fitted.metrics[SWEPT])
+        return fitted.metrics[SWEPT]
     predictions = _predict_cohort(
         settings, network, fitted, cohort=cohort, store=store, roles=roles, hardware=hardware, phantom=phantom
     )

@@ -24,6 +24,8 @@ from cnr_iemn.slices.datamodule import SliceDataModule
 from cnr_iemn.slices.network import SliceNetwork
 
 MONITORED = "val/slice_accuracy"
+SWEPT = "val/slice_balanced_accuracy"
+"""What a sweep maximises: most slices are healthy, and plain accuracy rewards whoever calls all of them so."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,11 @@ def fit(
     max_epochs: int,
     checkpoint: str,
     loggers: list[Logger],
+    watch: Callback | None = None,
 ) -> FittedRun:
     """Train, keep best and last checkpoint, and load the one that counts into the classifier's network.
+
+    ``watch``: sees every epoch before its checkpoint is written, and may end the training by raising.
 
     Goes on where checkpoints of this run are. Raises TrainingError.
     """
@@ -66,6 +71,8 @@ def fit(
     )
     table = EpochTable(run.path / "metrics.csv", say=not interactive)
     callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState()]
+    if watch is not None:
+        callbacks.append(watch)
     if data.validation is not None:
         callbacks.append(best)
     callbacks.append(LastCheckpoint(run.checkpoints))  # the last of all, so that it holds what the others know

@@ -23,11 +23,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from cnr_iemn.errors import CnrIemnError, ConfigurationError, JobError, PartialFailureError
-from cnr_iemn.settings.checks import check_settings
+from cnr_iemn.settings.render import checked_settings
 
 S = TypeVar("S")
 INTERRUPTED = 130
@@ -69,7 +69,7 @@ def _run(name: str, schema: type[S], task: Callable[[S], float | None], argument
     def job(config: DictConfig) -> float | None:
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            return _run_task(task, _checked(config, schema))
+            return _run_task(task, checked_settings(config, schema))
         except (CnrIemnError, OmegaConfBaseException) as error:
             if not multirun:  # raising would only add Hydra's own line to ours
                 failures.append(error)
@@ -133,15 +133,7 @@ def _check_every_job(name: str, schema: type[Any], arguments: list[str]) -> None
             return  # intervals are for sweepers that draw from them
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         for job in jobs:
-            _checked(hydra.compose(name, overrides=job), schema)
-
-
-def _checked(config: DictConfig, schema: type[S]) -> S:
-    """Return the settings as an instance of ``schema``. Merging refuses keys that were added with ``+``."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
-    check_settings(settings)
-    return settings  # type: ignore[return-value]  # to_object returns an instance of the merged structure's class
+            checked_settings(hydra.compose(name, overrides=job), schema)
 
 
 @contextmanager
