@@ -7,6 +7,7 @@ python train.py -m sweep=optuna model=resnext50
 
 from pathlib import Path
 
+from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.settings.entry_point import entry_point
 from cnr_iemn.settings.schema import TrainSettings
 
@@ -21,13 +22,15 @@ def main(settings: TrainSettings) -> float:
     from cnr_iemn.engine.stage1 import build_network, lasting_configuration, train_and_predict
     from cnr_iemn.slices.balancing import copies_per_class
 
+    if settings.sweep is not None and settings.sweep.trial is None:
+        raise ConfigurationError("sweep=optuna runs many jobs: add -m, as in python train.py -m sweep=optuna.")
     hardware = choose_hardware(settings.trainer.gpus, settings.trainer.precision)
     cohort = assemble.open_cohort(settings.data, settings.ingest)
     study = Path(settings.runs) / settings.study
     split = study_split(study, cohort, settings.data.split)
     fold = make_folds(cohort, split, folds=settings.data.folds, seed=settings.data.split.seed)
     if settings.sweep is not None:
-        from cnr_iemn.engine.trial import run_trial
+        from cnr_iemn.engine.trial import run_trial  # optuna is an extra
 
         return run_trial(settings, cohort=cohort, split=split, fold=fold, hardware=hardware)
     roles = assemble.Roles(split, fold, settings.data.fold)

@@ -18,7 +18,7 @@ from cnr_iemn.engine.runs import RunFolder, save_split
 from cnr_iemn.engine.stage1 import build_network, lasting_configuration, train_and_predict
 from cnr_iemn.engine.sweep_storage import SELECTED_ON, open_study, sweep_folder
 from cnr_iemn.engine.training import SWEPT
-from cnr_iemn.errors import CohortError, ConfigurationError, RunError, TrainingError
+from cnr_iemn.errors import CohortError, RunError, TrainingError
 from cnr_iemn.files import exclusive
 from cnr_iemn.settings.schema import SweepSettings, TrainSettings
 
@@ -32,11 +32,10 @@ def run_trial(
     CnrIemnError where something else is amiss, which leaves it to be run again.
     """
     sweep = settings.sweep
-    if sweep is None or sweep.trial is None:
-        raise ConfigurationError("sweep=optuna runs many jobs: add -m, as in python train.py -m sweep=optuna.")
-    number, folder = sweep.trial, sweep_folder(settings)
-    if not folder.is_dir():
-        raise RunError(f"{folder} is not a sweep. Leave sweep.trial out: the sweep numbers its trials itself.")
+    folder = sweep_folder(settings)
+    if sweep is None or sweep.trial is None or not folder.is_dir():
+        raise RunError(f"{folder} holds no trial to run. Leave sweep.trial out: the sweep numbers its trials itself.")
+    number = sweep.trial
 
     def wait() -> None:
         print(f"Another process, left over from before, is at trial {number} of {folder}: waiting for it.", flush=True)

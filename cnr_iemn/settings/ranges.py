@@ -84,6 +84,7 @@ def _range(key: str, entry: object) -> Range:
     where = f"sweep.space.{key}={entry}"
     if not isinstance(entry, Mapping) or not set(entry) <= set(_WORDS):
         raise ConfigurationError(f"{where} is no range. Give one {_EXAMPLE}.")
+    entry = {word: value for word, value in entry.items() if value is not None}
     kind = entry.get("type", "choice" if "choices" in entry else "float")
     if kind not in ("float", "int", "choice"):
         raise ConfigurationError(f"{where}: the type is not known. Choose one of: float, int, choice.")
@@ -93,10 +94,10 @@ def _range(key: str, entry: object) -> Range:
 def _choice(where: str, entry: Mapping[Any, Any]) -> Range:
     choices: Any = entry.get("choices")
     plain = isinstance(choices, list) and all(isinstance(c, bool | int | float | str | None) for c in choices)
-    if not plain or len({(type(c), c) for c in choices}) != len(choices) or len(choices) < 2 or len(entry) > 2:
+    if not plain or len({(type(c), c) for c in choices}) != len(choices) or len(choices) < 2:
         raise ConfigurationError(
-            f"{where}: a choice needs two or more different single values (numbers, words, true, false, null) and "
-            "nothing else. Write {type: choice, choices: [32, 64]}."
+            f"{where}: a choice needs two or more different single values (numbers, words, true, false, "
+            "null). Write {type: choice, choices: [32, 64]}."
         )
     return Range(choices=tuple(choices))
 
