@@ -45,11 +45,17 @@ def open_study(folder: Path, sweep: SweepSettings) -> optuna.Study:
 def draw(study: optuna.Study, trial: Trial, space: dict[str, Range], sweep: SweepSettings) -> None:
     """Give a trial its settings; what it has it keeps.
 
-    The sampler is a new one for each trial, so that an interrupted sweep draws what it would have drawn.
+    Each draw has a sampler of its own, so that an interrupted sweep draws what it would have drawn.
     """
-    seed = zlib.crc32(f"{sweep.seed} {trial.number}".encode())
-    study.sampler = TPESampler(seed=seed, n_startup_trials=sweep.startup_trials)
+
+    def sampler(purpose: str) -> TPESampler:
+        seed = zlib.crc32(f"{sweep.seed} {trial.number} {purpose}".encode())
+        return TPESampler(seed=seed, n_startup_trials=sweep.startup_trials)
+
+    study.sampler = sampler("all")
+    trial.relative_params  # noqa: B018  # drawn here, all together, once there are trials to learn from
     for key, values in space.items():
+        study.sampler = sampler(key)
         if values.choices is not None:
             trial.suggest_categorical(key, values.choices)
         elif values.whole:
