@@ -265,6 +265,18 @@ def test_without_m_a_sweep_says_what_to_add(tmp_path: Path, capsys: pytest.Captu
     assert "add -m" in capsys.readouterr().err
 
 
+def test_without_optuna_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
+    for name in ("sweeps", "sweep_report", "sweep_storage"):
+        monkeypatch.delitem(sys.modules, f"cnr_iemn.engine.{name}", raising=False)
+    assert entry_point("train")(["-m", "sweep=optuna"]) == 2
+    assert "pip install 'cnr-iemn[sweep]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ranges_are_read_nested_or_dotted() -> None:
     space = {"trainer.batch_size": {"type": "int", "low": 8, "high": 64, "log": True}, "lungs": {"choices": ["a", "b"]}}
     assert search_space(space) == {
