@@ -119,7 +119,7 @@ def test_ctrl_c_in_a_job_ends_the_multirun(launcher: str, tmp_path: Path) -> Non
 
 
 def test_a_killed_job_is_not_counted_as_done(tmp_path: Path) -> None:
-    ended = multirun(tmp_path, "kill", *LAUNCHERS["submitit"])
+    ended = multirun(tmp_path, "kill", *LAUNCHERS["joblib"])
     assert ended.returncode == 2, ended.stderr
     assert "The launcher lost its jobs" in ended.stderr
 
