@@ -39,3 +39,7 @@ class WeightsError(CnrIemnError):
 
 class PartialFailureError(CnrIemnError):
     """Some scans failed, each named with its reason, and the others are finished: exit code 1."""
+
+
+class JobError(CnrIemnError):
+    """A job of a multirun failed, or all of them; the message is the reason as text, whatever was raised."""

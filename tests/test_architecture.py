@@ -88,6 +88,11 @@ def test_hydra_only_in_settings() -> None:
     assert users == {"settings"}
 
 
+def test_optuna_only_in_the_engine() -> None:
+    users = {path.parent.name for path in modules() if "optuna" in top(imports(path))}
+    assert users == {"engine"}
+
+
 def test_xgboost_and_torch_never_in_one_module() -> None:
     for path in modules():
         assert not {"xgboost", "torch"} <= top(imports(path)), path
@@ -99,7 +104,8 @@ def test_nothing_heavy_before_the_configuration_is_checked() -> None:
         for name in ("registry.py", "records.py", "errors.py", "permissions.py", "__init__.py", "__main__.py")
     ]
     scripts = [ROOT / f"{name}.py" for name in ("prepare", "train", "aggregate", "predict")]
-    for path in [*light, *scripts, *(PACKAGE / "settings").glob("*.py")]:
+    plugin = ROOT / "hydra_plugins" / "cnr_iemn_sweepers.py"  # Hydra imports it at every start
+    for path in [*light, plugin, *scripts, *(PACKAGE / "settings").glob("*.py")]:
         names = imports(path, top_level_only=True)
         assert not top(names) & HEAVY, path
         assert all(

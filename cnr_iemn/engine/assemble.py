@@ -85,11 +85,15 @@ def require_all_scans(failures: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Roles:
-    """What each scan is for in one run. ``fold``: of the training scans; ``held_out``: the fold that trains nothing."""
+    """What each scan is for in one run. ``fold``: of the training scans; ``held_out``: the fold that trains nothing.
+
+    ``measured_inside``: the held-out fold measures the network, and the validation scans are not looked at.
+    """
 
     split: Mapping[str, str]
     fold: Mapping[str, int]
     held_out: int | None
+    measured_inside: bool = False
 
     def trains(self, scan: ScanRecord) -> bool:
         """Tell whether the slices of a scan may train the network."""
@@ -98,6 +102,8 @@ class Roles:
 
     def validates(self, scan: ScanRecord) -> bool:
         """Tell whether the slices of a scan measure (and may select) the network."""
+        if self.measured_inside:
+            return scan.slice_labelled and self.fold.get(scan.scan_id, -1) == self.held_out
         return self.split[scan.scan_id] == VALIDATION and scan.slice_labelled
 
 

@@ -42,7 +42,7 @@ def require_slices_for_each(trainer: TrainerSettings, hardware: Hardware) -> Non
     if trainer.batch_size < SMALLEST_PART * pieces:
         raise ConfigurationError(
             f"trainer.batch_size={trainer.batch_size} in {pieces} pieces (processes x trainer.accumulate) leaves less "
-            f"than {SMALLEST_PART} slices each, and batch norm cannot train on one. Give {SMALLEST_PART * pieces} or more."
+            f"than {SMALLEST_PART} slices each: batch norm cannot train on one. Give {SMALLEST_PART * pieces} or more."
         )
 
 

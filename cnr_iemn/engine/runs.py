@@ -70,7 +70,7 @@ class RunFolder:
                 raise RunError(f"{self.path} holds no run.json, so it is not known what made it. {_WAYS_OUT}")
             return None
         finished = record["status"] == "finished"
-        different = _differences(record["configuration"], configuration)
+        different = differences(record["configuration"], configuration)
         if different:
             how = "is finished" if finished else "was begun and interrupted"
             raise RunError(f"The run {self.path} {how} with another configuration: {different}. {_WAYS_OUT}")
@@ -182,12 +182,13 @@ def save_split(study: Path, cohort: Cohort, split: Mapping[str, str]) -> None:
         write_text_atomic(path, split_csv(cohort, split))
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """Return in words what differs between two configurations, by key; an empty text where nothing does."""
     found = []
     for key in {**before, **now}:
         a, b = before.get(key), now.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found.append(_differences(a, b, f"{prefix}{key}."))
+            found.append(differences(a, b, f"{prefix}{key}."))
         elif a != b:
             found.append(f"{prefix}{key} was {a}, now {b}")
     return "; ".join(entry for entry in found if entry)

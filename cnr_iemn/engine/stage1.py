@@ -1,14 +1,13 @@
 """One run of stage 1, from checked parts to a finished folder."""
 
 import json
-import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.utils.data import Subset
@@ -21,8 +20,9 @@ from cnr_iemn.engine.distributed import Share, other_processes
 from cnr_iemn.engine.hardware import Hardware, choose_hardware
 from cnr_iemn.engine.loggers import log_outcome, run_loggers
 from cnr_iemn.engine.progress import show_progress
+from cnr_iemn.engine.run_record import lasting_configuration, run_record
 from cnr_iemn.engine.runs import RunFolder
-from cnr_iemn.engine.training import FittedRun, fit
+from cnr_iemn.engine.training import SWEPT, FittedRun, fit
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.files import write_text_atomic
 from cnr_iemn.patients.evaluation import slice_accuracy
@@ -36,28 +36,6 @@ from cnr_iemn.slices.classifier import SliceClassifier
 from cnr_iemn.slices.datamodule import SliceDataModule, SliceDataset, plain_loader
 from cnr_iemn.slices.inference import SliceProbabilities, predict_slices
 from cnr_iemn.slices.network import SliceNetwork
-
-_PASSING = {
-    "overwrite": None,
-    "resume": None,
-    "runs": None,
-    "logger": None,
-    "trainer": ("gpus", "nodes", "cpu_processes", "workers"),
-    "ingest": ("cache", "workers"),
-}
-"""Settings that do not change what is learned; a finished run may be asked for again with others."""
-
-
-def lasting_configuration(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that make a run what it is, as plain values."""
-    values = asdict(settings)
-    for group, keys in _PASSING.items():
-        if keys is None:
-            del values[group]
-        else:
-            for key in keys:
-                del values[group][key]
-    return values
 
 
 def build_network(settings: TrainSettings, classes: tuple[str, ...]) -> SliceNetwork:
@@ -90,26 +68,48 @@ class Parts:
 def train_and_predict(settings: TrainSettings, run: RunFolder, parts: Parts) -> float:
     """Train, predict every slice of the cohort, and write all of it into the run's folder. Returns the score.
 
-    Goes on with a run that was interrupted, unless ``overwrite``. Has the run's other processes take part.
+    Has the run's other processes take part.
     """
-    record = _run_record(settings, parts)
+    with (
+        _running(settings, run, parts),
+        other_processes(take_part, settings, parts.hardware),
+        run_loggers(settings.logger, run, lasting_configuration(settings)) as loggers,
+    ):
+        fitted, data = _fit(settings, run, parts, loggers)
+        predictions = _predict_cohort(settings, fitted, parts)
+        log_outcome(loggers, settings.logger, fitted, predictions, data.validation, gamma=settings.trainer.gamma)
+    write_predictions(run.predictions, predictions)
+    _finish(run, fitted, predictions)
+    return fitted.score
+
+
+def train_trial(settings: TrainSettings, run: RunFolder, parts: Parts, watch: Callback) -> float:
+    """Train a run of a sweep's trial, of which nothing is predicted. Returns the score of its last epoch.
+
+    ``watch``: see ``fit``.
+    """
+    with _running(settings, run, parts), run_loggers(settings.logger, run, lasting_configuration(settings)) as loggers:
+        fitted, _ = _fit(settings, run, parts, loggers, watch)
+    run.end(status="finished", score=fitted.metrics[SWEPT])
+    return fitted.metrics[SWEPT]
+
+
+@contextmanager
+def _running(settings: TrainSettings, run: RunFolder, parts: Parts) -> Iterator[None]:
+    """Note in the run's folder that it begins, or goes on, and whether it is cut off."""
+    record = run_record(
+        settings, parts.cohort, store=parts.store.root, phantom=parts.phantom, hardware=str(parts.hardware)
+    )
     if run.record() is None or settings.overwrite:
         run.begin(record, to_yaml(settings))
     else:
         run.resume(record, to_yaml(settings))
     try:
-        with (
-            other_processes(take_part, settings, parts.hardware),
-            run_loggers(settings.logger, run, lasting_configuration(settings)) as loggers,
-        ):
-            fitted, predictions = _fit_and_predict(settings, run, parts, loggers)
+        yield
     except (KeyboardInterrupt, TrainingError) as error:
         run.end(status="failed" if isinstance(error, TrainingError) else "interrupted")
         print(f"{run.path} is kept: the same command goes on with it after its last finished epoch.", flush=True)
         raise
-    write_predictions(run.predictions, predictions)
-    _finish(run, fitted, predictions)
-    return fitted.score
 
 
 def take_part(settings: TrainSettings) -> None:
@@ -124,12 +124,14 @@ def take_part(settings: TrainSettings) -> None:
     store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
     assemble.require_all_scans(failures)
     run = RunFolder.of(Path(settings.runs), settings.study, settings.model.name, settings.run_tag)
-    _fit_and_predict(settings, run, Parts(network, cohort, store, roles, hardware), [])
+    parts = Parts(network, cohort, store, roles, hardware)
+    fitted, _ = _fit(settings, run, parts, [])
+    _predict_cohort(settings, fitted, parts)
 
 
-def _fit_and_predict(
-    settings: TrainSettings, run: RunFolder, parts: Parts, loggers: list[Logger]
-) -> tuple[FittedRun, Predictions]:
+def _fit(
+    settings: TrainSettings, run: RunFolder, parts: Parts, loggers: list[Logger], watch: Callback | None = None
+) -> tuple[FittedRun, SliceDataModule]:
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     training = assemble.training_dataset(
         parts.cohort,
@@ -157,10 +159,9 @@ def _fit_and_predict(
         hardware=parts.hardware,
         settings=settings.trainer,
         loggers=loggers,
+        watch=watch,
     )
-    predictions = _predict_cohort(settings, fitted, parts)
-    log_outcome(loggers, settings.logger, fitted, predictions, data.validation, gamma=settings.trainer.gamma)
-    return fitted, predictions
+    return fitted, data
 
 
 def _finish(run: RunFolder, fitted: FittedRun, predictions: Predictions) -> None:
@@ -246,26 +247,3 @@ def _classifier(settings: TrainSettings, network: SliceNetwork, classes: tuple[s
 
 def _workers(settings: TrainSettings, hardware: Hardware) -> int:
     return hardware.loader_workers if settings.trainer.workers is None else settings.trainer.workers
-
-
-def _run_record(settings: TrainSettings, parts: Parts) -> dict[str, Any]:
-    packages = (
-        "torch",
-        "torchvision",
-        "pytorch-lightning",
-        "numpy",
-        "pydicom",
-        "imagecodecs",
-        "opencv-python-headless",
-    )
-    cohort = parts.cohort
-    return {
-        **({"notice": PHANTOM_NOTICE} if parts.phantom else {}),
-        "configuration": lasting_configuration(settings),
-        "cohort": {"name": cohort.name, "root": str(cohort.root), "n_scans": len(cohort.scans)},
-        "store": str(parts.store.root),
-        "classes": list(cohort.classes),
-        "phantom": parts.phantom,
-        "hardware": str(parts.hardware),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-    }

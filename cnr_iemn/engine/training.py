@@ -32,6 +32,8 @@ from cnr_iemn.slices.network import SliceNetwork
 
 MONITORED = "val/slice_accuracy"
 _STEPS_BETWEEN_SCALARS = 10
+SWEPT = "val/slice_balanced_accuracy"
+"""What a sweep maximises: most slices are healthy, and plain accuracy rewards whoever calls all of them so."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ def fit(
     hardware: Hardware,
     settings: TrainerSettings,
     loggers: list[Logger],
+    watch: Callback | None = None,
 ) -> FittedRun:
     """Train, keep best and last checkpoint, and load the one that counts into the classifier's network.
+
+    ``watch``: sees every epoch before its checkpoint is written, and may end the training by raising.
 
     Goes on where checkpoints of this run are. Raises TrainingError.
     """
@@ -75,7 +80,7 @@ def fit(
         EpochScores(classes),
         *([StepScalars(every=_STEPS_BETWEEN_SCALARS)] if loggers else []),
     ]
-    callbacks += _callbacks(data, run, settings, table, best)
+    callbacks += _callbacks(data, run, settings, table, best, watch)
     if interactive:
         callbacks.append(TrainingBar())
     trainer = pl.Trainer(
@@ -129,8 +134,11 @@ def _callbacks(
     settings: TrainerSettings,
     table: EpochTable,
     best: ModelCheckpoint,
+    watch: Callback | None,
 ) -> list[Callback]:
     callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState(), SameBuffers()]
+    if watch is not None:
+        callbacks.append(watch)
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
     if data.validation is not None:
@@ -184,7 +192,7 @@ def _fit_or_interrupt(
             warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
             trainer.fit(classifier, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit as error:
-        if trainer.interrupted:
+        if isinstance(error.__context__, KeyboardInterrupt):  # a scheduler's signal that requeues exits, too
             raise KeyboardInterrupt from error
         raise
     except (MemoryError, RuntimeError) as error:

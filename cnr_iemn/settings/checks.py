@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import BACKBONES
+from cnr_iemn.settings.ranges import search_space
 from cnr_iemn.settings.schema import (
     AggregateSettings,
     BalancingSettings,
@@ -13,6 +14,7 @@ from cnr_iemn.settings.schema import (
     ModelSettings,
     PredictSettings,
     PrepareSettings,
+    SweepSettings,
     TrainerSettings,
     TrainSettings,
 )
@@ -40,6 +42,8 @@ def check_settings(settings: object) -> None:
             )
         _one_of("resume", settings.resume, ("auto", "never"))
         _check_logger(settings.logger)
+        if settings.sweep is not None:
+            _check_sweep(settings, settings.sweep)
     if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings | PredictSettings):
@@ -168,6 +172,27 @@ def _check_logger(logger: LoggerSettings) -> None:
             f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} has not. "
             "Add logger=wandb, or leave it out: the run's folder holds its checkpoints anyway."
         )
+
+
+def _check_sweep(settings: TrainSettings, sweep: SweepSettings) -> None:
+    _name("sweep.name", sweep.name)
+    _one_of("sweep.score", sweep.score, ("inner_folds", "validation"))
+    for key, value in (("trials", sweep.trials), ("parallel", sweep.parallel)):
+        _at_least(f"sweep.{key}", value, 1)
+    for key in ("startup_trials", "prune_after_trials", "prune_after_epochs"):
+        _at_least(f"sweep.{key}", getattr(sweep, key), 0)
+    folds = list(range(settings.data.folds)) if sweep.folds is None else sweep.folds
+    if not folds or len(set(folds)) < len(folds) or not set(folds) <= set(range(settings.data.folds)):
+        raise ConfigurationError(
+            f"sweep.folds={folds} does not name some of the {settings.data.folds} folds, each once. "
+            f"Give a list of numbers from 0 to {settings.data.folds - 1}, or null for all."
+        )
+    if settings.data.fold is not None or settings.tag is not None or settings.overwrite:
+        raise ConfigurationError(
+            "A sweep chooses the folds and folders of its runs itself and goes on where it was interrupted, so that "
+            "data.fold, tag and overwrite cannot be given. Leave them out; another sweep.name= begins anew."
+        )
+    search_space(sweep.space)
 
 
 def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -22,11 +23,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from cnr_iemn.errors import CnrIemnError, ConfigurationError, PartialFailureError
-from cnr_iemn.settings.checks import check_settings
+from cnr_iemn.errors import CnrIemnError, ConfigurationError, JobError, PartialFailureError
+from cnr_iemn.settings.render import checked_settings
 
 S = TypeVar("S")
 INTERRUPTED = 130
@@ -63,21 +64,23 @@ def entry_point(name: str, schema: type[S]) -> Callable[[Callable[[S], float | N
 
 def _run(name: str, schema: type[S], task: Callable[[S], float | None], arguments: list[str]) -> int:
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    outcomes: list[Exception | None] = []  # one entry a job, in this process (the basic launcher)
+    failures: list[Exception] = []  # of a single run; a multirun's come from the sweeper, whatever process ran the job
 
     def job(config: DictConfig) -> float | None:
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            value = _run_task(task, _checked(config, schema))
+            return _run_task(task, checked_settings(config, schema))
         except (CnrIemnError, OmegaConfBaseException) as error:
-            outcomes.append(error)
             if not multirun:  # raising would only add Hydra's own line to ours
+                failures.append(error)
                 return None
-            words = " ".join(HydraConfig.get().overrides.task)
-            print(f"Job failed: {words}\n{_explain(error, schema)}", file=sys.stderr)
-            raise
-        outcomes.append(None)
-        return value
+            kind = PartialFailureError if isinstance(error, PartialFailureError) else JobError
+            raise _failed_job(kind(_explain(error, schema))) from error
+        except Exception as error:
+            if not multirun:
+                raise
+            traceback.print_exc()
+            raise _failed_job(JobError(f"{type(error).__name__}: {error} (a fault of the program)")) from error
 
     # what hydra.main looks at to name the job; the path is absolute, so nothing is searched beside the task
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__
@@ -87,12 +90,11 @@ def _run(name: str, schema: type[S], task: Callable[[S], float | None], argument
         with _hydra_command_line(name, arguments):
             hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
     except (CnrIemnError, HydraException, OmegaConfBaseException) as error:
-        if not outcomes:
-            outcomes.append(error)
+        failures.append(error)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
-    return _exit_code(outcomes, schema)
+    return _exit_code(failures, schema)
 
 
 def _run_task(task: Callable[[S], float | None], settings: S) -> float | None:
@@ -108,15 +110,18 @@ def _run_task(task: Callable[[S], float | None], settings: S) -> float | None:
         ) from error
 
 
-def _exit_code(outcomes: list[Exception | None], schema: type[Any]) -> int:
-    failures = [outcome for outcome in outcomes if outcome is not None]
+def _failed_job(error: CnrIemnError) -> CnrIemnError:
+    """Say at once which job failed; the error holds nothing but text, so that it passes between processes."""
+    words = " ".join(HydraConfig.get().overrides.task)
+    print(f"Job failed: {words}\n{error}", file=sys.stderr, flush=True)
+    return error
+
+
+def _exit_code(failures: list[Exception], schema: type[Any]) -> int:
     if not failures:
         return 0
-    if len(outcomes) == 1:
-        print(f"Error: {_explain(failures[0], schema)}", file=sys.stderr)
-        return 1 if isinstance(failures[0], PartialFailureError) else 2
-    print(f"{len(failures)} of {len(outcomes)} jobs failed; the messages stand above.", file=sys.stderr)
-    return 1 if len(failures) < len(outcomes) else 2
+    print(f"Error: {_explain(failures[0], schema)}", file=sys.stderr)
+    return 1 if isinstance(failures[0], PartialFailureError) else 2
 
 
 def _check_every_job(name: str, schema: type[Any], arguments: list[str]) -> None:
@@ -128,15 +133,7 @@ def _check_every_job(name: str, schema: type[Any], arguments: list[str]) -> None
             return  # intervals are for sweepers that draw from them
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         for job in jobs:
-            _checked(hydra.compose(name, overrides=job), schema)
-
-
-def _checked(config: DictConfig, schema: type[S]) -> S:
-    """Return the settings as an instance of ``schema``. Merging refuses keys that were added with ``+``."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
-    check_settings(settings)
-    return settings  # type: ignore[return-value]  # to_object returns an instance of the merged structure's class
+            checked_settings(hydra.compose(name, overrides=job), schema)
 
 
 @contextmanager
@@ -175,6 +172,8 @@ def _explain(error: Exception, schema: type) -> str:
         near = difflib.get_close_matches(key, _keys(schema), n=3, cutoff=0.6)
         if near and key not in near:
             lines.append(f"Did you mean {' or '.join(near)}?")
+    if any(f"Could not find 'hydra/launcher/{name}" in lines[0] for name in ("joblib", "submitit")):
+        return f"{lines[0]}\nThe launchers are an extra: pip install 'cnr-iemn[launchers]'."
     lines.append("--help lists all groups and keys.")
     return "\n".join(dict.fromkeys(lines))
 

@@ -162,6 +162,24 @@ class BoosterSettings:
 
 
 @dataclass
+class SweepSettings:
+    """A search of settings by Optuna; see conf/sweep/optuna.yaml. ``trial``: set by the sweep for each of its jobs."""
+
+    name: str = "default"
+    trials: int = 20
+    parallel: int = 1
+    seed: int = 0
+    score: str = "inner_folds"
+    folds: list[int] | None = None
+    startup_trials: int = 10
+    prune: bool = True
+    prune_after_trials: int = 5
+    prune_after_epochs: int = 2
+    space: dict[str, Any] = field(default_factory=dict)
+    trial: int | None = None
+
+
+@dataclass
 class TrainSettings:
     """``train.py``: one backbone on slices."""
 
@@ -179,6 +197,7 @@ class TrainSettings:
     balancing: BalancingSettings = field(default_factory=BalancingSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: LoggerSettings = MISSING
+    sweep: SweepSettings | None = None
 
     @property
     def run_tag(self) -> str:
