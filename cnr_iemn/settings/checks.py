@@ -146,6 +146,7 @@ def _check_trainer(trainer: TrainerSettings) -> None:
     for key, number in (("nodes", trainer.nodes), ("cpu_processes", trainer.cpu_processes)):
         _at_least(f"trainer.{key}", number, 1)
     _at_least("trainer.accumulate", trainer.accumulate, 1)
+    _at_least("trainer.batch_size", trainer.batch_size, 2)
     for key, value in (("gpus", trainer.gpus), ("workers", trainer.workers)):
         if value is not None:
             _at_least(f"trainer.{key}", value, 0)
