@@ -75,9 +75,9 @@ def other_processes(
     if hardware.processes == 1:
         yield
         return
-    before = dict(os.environ)
+    before, threads = dict(os.environ), torch.get_num_threads()
     children: list[BaseProcess] = []
-    over = threading.Event()
+    over, ending = threading.Event(), threading.Lock()
     try:
         if not started_elsewhere(hardware):
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(find_free_network_port()), NODE_RANK="0")
@@ -87,10 +87,11 @@ def other_processes(
                 children.append(context.Process(target=_as_another, args=(take_part, settings)))
                 children[-1].start()
             os.environ["LOCAL_RANK"] = "0"
-            threading.Thread(target=_end_with, args=(children, over), daemon=True).start()
+            threading.Thread(target=_end_with, args=(children, over, ending), daemon=True).start()
         yield
     except RuntimeError as error:  # how torch tells that the connection to another process is lost
-        lost = [child.exitcode for child in children if not child.is_alive() and child.exitcode]
+        with ending:
+            lost = [child.exitcode for child in children if child.exitcode]
         if not lost:
             raise
         raise TrainingError(
@@ -99,13 +100,15 @@ def other_processes(
         ) from error
     finally:
         over.set()
-        for child in children:
-            child.join(timeout=5)
-            child.kill()  # no effect where it has ended
+        with ending:
+            for child in children:
+                child.join(timeout=5)
+                child.kill()  # no effect where it has ended
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # a later job of a multirun makes its own
         os.environ.clear()
         os.environ.update(before)
+        torch.set_num_threads(threads)  # shared with the others meanwhile
 
 
 def _as_another(take_part: Callable[[TrainSettings], None], settings: TrainSettings) -> None:
@@ -128,17 +131,22 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _end_with(children: list[BaseProcess], over: threading.Event) -> None:
-    """End this process where another one is lost: a GPU's collective would wait for it without end."""
+def _end_with(children: list[BaseProcess], over: threading.Event, ending: threading.Lock) -> None:
+    """End this process where another one is lost: a GPU's collective would wait for it without end.
+
+    ``ending``: only one thread may ask at a time how a process has ended.
+    """
     waiting = list(children)
     while waiting:
         wait([child.sentinel for child in waiting])
-        if any(child.exitcode for child in waiting):
+        with ending:
+            codes = [child.exitcode for child in waiting]
+        if any(codes):
             if over.wait(_GRACE_SECONDS):  # the loss was noticed, and the run has ended by itself
                 return
             print("A process of this run is lost: the same command goes on from the last epoch.", file=sys.stderr)
             os._exit(2)
-        waiting = [child for child in waiting if child.is_alive()]
+        waiting = [child for child, code in zip(waiting, codes, strict=True) if code is None]
 
 
 def trainer_arguments(hardware: Hardware) -> dict[str, Any]:

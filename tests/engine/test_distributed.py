@@ -2,6 +2,7 @@
 
 import os
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def fail(settings: TrainSettings) -> None:
 def test_a_lost_process_ends_the_run() -> None:
     def first_process() -> None:
         (other,) = active_children()
-        other.join()
+        wait([other.sentinel])
         raise RuntimeError("Connection closed by peer")  # what gloo raises then
 
     hardware = Hardware(torch.device("cpu"), "32", processes=2)
@@ -88,6 +89,13 @@ def test_a_lost_process_ends_the_run() -> None:
     ):
         first_process()
     assert "LOCAL_RANK" not in os.environ
+
+
+@pytest.mark.filterwarnings("ignore:.*eval mode at the start of training")
+def test_the_threads_of_the_first_process_are_its_own_again(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    step(tmp_path / "two", cpu_processes=2)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 64])
