@@ -91,6 +91,8 @@ def other_processes(
         yield
     except RuntimeError as error:  # how torch tells that the connection to another process is lost
         with ending:
+            for child in children:
+                child.join(timeout=2)  # its connection closes a moment before it has ended
             lost = [child.exitcode for child in children if child.exitcode]
         if not lost:
             raise
@@ -140,6 +142,8 @@ def _end_with(children: list[BaseProcess], over: threading.Event, ending: thread
     while waiting:
         wait([child.sentinel for child in waiting])
         with ending:
+            for child in waiting:
+                child.join(timeout=2)  # its end is seen a moment before it can be asked for
             codes = [child.exitcode for child in waiting]
         if any(codes):
             if over.wait(_GRACE_SECONDS):  # the loss was noticed, and the run has ended by itself
