@@ -43,6 +43,8 @@ def test_settings_arrive_typed_and_nothing_is_written(run, tmp_path: Path) -> No
     [
         (["model=densenet16"], "Could not find 'model/densenet16'"),
         (["trainer.max_epoch=3"], "Did you mean trainer.max_epochs"),
+        (["logger.log_checkpoint=true"], "a W&B artifact, which logger=csv has not"),
+        (["logger=wandb", "logger.worst_slices=-1"], "logger.worst_slices=-1 is too small"),
         (["+trainer.max_epoch=3"], "Did you mean trainer.max_epochs"),
         (["+anything=3"], "Key 'anything' not in 'TrainSettings'"),
         (["trainer.gpus=many"], "could not be converted to Integer"),
