@@ -12,9 +12,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -27,6 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from cnr_iemn.errors import CnrIemnError, ConfigurationError, JobError, PartialFailureError
+from cnr_iemn.settings.keys import setting_keys
 from cnr_iemn.settings.render import checked_settings
 
 S = TypeVar("S")
@@ -169,7 +169,7 @@ def _explain(error: Exception, schema: type) -> str:
     source = cause if isinstance(cause, OmegaConfBaseException) else error
     if isinstance(source, OmegaConfBaseException):
         key = str(source.full_key or source.key or "")
-        near = difflib.get_close_matches(key, _keys(schema), n=3, cutoff=0.6)
+        near = difflib.get_close_matches(key, [known for known, _ in setting_keys(schema)], n=3, cutoff=0.6)
         if near and key not in near:
             lines.append(f"Did you mean {' or '.join(near)}?")
     if any(f"Could not find 'hydra/launcher/{name}" in lines[0] for name in ("joblib", "submitit")):
@@ -183,17 +183,3 @@ def _useful(line: str) -> bool:
     return bool(line.strip()) and not line.strip().startswith(
         ("full_key:", "reference_type=", "object_type=", "To append to your config")
     )
-
-
-def _keys(schema: type, prefix: str = "") -> list[str]:
-    """Return every key of a schema in dotted form."""
-    keys: list[str] = []
-    for entry in fields(schema):
-        keys.append(prefix + entry.name)
-        for candidate in _dataclasses_in(get_type_hints(schema)[entry.name]):
-            keys.extend(_keys(candidate, f"{prefix}{entry.name}."))
-    return keys
-
-
-def _dataclasses_in(hint: Any) -> list[type]:
-    return [c for c in (hint, *getattr(hint, "__args__", ())) if isinstance(c, type) and is_dataclass(c)]

@@ -4,10 +4,11 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.settings.keys import setting_keys
 from cnr_iemn.settings.schema import TrainSettings
 
 SEARCHABLE = ("augmentation.", "balancing.", "ingest.", "lungs", "model.", "trainer.")
@@ -40,7 +41,7 @@ class Range:
 
 def search_space(space: Mapping[str, Any]) -> dict[str, Range]:
     """Return the range of each key, in dotted form and sorted. Raises ConfigurationError where there is none."""
-    known = [key for key in _leaves(TrainSettings) if key.startswith(SEARCHABLE)]
+    known = [key for key, group in setting_keys(TrainSettings) if not group and key.startswith(SEARCHABLE)]
     ranges = {key: _range(key, entry) for key, entry in _entries(space, known) if entry is not None}
     if not ranges:
         raise ConfigurationError(f"sweep.space is empty: there is nothing to search. Give a key a range, {_EXAMPLE}.")
@@ -115,14 +116,3 @@ def _interval(where: str, entry: Mapping[Any, Any], *, whole: bool) -> Range:
     if log and low <= 0:
         raise ConfigurationError(f"{where}: with log: true low must be above 0. Raise low, or leave log out.")
     return Range(float(low), float(high), whole, log)
-
-
-def _leaves(schema: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(schema)
-    for entry in fields(schema):
-        hint = hints[entry.name]
-        inner = [c for c in (hint, *getattr(hint, "__args__", ())) if isinstance(c, type) and is_dataclass(c)]
-        if inner:
-            yield from _leaves(inner[0], f"{prefix}{entry.name}.")
-        else:
-            yield f"{prefix}{entry.name}"
