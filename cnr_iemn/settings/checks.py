@@ -158,8 +158,13 @@ def _check_trainer(trainer: TrainerSettings) -> None:
         _at_least("trainer.early_stopping", trainer.early_stopping, 1)
     if not 0 <= trainer.warmup_epochs < trainer.max_epochs:
         raise ConfigurationError(
-            f"trainer.warmup_epochs={trainer.warmup_epochs} lies outside 0 to below trainer.max_epochs="
-            f"{trainer.max_epochs}."
+            f"trainer.warmup_epochs={trainer.warmup_epochs} leaves nothing of trainer.max_epochs={trainer.max_epochs}. "
+            f"Give 0 to below {trainer.max_epochs}."
+        )
+    if trainer.schedule == "one_cycle" and trainer.warmup_epochs > 0:
+        raise ConfigurationError(
+            f"trainer.warmup_epochs={trainer.warmup_epochs} is not for trainer.schedule=one_cycle, which rises over "
+            "its first fifth. Give trainer.warmup_epochs=0, or trainer.schedule=cosine."
         )
     if trainer.learning_rate <= 0:
         raise ConfigurationError(f"trainer.learning_rate={trainer.learning_rate} trains nothing. Give a positive rate.")
