@@ -66,11 +66,11 @@ class RandomState(Callback):
             torch.cuda.set_rng_state_all([state.cpu() for state in self._saved["cuda"]])
 
 
-def resumable(folder: Path, *, repair: bool = True) -> Path | None:
+def resumable(folder: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, None where there is none.
 
-    A damaged one is named on the terminal and, with ``repair``, set aside as ``<name>.damaged``. Raises RunError where
-    the disk does not let one be read.
+    A damaged one is named on the terminal and set aside as ``<name>.damaged``. Raises RunError where the disk does not
+    let one be read.
     """
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
@@ -78,8 +78,6 @@ def resumable(folder: Path, *, repair: bool = True) -> Path | None:
         damage = _damage(path)
         if damage is None:
             return path
-        if not repair:
-            continue
         os.replace(path, path.with_name(f"{path.name}.damaged"))
         print(
             f"{path} is damaged ({damage}) and set aside: the run goes on from the one before it, if any.", flush=True

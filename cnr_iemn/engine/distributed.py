@@ -114,9 +114,8 @@ def other_processes(
 
 
 def _as_another(take_part: Callable[[TrainSettings], None], settings: TrainSettings) -> None:
-    """Be one of the other processes: silent, and gone when the first one is."""
+    """Be one of the other processes: gone when the first one is."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  the first process talks
     try:
         take_part(settings)
     except CnrIemnError as error:
@@ -179,7 +178,7 @@ def trainer_arguments(hardware: Hardware) -> dict[str, Any]:
 class SameBuffers(Callback):
     """Validates with the first process's running statistics everywhere: its network is the one that is kept."""
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Send them to the others."""
         if trainer.world_size > 1:
             for buffer in pl_module.network.buffers():  # type: ignore[union-attr]  # a SliceNetwork
@@ -205,7 +204,7 @@ class Share:
         return range(n * self.rank // self.processes, n * (self.rank + 1) // self.processes)
 
     def joined(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the values of all rows in their order, in every process. ``values``: of this process's rows."""
+        """Return the values of all n rows, float32 [n, k], in every process. ``values``: of its own m rows, [m, k]."""
         if self.processes == 1:
             return values
         parts: list[NDArray[np.float32] | None] = [None] * self.processes

@@ -1,11 +1,15 @@
 """What to compute on, and in which precision."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from cnr_iemn.errors import ConfigurationError
+
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,24 @@ def choose_hardware(gpus: int | None, precision: str = "auto", *, nodes: int = 1
 def usable_cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Have torch compute the same bits each time; cuBLAS is told by an environment variable, before its first use."""
+    if not wanted:
+        yield
+        return
+    before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get(_CUBLAS)
+    os.environ[_CUBLAS] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        os.environ.pop(_CUBLAS)
+        if workspace is not None:
+            os.environ[_CUBLAS] = workspace
 
 
 def _computes_bf16(device: torch.device) -> bool:

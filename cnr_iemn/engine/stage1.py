@@ -1,8 +1,9 @@
 """One run of stage 1, from checked parts to a finished folder."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cnr_iemn.cohort.splits import split_csv, split_sha256
 from cnr_iemn.cohort.store import SliceStore
 from cnr_iemn.engine import assemble
 from cnr_iemn.engine.distributed import Share, other_processes
-from cnr_iemn.engine.hardware import Hardware, choose_hardware
+from cnr_iemn.engine.hardware import Hardware, choose_hardware, deterministic
 from cnr_iemn.engine.loggers import log_outcome, run_loggers
 from cnr_iemn.engine.progress import show_progress
 from cnr_iemn.engine.run_record import lasting_configuration, run_record
@@ -114,19 +115,22 @@ def _running(settings: TrainSettings, run: RunFolder, parts: Parts) -> Iterator[
 
 def take_part(settings: TrainSettings) -> None:
     """Do the work of one of a run's other processes; the first one has checked everything and writes everything."""
+    run = RunFolder.of(Path(settings.runs), settings.study, settings.model.name, settings.run_tag)
+    if (run.record() or {}).get("status") == "finished" and not settings.overwrite:
+        return  # the first process has nothing to do either, and waits for nobody
     trainer = settings.trainer
     hardware = choose_hardware(
         trainer.gpus, trainer.precision, nodes=trainer.nodes, cpu_processes=trainer.cpu_processes
     )
-    cohort = assemble.open_cohort(settings.data, settings.ingest)
-    roles = assemble.roles_of(settings, cohort)
-    network = build_network(settings, cohort.classes)
-    store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
-    assemble.require_all_scans(failures)
-    run = RunFolder.of(Path(settings.runs), settings.study, settings.model.name, settings.run_tag)
-    parts = Parts(network, cohort, store, roles, hardware)
-    fitted, _ = _fit(settings, run, parts, [])
-    _predict_cohort(settings, fitted, parts)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # the first process talks
+        cohort = assemble.open_cohort(settings.data, settings.ingest)
+        roles = assemble.roles_of(settings, cohort)
+        network = build_network(settings, cohort.classes)
+        store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
+        assemble.require_all_scans(failures)
+        parts = Parts(network, cohort, store, roles, hardware)
+        fitted, _ = _fit(settings, run, parts, [])
+        _predict_cohort(settings, fitted, parts)
 
 
 def _fit(
@@ -195,7 +199,9 @@ def _predict_cohort(settings: TrainSettings, fitted: FittedRun, parts: Parts) ->
     batches: Iterable[dict[str, Tensor]] = loader
     if share.rank == 0:  # the first process talks
         batches = show_progress(loader, len(mine), doing="Predicting", unit="slices", size=lambda b: len(b["label"]))
-    found = predict_slices(parts.network, batches, device=parts.hardware.device, precision=parts.hardware.precision)
+    device, precision = parts.hardware.device, parts.hardware.precision
+    with deterministic(settings.trainer.deterministic):
+        found = predict_slices(parts.network, batches, device=device, precision=precision)
     probabilities = SliceProbabilities(share.joined(found.classes), share.joined(found.regions))
     shuffle_seed = settings.seed if settings.data.shuffle_training_labels else None
     rows = assemble.prediction_table(
@@ -211,7 +217,7 @@ def _predict_cohort(settings: TrainSettings, fitted: FittedRun, parts: Parts) ->
         classes=cohort.classes,
         tag=settings.run_tag,
         seed=settings.seed,
-        precision=parts.hardware.precision,
+        precision=precision,
         checkpoint=fitted.checkpoint,
         checkpoint_sha256=fitted.checkpoint_sha256,
         store=parts.store.fingerprint,

@@ -1,12 +1,9 @@
 """Fit one network with Lightning and give back the checkpoint that counts."""
 
 import logging
-import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from cnr_iemn.engine.callbacks import AveragedWeights, EndsEarly, EpochTable, FiniteLoss
 from cnr_iemn.engine.checkpoints import LastCheckpoint, RandomState, resumable
 from cnr_iemn.engine.distributed import SameBuffers, first_process, trainer_arguments
-from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.hardware import Hardware, deterministic
 from cnr_iemn.engine.progress import TrainingBar
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.scores import EpochScores, StepScalars
@@ -76,11 +73,9 @@ def fit(
     # Lightning's lines on devices and its advertisements; its warnings still come through
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    callbacks: list[Callback] = [
-        EpochScores(classes),
-        *([StepScalars(every=_STEPS_BETWEEN_SCALARS)] if loggers else []),
-    ]
-    callbacks += _callbacks(data, run, settings, table, best, watch)
+    callbacks = [EpochScores(classes), *_callbacks(data, run, settings, table, best, watch)]
+    if loggers:
+        callbacks.append(StepScalars(every=_STEPS_BETWEEN_SCALARS))
     if interactive:
         callbacks.append(TrainingBar())
     trainer = pl.Trainer(
@@ -99,9 +94,20 @@ def fit(
         num_sanity_val_steps=0,
     )
     classifier.network.to(memory_format=torch.channels_last)
-    with _deterministic(settings.deterministic):
-        _fit_or_interrupt(trainer, classifier, data, resumable(run.checkpoints, repair=first_process()))
-    trainer.strategy.barrier()  # the first process has renamed its files
+    with deterministic(settings.deterministic):
+        _fit_or_interrupt(trainer, classifier, data, run)
+    return _outcome(classifier, data, run, settings, table, best)
+
+
+def _outcome(
+    classifier: SliceClassifier,
+    data: SliceDataModule,
+    run: RunFolder,
+    settings: TrainerSettings,
+    table: EpochTable,
+    best: ModelCheckpoint,
+) -> FittedRun:
+    """Load the weights of the checkpoint that counts."""
     validated = data.validation is not None
     chosen = "best" if settings.checkpoint == "best" and validated else "last"
     path = run.checkpoints / f"{chosen}.ckpt"
@@ -136,32 +142,18 @@ def _callbacks(
     best: ModelCheckpoint,
     watch: Callback | None,
 ) -> list[Callback]:
-    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState(), SameBuffers()]
+    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState()]
     if watch is not None:
         callbacks.append(watch)
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
+    callbacks.append(SameBuffers())  # after the averages have taken their place
     if data.validation is not None:
         callbacks.append(best)
         if settings.early_stopping is not None:
             callbacks.append(EndsEarly(MONITORED, patience=settings.early_stopping))
     callbacks.append(LastCheckpoint(run.checkpoints))  # the last of all, so that it holds what the others know
     return callbacks
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Have torch compute the same bits each time; cuBLAS is told by an environment variable, before its first use."""
-    before, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    if wanted:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        if wanted and workspace is None:
-            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
 
 
 def load_weights(network: SliceNetwork, path: Path) -> None:
@@ -171,10 +163,11 @@ def load_weights(network: SliceNetwork, path: Path) -> None:
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
-def _fit_or_interrupt(
-    trainer: pl.Trainer, classifier: SliceClassifier, data: SliceDataModule, start: Path | None
-) -> None:
-    """Fit. Lightning ends the process with code 1 on Ctrl-C; here that stays a KeyboardInterrupt for the caller."""
+def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: SliceDataModule, run: RunFolder) -> None:
+    """Fit, from the checkpoint that the first process finds.
+
+    Lightning ends the process with code 1 on Ctrl-C; here that stays a KeyboardInterrupt for the caller.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
@@ -190,7 +183,10 @@ def _fit_or_interrupt(
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.")
             # its successor is not in the older releases of torch that we support
             warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
+            trainer.strategy.setup_environment()  # so that the processes of a run can agree where it goes on
+            start = trainer.strategy.broadcast(resumable(run.checkpoints) if trainer.is_global_zero else None)
             trainer.fit(classifier, datamodule=data, ckpt_path=start, weights_only=True)
+            trainer.strategy.barrier()  # the first process has renamed its files
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # a scheduler's signal that requeues exits, too
             raise KeyboardInterrupt from error

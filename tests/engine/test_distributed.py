@@ -1,6 +1,8 @@
 """Two processes train, validate and predict as one does. SyncBatchNorm needs GPUs: its place takes a frozen one."""
 
 import os
+import subprocess
+import sys
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -16,7 +18,7 @@ from cnr_iemn.errors import ConfigurationError, TrainingError
 from cnr_iemn.patients.predictions import read_predictions
 from cnr_iemn.settings.schema import TrainSettings
 from tests.engine.distributed_step import step
-from tests.pipeline import TINY, entry_point
+from tests.pipeline import ROOT, TINY, entry_point
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,40 @@ def test_two_processes_predict_what_one_does(tiny_study: Path, tmp_path: Path) -
         == pd.Categorical(labelled["slice_label"], [name.removeprefix("p_") for name in columns]).codes
     )
     assert validated == pytest.approx(right.mean())  # each validation slice counted once
+
+
+def test_torchrun_starts_what_train_py_else_starts_itself(tiny_study: Path, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    words = [
+        *TINY,
+        "model=timm",
+        "model.name=test_resnet",
+        "trainer.precision=32",
+        "trainer.cpu_processes=2",
+        "trainer.max_epochs=2",
+        "trainer.ema=0.5",
+        f"ingest.cache={tiny_study / 'cache'}",
+        "study=two",
+    ]
+    assert entry_point("train")([*words, f"runs={tmp_path / 'own'}"]) == 0
+
+    def torchrun() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+        command += [*words, f"runs={tmp_path / 'other'}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+
+    own, other = (tmp_path / name / "two" / "test_resnet" / "seed0" for name in ("own", "other"))
+    for damaged in (False, True):
+        if damaged:  # both go on from the checkpoint before, which the first process finds
+            (other / "run.json").write_text((other / "run.json").read_text().replace('"finished"', '"interrupted"'))
+            (other / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
+        ended = torchrun()
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("epoch 2/2") == 1  # one of them talks
+        tables = [read_predictions(path / "predictions.parquet").table for path in (own, other)]
+        pd.testing.assert_frame_equal(*tables, rtol=0, atol=1e-6)
+    ended = torchrun()
+    assert (ended.returncode, ended.stdout.count("nothing to do")) == (0, 1), ended.stderr
 
 
 def fail(settings: TrainSettings) -> None:
