@@ -39,36 +39,38 @@ from cnr_iemn.slices.balancing import balance
 from cnr_iemn.slices.datamodule import SliceDataset, SliceTable, plain_loader
 
 SIZE, BATCH, BLOCKS = 224, 64, 15
-WORKING = 244
+WORKING = 244  # the crop of 224 is cut from this, as in ours
 CLASSES = ("Normal", "COVID-19", "CAP")
 
 
-def transforms() -> v2.Compose:
+def transforms(size: int = SIZE) -> v2.Compose:
     """Return the paper's five augmentations in torchvision's words."""
+    working = round(size * WORKING / SIZE)
     return v2.Compose(
         [
             v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.2)], p=0.2),
-            v2.Resize((WORKING, WORKING), antialias=True),
+            v2.Resize((working, working), antialias=True),
             v2.RandomHorizontalFlip(0.2),
             v2.RandomPerspective(0.5, p=1.0),
             v2.RandomRotation(30, interpolation=v2.InterpolationMode.BILINEAR),
-            v2.RandomCrop(SIZE),
+            v2.RandomCrop(size),
         ]
     )
 
 
 class Slices:
-    """Some slices of a phantom cohort in a slice store, and the DICOM file of each."""
+    """Some slices of a phantom cohort in a slice store, and the DICOM file of each; made where they are not there."""
 
     def __init__(self, folder: Path) -> None:
-        write_cohort(
-            folder / "cohort",
-            scans=dict.fromkeys(CLASSES, 1),
-            labelled={"COVID-19": 1, "CAP": 1},
-            seed=0,
-            n_slices=(112, 120),
-            workers=usable_cores(),
-        )
+        if not (folder / "cohort").exists():
+            write_cohort(
+                folder / "cohort",
+                scans=dict.fromkeys(CLASSES, 1),
+                labelled={"COVID-19": 1, "CAP": 1},
+                seed=0,
+                n_slices=(112, 120),
+                workers=usable_cores(),
+            )
         cohort = read_covid_ct_md(folder / "cohort", name="phantom", labelled_normals=1)
         self.store, failures = prepare_store(cohort, PixelSettings(), cache=folder / "cache", workers=usable_cores())
         if failures:
