@@ -8,6 +8,7 @@ Labels and splits never enter the store.
 import hashlib
 import json
 import math
+import mmap
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -135,6 +136,18 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def read_slices(array: NDArray[np.uint8], index: int | slice) -> NDArray[np.uint8]:
+    """Return a copy of slices of an array; where it is mapped, this process does not keep the pages it has read.
+
+    They stay in the system's cache while it has room for them, but no longer count as the process's own: a cohort's
+    worth of them, once for each loader worker, is what a cluster would end a job for.
+    """
+    slices = np.array(array[index])
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array.base.madvise(mmap.MADV_DONTNEED)
+    return slices
+
+
 class PackedMask:
     """A mask of one bit a pixel, memory-mapped; an index gives slices of 0 and 1, uint8 [..., rows, columns]."""
 
@@ -143,4 +156,4 @@ class PackedMask:
         self._columns = columns
 
     def __getitem__(self, index: int | slice) -> NDArray[np.uint8]:
-        return np.unpackbits(self._bits[index], axis=-1, count=self._columns)
+        return np.unpackbits(read_slices(self._bits, index), axis=-1, count=self._columns)

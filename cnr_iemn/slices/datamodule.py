@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from cnr_iemn.cohort.parts import part_of_slices
+from cnr_iemn.cohort.store import read_slices
 from cnr_iemn.ct.window import three_channels
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import N_REGIONS
@@ -149,7 +150,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
             scan_id = self.table.scan_ids[scan]
             self._opened[scan] = self.source.grey(scan_id), self.source.lungs(scan_id)
         grey, lungs = self._opened[scan]
-        return grey[slice_index], lungs[slice_index]
+        return read_slices(grey, slice_index), lungs[slice_index]
 
 
 class SliceDataModule(pl.LightningDataModule):
