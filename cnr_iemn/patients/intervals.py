@@ -1,0 +1,104 @@
+"""How far figures of so few patients can be trusted: Wilson's intervals and a bootstrap over patients."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+class Estimate(TypedDict):
+    """A figure with its interval; None where too few cases are there to compute it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Return a proportion with Wilson's score interval (Wilson, JASA 1927), fractions 0 to 1."""
+    if n == 0:
+        return {"value": None, "low": None, "high": None}
+    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return {"value": successes / n, "low": float(interval.low), "high": float(interval.high)}
+
+
+def patient_bootstrap(
+    labels: Sequence[int],
+    probabilities: Floats,
+    patients: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return accuracy, balanced accuracy, macro F1 and macro AUC with percentile intervals, fractions 0 to 1.
+
+    Patients are drawn with replacement within their class (that of their first scan), each with all their scans; the
+    models stay as they are, so the interval tells how other patients, not other training, would change the figures.
+
+    ``labels``: class index of each scan. ``probabilities``: float64 [scans, classes]; the most probable class is the
+    answer. ``patients``: whose scan each one is. A figure that some resamples cannot have is None.
+    """
+    truth = np.asarray(labels, dtype=np.int64)
+    _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros((resamples + 1, len(first)))
+    drawn[0] = 1  # the patients as they are
+    for label in np.unique(truth[first]):
+        members = np.flatnonzero(truth[first] == label)
+        drawn[1:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
+    weights = drawn[:, owner]
+    tail = (1 - confidence) / 2
+    estimates: dict[str, Estimate] = {}
+    for name, values in weighted_figures(truth, probabilities, weights).items():
+        low, high = np.quantile(values[1:], [tail, 1 - tail])
+        known = bool(np.isfinite(values).all())
+        estimates[name] = {
+            "value": float(values[0]) if known else None,
+            "low": float(low) if known else None,
+            "high": float(high) if known else None,
+        }
+    return estimates
+
+
+def weighted_figures(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> dict[str, Floats]:
+    """Return accuracy, balanced accuracy, macro F1 and macro AUC for each row of weights, float64 [rows].
+
+    ``truth``: int64 [scans]. ``probabilities``: [scans, classes]. ``weights``: how often each scan counts, [rows,
+    scans]. Classes without a scan are left out of the means. NaN where a class of ``truth`` has no weight.
+    """
+    answers = probabilities.argmax(axis=1)
+    occurring = np.unique(truth)
+    right = weights @ (answers == truth)
+    recall, f1, auc = [], [], []
+    for label in occurring:
+        true, called = truth == label, answers == label
+        positives, hits = weights @ true, weights @ (true & called)
+        with np.errstate(invalid="ignore"):
+            recall.append(hits / positives)
+            f1.append(2 * hits / (positives + weights @ called))
+        auc.append(weighted_auc(true, probabilities[:, label], weights))
+    return {
+        "accuracy": right / weights.sum(axis=1),
+        "balanced_accuracy": np.mean(recall, axis=0),
+        "macro_f1": np.mean(f1, axis=0),
+        "macro_auc": np.mean(auc, axis=0),
+    }
+
+
+def weighted_auc(true: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Return the area under the ROC curve, ties counted half, for each row of weights, float64 [rows]."""
+    levels, level = np.unique(scores, return_inverse=True)
+    at_level = np.zeros((len(scores), len(levels)))
+    at_level[np.arange(len(scores)), level] = 1
+    positives, negatives = (weights * true) @ at_level, (weights * ~true) @ at_level
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    with np.errstate(invalid="ignore"):
+        area: Floats = (positives * below).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
+    return area
