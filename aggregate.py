@@ -17,25 +17,41 @@ def main(settings: AggregateSettings) -> float:
 
     from rich.console import Console
 
-    from cnr_iemn.engine.ensembles import describe_ensemble, stored_summaries, write_ensemble
-    from cnr_iemn.engine.runs import finished_runs
+    from cnr_iemn.cohort.twins import require_distinct
+    from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.runs import finished_runs, fold_runs
+    from cnr_iemn.patients.evidence_tables import evidence_tables
     from cnr_iemn.patients.predictions import check_joinable, read_predictions
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
 
-    runs = finished_runs(Path(settings.runs), settings.study, ensemble_models(settings.ensemble), settings.tag)
+    wanted = Path(settings.runs), settings.study, ensemble_models(settings.ensemble), settings.tag
+    runs = finished_runs(*wanted)
     predictions = {model: read_predictions(run.predictions) for model, run in runs.items()}
     check_joinable(predictions)
-    ensemble = describe_ensemble(settings.study, runs, predictions)
+    booster, folds = asdict(settings.booster), None
+    if booster.pop("features") == "out_of_fold":
+        folds = {
+            fold: (those, {model: read_predictions(run.predictions) for model, run in those.items()})
+            for fold, those in fold_runs(*wanted, runs).items()
+        }
+    store, scans = store_of(next(iter(runs.values()))), next(iter(predictions.values())).scans
+    sides = scans["split"] if folds is None else scans["split"].str.cat(scans["fold"].astype("string"), " fold ", "-")
+    require_distinct(store, dict(zip(scans.index, sides, strict=True)))
+    ensemble = describe_ensemble(settings.study, runs, predictions, folds)
     results = assemble_results(
-        predictions, stored_summaries(runs, predictions), cohort=ensemble.cohort, **asdict(settings.booster)
+        predictions,
+        stored_summaries(store, scans.index),
+        cohort=ensemble.cohort,
+        folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
+        **booster,
     )
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
     write_results(folder, results)
     write_ensemble(folder, ensemble)
 
     console = Console(width=None if Console().is_terminal else 140)
-    for table in result_tables(results.metrics):
+    for table in (*result_tables(results.metrics), *evidence_tables(results.metrics)):
         console.print(table.rich())
     for path in sorted(folder.iterdir()):
         console.print(f"wrote {path}", soft_wrap=True)

@@ -20,7 +20,7 @@ def main(settings: PredictSettings) -> float:
     from cnr_iemn.engine import prediction
     from cnr_iemn.engine.ensembles import read_ensemble
     from cnr_iemn.engine.hardware import choose_hardware
-    from cnr_iemn.patients.booster import load_booster, predict_probabilities
+    from cnr_iemn.patients.booster import load_booster, mean_probabilities
     from cnr_iemn.registry import PHANTOM_NOTICE
 
     hardware = choose_hardware(settings.gpus)
@@ -38,7 +38,7 @@ def main(settings: PredictSettings) -> float:
     if not scans:
         raise ScanError(f"None of the {len(found)} scans in {source} can be answered:\n{refused}")
 
-    probabilities = predict_probabilities(booster, prediction.ensemble_features(scans, ensemble))
+    probabilities = mean_probabilities(booster, prediction.ensemble_features(scans, ensemble))
     answers = prediction.scan_answers(scans, probabilities, ensemble.classes)
     output = Path(settings.output) if settings.output else study / "predictions" / source.resolve().name
     prediction.write_answers(output, ensemble, answers, failures)

@@ -15,6 +15,7 @@ from cnr_iemn.settings.schema import TrainSettings
 @entry_point("train", TrainSettings)
 def main(settings: TrainSettings) -> float:
     """Train, predict and save one run. Returns the validation slice accuracy, NaN without validation slices."""
+    from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine import assemble
     from cnr_iemn.engine.distributed import first_process, require_slices_for_each
     from cnr_iemn.engine.hardware import choose_hardware
@@ -53,6 +54,7 @@ def main(settings: TrainSettings) -> float:
     network = build_network(settings, cohort.classes)
     store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs)
     assemble.require_all_scans(failures)
+    require_distinct(store, roles.split)
     save_split(run.path.parents[1], cohort, roles.split)
     with run.alone():
         return train_and_predict(settings, run, Parts(network, cohort, store, roles, hardware))

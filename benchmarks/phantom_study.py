@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnr_iemn.cohort.phantom.oracle import oracle_auc
-from cnr_iemn.engine.ensembles import stored_summaries
+from cnr_iemn.engine.ensembles import store_of, stored_summaries
 from cnr_iemn.engine.runs import finished_runs
 from cnr_iemn.patients.baselines import baseline_answers
 from cnr_iemn.patients.booster import predict_probabilities, train_booster
@@ -59,7 +59,10 @@ def study_answers(runs: Path, study: str, seed: int) -> Answers:
     probabilities = predict_probabilities(booster, features[validation])
     labels = scans.loc[validation, "label"].to_numpy(dtype=str)
     answers = baseline_answers(
-        stored_summaries(folders, predictions), scans["label"].to_dict(), scans["split"].to_dict(), classes
+        stored_summaries(store_of(next(iter(folders.values()))), scans.index),
+        scans["label"].to_dict(),
+        scans["split"].to_dict(),
+        classes,
     )
     right = {name: np.array(predicted) == labels for name, predicted in answers.items()}
     cap = probabilities[:, 2] / (probabilities[:, 1] + probabilities[:, 2])

@@ -47,6 +47,8 @@ PAPER_ENSEMBLE_ACCURACY = 87.75
 """Percent of validation scans, all four backbones joined (Table 2, CNR-IEMN)."""
 PAPER_SENSITIVITY = {"Normal": 95.83, "COVID-19": 96.36, "CAP": 52.63}
 """Percent on the paper's validation set (section 3.1.2, Figure 4)."""
+PAPER_COUNTS = {"validation": (86, 98), "validation, CAP": (10, 19), "tests": (73, 90), "tests, CAP": (9, 20)}
+"""Scans that the paper's ensemble has right, and of how many (sections 3.1.2 and 3.2)."""
 
 N_GROUPS = 20
 """Groups of slices in stage 2 (section 2.2)."""

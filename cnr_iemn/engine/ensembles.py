@@ -1,7 +1,7 @@
 """ensemble.json: which runs, in which order, answer for a patient. Prediction reads only this."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +20,7 @@ from cnr_iemn.registry import PHANTOM_NOTICE
 
 @dataclass(frozen=True)
 class Member:
-    """One network of an ensemble. ``checkpoint``: path within the study's folder."""
+    """One network of an ensemble. ``checkpoint``: path within the study's folder. ``fold``: which trained it not."""
 
     model: str
     library: str
@@ -30,11 +30,16 @@ class Member:
     image_size: int
     position: str
     precision: str
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What a trained study needs to answer for a new scan. ``features``: how the booster's features were made."""
+    """What a trained study needs to answer for a new scan.
+
+    ``features``: how the booster's features were made, paper or out_of_fold; out of fold each fold has its members, and
+    the booster's answers to each fold's features are averaged.
+    """
 
     study: str
     members: tuple[Member, ...]
@@ -49,44 +54,59 @@ class Ensemble:
     @property
     def models(self) -> tuple[str, ...]:
         """The members' models, in the order of the booster's features."""
-        return tuple(member.model for member in self.members)
+        return tuple(dict.fromkeys(member.model for member in self.members))
+
+    @property
+    def sets(self) -> tuple[tuple[Member, ...], ...]:
+        """The members that make the booster's features together: all of them, or those of each fold."""
+        folds = dict.fromkeys(member.fold for member in self.members)
+        return tuple(tuple(member for member in self.members if member.fold == fold) for fold in folds)
 
 
-def describe_ensemble(study: str, runs: Mapping[str, RunFolder], predictions: Mapping[str, Predictions]) -> Ensemble:
-    """Return the ensemble of these finished runs, in their order. Raises RunError for one of an earlier version."""
-    records: dict[str, dict[str, Any]] = {name: run.record() or {} for name, run in runs.items()}
-    members = []
-    for name, run in runs.items():
-        metadata = predictions[name].metadata
-        checkpoint = run.checkpoints / f"{metadata.checkpoint}.ckpt"
-        with _written_by_this_version(run):
-            model = records[name]["configuration"]["model"]
-            members.append(
-                Member(
-                    model=name,
-                    library=model["library"],
-                    tag=run.tag,
-                    checkpoint=str(checkpoint.relative_to(run.path.parents[1])),
-                    checkpoint_sha256=metadata.checkpoint_sha256,
-                    image_size=model["image_size"],
-                    position=model["position"],
-                    precision=metadata.precision,
-                )
-            )
-    name, first = next(iter(records.items()))
-    metadata = predictions[name].metadata
-    with _written_by_this_version(runs[name]):
-        pixels, cohort = _pixel_settings(first), first["cohort"]["name"]
-    return Ensemble(study, tuple(members), metadata.classes, pixels, metadata.phantom, cohort)
+def describe_ensemble(
+    study: str,
+    runs: Mapping[str, RunFolder],
+    predictions: Mapping[str, Predictions],
+    folds: Mapping[int, tuple[Mapping[str, RunFolder], Mapping[str, Predictions]]] | None = None,
+) -> Ensemble:
+    """Return the ensemble of these finished runs, in their order.
 
-
-def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Predictions]) -> dict[str, ScanSummary]:
-    """Return the measurements of every scan that the baselines use, from the runs' slice store.
-
-    Raises RunError where the store has been moved or deleted since the runs were trained, or they are of an earlier
-    version.
+    ``folds``: runs and predictions of the networks that answer out of fold; without them those of ``runs`` answer.
+    Raises RunError for a run of an earlier version.
     """
-    run = next(iter(runs.values()))
+    sets = {None: (runs, predictions)} if folds is None else folds
+    members = [_member(run, made[name], fold) for fold, (those, made) in sets.items() for name, run in those.items()]
+    name, run = next(iter(runs.items()))
+    record, metadata = run.record() or {}, predictions[name].metadata
+    with _written_by_this_version(run):
+        pixels, cohort = _pixel_settings(record), record["cohort"]["name"]
+    features = "paper" if folds is None else "out_of_fold"
+    return Ensemble(study, tuple(members), metadata.classes, pixels, metadata.phantom, cohort, features)
+
+
+def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Member:
+    metadata = predictions.metadata
+    checkpoint = run.checkpoints / f"{metadata.checkpoint}.ckpt"
+    with _written_by_this_version(run):
+        model = (run.record() or {})["configuration"]["model"]
+        return Member(
+            model=run.model,
+            library=model["library"],
+            tag=run.tag,
+            checkpoint=str(checkpoint.relative_to(run.path.parents[1])),
+            checkpoint_sha256=metadata.checkpoint_sha256,
+            image_size=model["image_size"],
+            position=model["position"],
+            precision=metadata.precision,
+            fold=fold,
+        )
+
+
+def store_of(run: RunFolder) -> SliceStore:
+    """Return the slice store that a run was trained on.
+
+    Raises RunError where it has been moved or deleted since, or the run is of an earlier version.
+    """
     record = run.record() or {}
     with _written_by_this_version(run):
         root, pixels = Path(record["store"]), _pixel_settings(record)
@@ -96,11 +116,17 @@ def stored_summaries(runs: Mapping[str, RunFolder], predictions: Mapping[str, Pr
             f"The slice store {root} of {run.path} is not there: the baselines are measured on it. Run from the folder "
             "in which the runs were trained, or make it again with prepare.py and the same data= and ingest= settings."
         )
+    return store
+
+
+def stored_summaries(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, ScanSummary]:
+    """Return the measurements of scans that the baselines use."""
+    window = store.settings.window
     return {
         scan_id: summarise_scan(
-            store.grey(scan_id), store.lungs(scan_id)[:], litres=store.scan(scan_id).lung_litres, window=pixels.window
+            store.grey(scan_id), store.lungs(scan_id)[:], litres=store.scan(scan_id).lung_litres, window=window
         )
-        for scan_id in next(iter(predictions.values())).scans.index
+        for scan_id in scan_ids
     }
 
 

@@ -45,13 +45,21 @@ class OneScan:
 
 @dataclass(frozen=True)
 class ScanSlices:
-    """What the networks say of one scan. ``probabilities``: float32 [n_slices, classes] by model, head first."""
+    """What the networks say of one scan.
+
+    ``sets``: for each set of the ensemble's networks float32 [n_slices, classes] by model, head first.
+    """
 
     scan_id: str
     z_mm: NDArray[np.float64]
     lung_litres: float
     findings: tuple[str, ...]
-    probabilities: Mapping[str, NDArray[np.float32]]
+    sets: tuple[Mapping[str, NDArray[np.float32]], ...]
+
+    @property
+    def probabilities(self) -> dict[str, NDArray[np.float32]]:
+        """The mean over the sets, by model."""
+        return {model: np.mean([each[model] for each in self.sets], axis=0) for model in self.sets[0]}
 
     @property
     def n_slices(self) -> int:
@@ -79,7 +87,7 @@ class EnsembleNetworks:
         self.ensemble = ensemble
         self.hardware = hardware
         self.batch_size = batch_size
-        self.networks = {member.model: self._load(study, member) for member in ensemble.members}
+        self.networks = {member: self._load(study, member) for member in ensemble.members}
 
     def _load(self, study: Path, member: Member) -> SliceNetwork:
         network = SliceNetwork(
@@ -95,31 +103,31 @@ class EnsembleNetworks:
     def slices(self, scan_id: str, prepared: PreparedScan) -> ScanSlices:
         """Predict the slices of one scan."""
         table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
-        probabilities = {}
-        for member in self.ensemble.members:
-            dataset = SliceDataset(OneScan(prepared), table, image_size=member.image_size)
-            probabilities[member.model] = predict_slices(
-                self.networks[member.model],
-                plain_loader(dataset, self.batch_size, workers=0),
-                device=self.hardware.device,
-                precision=member.precision,
-            ).classes
-        return ScanSlices(scan_id, prepared.z_mm, prepared.lung_litres, prepared.findings, probabilities)
+        sets = tuple({each.model: self._predict(each, prepared, table) for each in one} for one in self.ensemble.sets)
+        return ScanSlices(scan_id, prepared.z_mm, prepared.lung_litres, prepared.findings, sets)
+
+    def _predict(self, member: Member, prepared: PreparedScan, table: SliceTable) -> NDArray[np.float32]:
+        dataset = SliceDataset(OneScan(prepared), table, image_size=member.image_size)
+        return predict_slices(
+            self.networks[member],
+            plain_loader(dataset, self.batch_size, workers=0),
+            device=self.hardware.device,
+            precision=member.precision,
+        ).classes
 
 
-def ensemble_features(scans: list[ScanSlices], ensemble: Ensemble) -> pd.DataFrame:
-    """Return the booster's features of these scans, percent, one row each (section 2.2)."""
-    rows = [
-        np.concatenate(
-            [
-                group_percentages(scan.probabilities[model].argmax(axis=1), n_classes=len(ensemble.classes)).ravel()
-                for model in ensemble.models
-            ]
-        )
-        for scan in scans
-    ]
+def ensemble_features(scans: list[ScanSlices], ensemble: Ensemble) -> tuple[pd.DataFrame, ...]:
+    """Return the booster's features of these scans from each set of networks, percent, one row each (section 2.2)."""
     columns = [name for model in ensemble.models for name in feature_columns(model, ensemble.classes)]
-    return pd.DataFrame(rows, index=[scan.scan_id for scan in scans], columns=columns)
+
+    def features(slices: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        answers = (slices[model].argmax(axis=1) for model in ensemble.models)
+        return np.concatenate([group_percentages(each, n_classes=len(ensemble.classes)).ravel() for each in answers])
+
+    return tuple(
+        pd.DataFrame([features(scan.sets[k]) for scan in scans], [scan.scan_id for scan in scans], columns)
+        for k in range(len(ensemble.sets))
+    )
 
 
 def scan_answers(

@@ -152,6 +152,18 @@ def finished_runs(runs: Path, study: str, models: tuple[str, ...], tag: str) -> 
     return folders
 
 
+def fold_runs(
+    runs: Path, study: str, models: tuple[str, ...], tag: str, whole: Mapping[str, RunFolder]
+) -> dict[int, dict[str, RunFolder]]:
+    """Return the finished runs that hold out one fold each, by fold, then by model.
+
+    ``whole``: the runs under ``tag`` itself; they say how many folds there are. Raises RunError where one is missing.
+    """
+    record = next(iter(whole.values())).record() or {}
+    folds = range(int(record["configuration"]["data"]["folds"]))
+    return {fold: finished_runs(runs, study, models, f"{tag}-fold{fold}") for fold in folds}
+
+
 def study_split(study: Path, cohort: Cohort, settings: SplitSettings) -> dict[str, str]:
     """Return the study's one split: from a file, the cohort's own, or made from the settings.
 

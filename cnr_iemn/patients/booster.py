@@ -87,8 +87,15 @@ def predict_probabilities(booster: xgboost.Booster, features: pd.DataFrame) -> N
             f"position {position}: trained on {named[0]}, given {named[1]}. Use the predictions of the same models in "
             "the order of ensemble.json, or run aggregate.py again."
         )
+    if features.empty:
+        return np.empty((0, len(booster_classes(booster))))
     data = xgboost.DMatrix(features.to_numpy(np.float64), feature_names=given, missing=np.nan)
     return np.asarray(booster.predict(data), dtype=np.float64).reshape(len(features), len(booster_classes(booster)))
+
+
+def mean_probabilities(booster: xgboost.Booster, tables: Sequence[pd.DataFrame]) -> NDArray[np.float64]:
+    """Return the mean of the probabilities that several tables of the same scans get, float64 [scans, classes]."""
+    return np.asarray(np.mean([predict_probabilities(booster, table) for table in tables], axis=0))
 
 
 def class_indices(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,22 @@ def check_joinable(predictions: Mapping[str, Predictions]) -> None:
                 f"again (overwrite=true) with the data settings, split and tag of {first_name}, or leave {name} out of "
                 "`ensemble`."
             )
+
+
+def check_same_study(first: Predictions, other: Predictions) -> None:
+    """Check that two runs that differ in their tag are of one study: classes, store, split, scans and labels.
+
+    Raises RunError naming both and in what they differ.
+    """
+    retagged = replace(other, metadata=replace(other.metadata, tag=first.metadata.tag))
+    difference = _metadata_difference(first, retagged) or _scan_difference(first, other)
+    if difference:
+        mine, theirs = difference
+        here, there = (f"{each.metadata.model}'s run {each.metadata.tag}" for each in (first, other))
+        raise RunError(
+            f"{here} was predicted {mine}, {there} {theirs}: they cannot be used together. Run train.py for the one "
+            "that is wrong again (overwrite=true) with the data settings and split of the other."
+        )
 
 
 def _check_held_out(predictions: Predictions) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ import pyarrow.parquet as pq
 import xgboost
 
 from cnr_iemn.files import write_bytes_atomic, write_text_atomic
+from cnr_iemn.patients.answers import train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
-from cnr_iemn.patients.booster import predict_probabilities, save_booster, train_booster
-from cnr_iemn.patients.evaluation import Evaluation, binomial_p, evaluate, most_probable, slice_accuracy
-from cnr_iemn.patients.group_features import feature_columns, group_features
+from cnr_iemn.patients.booster import save_booster
+from cnr_iemn.patients.comparisons import compare_with
+from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
+from cnr_iemn.patients.group_features import feature_columns
+from cnr_iemn.patients.out_of_fold import Features, Folds, check_folds, out_of_fold_features, paper_features
 from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
 from cnr_iemn.patients.summaries import ScanSummary
-from cnr_iemn.records import SCHEMA_VERSION, TRAINING, VALIDATION, probability_columns
+from cnr_iemn.records import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.registry import PHANTOM_NOTICE
+
+PAPER, OUT_OF_FOLD, FULL_DATA = "paper", "out_of_fold", "out_of_fold_full_data_networks"
+"""Ways to make the booster's features; the last learns out of fold, but new scans are scored by full-data networks."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Results:
     """What stage 2 has learnt and how well it answers.
 
     ``metrics``: JSON-ready, all fractions 0 to 1. ``patients``: one row a scan, training and validation. ``features``:
-    ``group_features``. ``booster``: trained on all of them.
+    ``Features.as_table``. ``booster``: trained on those of the training scans.
     """
 
     metrics: dict[str, Any]
@@ -42,6 +49,7 @@ def assemble_results(
     summaries: Mapping[str, ScanSummary],
     *,
     cohort: str,
+    folds: Folds | None = None,
     rounds: int = 100,
     max_depth: int = 6,
     eta: float = 0.3,
@@ -50,24 +58,20 @@ def assemble_results(
     """Train XGBoost on the training scans; judge it, each backbone alone and each baseline on the validation scans.
 
     ``predictions``: by model, in ensemble order. ``summaries``: by scan_id, every scan of the cohort. ``cohort``: its
-    name, for the tables. The other arguments are those of ``train_booster``. Raises RunError where the predictions do
-    not fit together, a class has no training scan or no scan is held out for validation.
+    name, for the tables. ``folds``: predictions of the fold networks; with them the booster that is kept, and every
+    figure but those of ``methods``, are out of fold. The other arguments are those of ``train_booster``. Raises
+    RunError where the predictions do not fit together, a class has no training scan or no scan is held out.
     """
-    features = group_features(predictions)
     first = next(iter(predictions.values()))
     classes, scans = first.metadata.classes, first.scans
-    training, validation = scans["split"] == TRAINING, scans["split"] == VALIDATION
-
-    def learn(columns: list[str]) -> tuple[xgboost.Booster, pd.DataFrame, Evaluation]:
-        chosen, labels = features[columns], scans.loc[training, "label"].tolist()
-        booster = train_booster(
-            chosen[training], labels, classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed
-        )
-        answers = _patients(scans, predict_probabilities(booster, chosen), classes)
-        held_out = answers[validation]
-        return booster, answers, evaluate(held_out["label"].tolist(), held_out["predicted"].tolist(), classes)
-
-    booster, patients, evaluation = learn(list(features.columns))
+    learn = partial(train_answers, scans=scans, classes=classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
+    arms = _arms(predictions, folds)
+    methods = {name: learn(features) for name, features in arms.items()}
+    declared = OUT_OF_FOLD if folds else PAPER
+    chosen, features = methods[declared], arms[declared]
+    alone = {name: learn(features.only(feature_columns(name, classes))) for name in predictions}
+    whole_selected = any(each.metadata.checkpoint == "best" for each in predictions.values())
+    evaluation = chosen.evaluation(classes)
     metrics = {
         **({"notice": PHANTOM_NOTICE} if first.metadata.phantom else {}),
         "schema_version": SCHEMA_VERSION,
@@ -75,23 +79,49 @@ def assemble_results(
         "classes": list(classes),
         "models": list(predictions),
         "checkpoints": {name: each.metadata.checkpoint for name, each in predictions.items()},
-        "selected_on": VALIDATION if any(each.metadata.checkpoint == "best" for each in predictions.values()) else None,
-        "n_features": features.shape[1],
+        "method": declared,
+        "folds": None if folds is None else len(folds),
+        "selected_on": VALIDATION if whole_selected and not folds else None,
+        "n_features": features.training.shape[1],
         **evaluation,
+        **chosen.uncertainty(classes, seed=seed),
         "majority_p": _majority_p(evaluation),
-        "backbones": {name: learn(feature_columns(name, classes))[2] for name in predictions},
+        "methods": {
+            name: {
+                "declared": name == declared,
+                "selected_on": VALIDATION if whole_selected and name != OUT_OF_FOLD else None,
+                **answers.evaluation(classes),
+                **answers.uncertainty(classes, seed=seed),
+            }
+            for name, answers in methods.items()
+        },
+        "method_comparisons": compare_with(
+            chosen.correct, {name: each.correct for name, each in methods.items() if name != declared}
+        ),
+        "backbones": {name: each.evaluation(classes) for name, each in alone.items()},
+        "comparisons": compare_with(chosen.correct, {name: each.correct for name, each in alone.items()}),
         "baselines": patient_baselines(summaries, _column(scans, "label"), _column(scans, "split"), classes, seed=seed),
         "slices": {name: slice_accuracy(each) for name, each in predictions.items()},
         "slice_baselines": slice_baselines(first, summaries),
     }
-    return Results(metrics, patients[training | validation], features, booster)
+    return Results(metrics, chosen.patients, features.as_table(scans["fold"]), chosen.booster)
+
+
+def _arms(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, Features]:
+    """Return the features of each way to make them; out of fold stands beside the paper's where there are folds."""
+    paper = paper_features(predictions)
+    if folds is None:
+        return {PAPER: paper}
+    check_folds(predictions, folds)
+    out_of_fold = out_of_fold_features(folds)
+    return {OUT_OF_FOLD: out_of_fold, PAPER: paper, FULL_DATA: Features(out_of_fold.training, paper.answering)}
 
 
 def write_results(folder: Path, results: Results) -> None:
     """Write features.parquet, booster.ubj, patients.csv and, last, metrics.json; each whole or not at all."""
     notice = {"notice": results.metrics["notice"]} if "notice" in results.metrics else {}
     about = json.dumps({**notice, "schema_version": SCHEMA_VERSION}).encode()
-    table = pa.Table.from_pandas(results.features.rename_axis("scan_id").reset_index(), preserve_index=False)
+    table = pa.Table.from_pandas(results.features, preserve_index=False)
     buffer = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: about}), buffer, compression="zstd")
     write_bytes_atomic(folder / "features.parquet", buffer.getvalue().to_pybytes())
@@ -107,14 +137,6 @@ def write_results(folder: Path, results: Results) -> None:
 
 def _column(scans: pd.DataFrame, name: str) -> dict[str, str]:
     return dict(zip(scans.index, scans[name], strict=True))
-
-
-def _patients(
-    scans: pd.DataFrame, probabilities: "np.ndarray[Any, np.dtype[np.float64]]", classes: tuple[str, ...]
-) -> pd.DataFrame:
-    answers = scans[["patient_id", "split", "label"]].assign(predicted=most_probable(probabilities, classes))
-    answers[probability_columns(classes)] = probabilities
-    return answers.assign(correct=answers["predicted"] == answers["label"])
 
 
 def _majority_p(evaluation: Evaluation) -> float:

@@ -10,7 +10,7 @@ from rich.text import Text
 from cnr_iemn.registry import BACKBONES, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
 
 _NONE = "–"
-_SELECTED = "selected on this set"
+SELECTED = "selected on this set"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def slice_table(metrics: Mapping[str, Any]) -> ResultTable:
     """Return Table 1: slice accuracy and balanced accuracy of backbones and slice baselines, in percent."""
     slices = metrics["slices"]
     entries = [
-        (_name(model), scores, _paper(model, "paper_slice_accuracy"), _note(metrics, model))
+        (model_title(model), scores, _paper(model, "paper_slice_accuracy"), _note(metrics, model))
         for model, scores in slices.items()
     ]
     columns = _columns(metrics, f"{next(iter(slices.values()))['n_slices']} slices", "paper: SPGC validation")
@@ -57,30 +57,31 @@ def slice_table(metrics: Mapping[str, Any]) -> ResultTable:
 
 def scan_table(metrics: Mapping[str, Any]) -> ResultTable:
     """Return Table 2: scan accuracy and balanced accuracy of backbones, ensemble and baselines, in percent."""
+    how = "" if metrics["method"] == "paper" else f", features {metrics['method'].replace('_', ' ')}"
     entries = [
-        (f"{_name(model)} features", scores, _paper(model, "paper_scan_accuracy"), _note(metrics, model))
+        (f"{model_title(model)} features", scores, _paper(model, "paper_scan_accuracy"), _scan_note(metrics, model))
         for model, scores in metrics["backbones"].items()
     ]
     if len(metrics["models"]) > 1:
-        paper = f"{PAPER_ENSEMBLE_ACCURACY:.2f}" if _is_paper_ensemble(metrics) else _NONE
-        entries.append((_ensemble_name(metrics), metrics, paper, _note(metrics, *metrics["models"])))
+        paper = f"{PAPER_ENSEMBLE_ACCURACY:.2f}" if is_paper_ensemble(metrics) else _NONE
+        entries.append((ensemble_title(metrics), metrics, paper, _scan_note(metrics, *metrics["models"])))
     columns = _columns(metrics, f"{metrics['n_patients']} scans", "paper: SPGC validation, 98 scans")
     rows = _rows(entries, metrics["baselines"])
     caption = (
-        f"{_ensemble_name(metrics)} against the most frequent class: exact binomial p = {metrics['majority_p']:.2g}"
+        f"{ensemble_title(metrics)} against the most frequent class: exact binomial p = {metrics['majority_p']:.2g}"
     )
-    return ResultTable("Table 2. Scans, %", columns, rows, metrics.get("notice"), caption)
+    return ResultTable(f"Table 2. Scans, %{how}", columns, rows, metrics.get("notice"), caption)
 
 
 def confusion_table(metrics: Mapping[str, Any]) -> ResultTable:
     """Return Figure 4: a row for each true class, counts by predicted class and the sensitivity in percent."""
     classes = metrics["classes"]
-    paper = PAPER_SENSITIVITY if _is_paper_ensemble(metrics) else {}
+    paper = PAPER_SENSITIVITY if is_paper_ensemble(metrics) else {}
     rows = tuple(
         (
             name,
             *(str(count) for count in counts),
-            _percent(metrics["sensitivity"][name]),
+            percent(metrics["sensitivity"][name]),
             f"{paper[name]:.2f}" if name in paper else _NONE,
         )
         for name, counts in zip(classes, metrics["confusion_matrix"], strict=True)
@@ -92,8 +93,8 @@ def confusion_table(metrics: Mapping[str, Any]) -> ResultTable:
         f"{here}: sensitivity, %",
         "paper: SPGC validation, 98 scans: sensitivity, %",
     )
-    note = _note(metrics, *metrics["models"]) or None
-    return ResultTable(f"Figure 4. {_ensemble_name(metrics)}, scans", columns, rows, metrics.get("notice"), note)
+    note = _scan_note(metrics, *metrics["models"]) or None
+    return ResultTable(f"Figure 4. {ensemble_title(metrics)}, scans", columns, rows, metrics.get("notice"), note)
 
 
 def _columns(metrics: Mapping[str, Any], counted: str, paper: str) -> tuple[str, ...]:
@@ -107,20 +108,23 @@ def _rows(
     """Return a row of cells for each entry (name, scores, the paper's figure, note), then for each baseline."""
     simple = [(f"baseline: {name}", scores, _NONE, "") for name, scores in baselines.items()]
     return tuple(
-        (name, _percent(scores["accuracy"]), _percent(scores["balanced_accuracy"]), paper, note)
+        (name, percent(scores["accuracy"]), percent(scores["balanced_accuracy"]), paper, note)
         for name, scores, paper, note in (*entries, *simple)
     )
 
 
-def _is_paper_ensemble(metrics: Mapping[str, Any]) -> bool:
+def is_paper_ensemble(metrics: Mapping[str, Any]) -> bool:
+    """Tell whether these are the four backbones of the paper, in its order."""
     return list(metrics["models"]) == list(BACKBONES)
 
 
-def _ensemble_name(metrics: Mapping[str, Any]) -> str:
-    return "CNR-IEMN" if _is_paper_ensemble(metrics) else " + ".join(_name(model) for model in metrics["models"])
+def ensemble_title(metrics: Mapping[str, Any]) -> str:
+    """Return what the tables call the ensemble."""
+    return "CNR-IEMN" if is_paper_ensemble(metrics) else " + ".join(model_title(model) for model in metrics["models"])
 
 
-def _name(model: str) -> str:
+def model_title(model: str) -> str:
+    """Return what the paper calls a model, or its own name."""
     return BACKBONES[model].paper_name if model in BACKBONES else model
 
 
@@ -130,8 +134,14 @@ def _paper(model: str, figure: str) -> str:
 
 def _note(metrics: Mapping[str, Any], *models: str) -> str:
     """Mark figures of networks whose checkpoint was chosen on the very slices that are counted."""
-    return _SELECTED if any(metrics["checkpoints"][model] == "best" for model in models) else ""
+    return SELECTED if any(metrics["checkpoints"][model] == "best" for model in models) else ""
 
 
-def _percent(fraction: float | None) -> str:
+def _scan_note(metrics: Mapping[str, Any], *models: str) -> str:
+    """Mark figures of scans likewise; out of fold no checkpoint is chosen."""
+    return "" if metrics["method"] == "out_of_fold" else _note(metrics, *models)
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in percent, with two digits."""
     return _NONE if fraction is None else f"{100 * fraction:.2f}"

@@ -46,6 +46,8 @@ def check_settings(settings: object) -> None:
             _check_sweep(settings, settings.sweep)
     if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
+    if isinstance(settings, AggregateSettings):
+        _one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)
         ensemble_models(settings.ensemble)

@@ -153,8 +153,12 @@ class LoggerSettings:
 
 @dataclass
 class BoosterSettings:
-    """XGBoost of stage 2 (section 2.2), written out because its two interfaces differ in their defaults."""
+    """XGBoost of stage 2 (section 2.2), written out because its two interfaces differ in their defaults.
 
+    ``features``: paper, or out_of_fold, for which the runs ``<tag>-fold<k>`` are needed too.
+    """
+
+    features: str = "paper"
     rounds: int = 100
     max_depth: int = 6
     eta: float = 0.3

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cnr_iemn.engine.ensembles import describe_ensemble, read_ensemble, stored_summaries, write_ensemble
+from cnr_iemn.engine.ensembles import describe_ensemble, read_ensemble, store_of, write_ensemble
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.errors import RunError
 from cnr_iemn.permissions import Permissions
@@ -49,7 +49,7 @@ def test_a_run_of_an_earlier_version(group: str, key: str, run: RunFolder) -> No
         describe_ensemble("study", runs, predictions)
     if group == "ingest":
         with pytest.raises(RunError, match=message):
-            stored_summaries(runs, predictions)
+            store_of(run)
 
 
 def test_an_ensemble_is_read_as_it_was_written(run: RunFolder, tmp_path: Path) -> None:

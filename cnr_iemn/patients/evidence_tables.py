@@ -1,0 +1,98 @@
+"""What the figures of a study can and cannot tell: intervals, paired comparisons, and the ways beside the declared."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES, Estimate
+from cnr_iemn.patients.intervals import wilson as wilson_interval
+from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title, model_title, percent
+from cnr_iemn.registry import PAPER_COUNTS
+
+_FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
+_INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
+METHOD_TITLES = {
+    "paper": "paper: scans that trained the networks are scored by them",
+    "out_of_fold": "out of fold: no network scores what trained it",
+    "out_of_fold_full_data_networks": "learnt out of fold, new scans scored by full-data networks",
+}
+
+
+def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
+    """Return the tables of intervals, of comparisons with the backbones and, where there are several, of methods."""
+    tables = [interval_table(metrics)]
+    if len(metrics["models"]) > 1:
+        tables.append(comparison_table(metrics))
+    if len(metrics["methods"]) > 1:
+        tables.append(method_table(metrics))
+    return tuple(tables)
+
+
+def interval_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return every figure of the ensemble with its interval, in percent."""
+    wilson, bootstrap = metrics["intervals"]["wilson"], metrics["intervals"]["patient_bootstrap"]
+    entries = [
+        ("accuracy", wilson["accuracy"], "Wilson"),
+        *((f"sensitivity for {name}", each, "Wilson") for name, each in wilson["sensitivity"].items()),
+        ("accuracy", bootstrap["accuracy"], "bootstrap"),
+        *((title, bootstrap[name], "bootstrap") for name, title in _FIGURES.items()),
+    ]
+    rows = tuple((name, percent(each["value"]), _interval(each), how) for name, each, how in entries)
+    paper = "; ".join(f"{name} {k} of {n} {_interval(wilson_interval(k, n))}" for name, (k, n) in PAPER_COUNTS.items())
+    caption = (
+        f"{metrics['n_patients']} validation scans. Bootstrap: {RESAMPLES} resamples of patients within their class, "
+        f"the models as they are. What lies in one interval these scans cannot tell apart. The paper's own: {paper}."
+    )
+    title = f"How far {ensemble_title(metrics)}'s figures can be trusted, %"
+    return ResultTable(title, ("figure", "value", _INTERVAL, "how"), rows, metrics.get("notice"), caption)
+
+
+def comparison_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return the ensemble against each backbone on the same scans."""
+    entries = {model_title(name): each for name, each in metrics["comparisons"].items()}
+    return _compared(metrics, f"{ensemble_title(metrics)} against each backbone, scans", entries)
+
+
+def method_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return the ways to make stage 2's features: the declared one, and the others on the same scans."""
+    rows = []
+    for name, each in metrics["methods"].items():
+        wilson = each["intervals"]["wilson"]["accuracy"]
+        against = metrics["method_comparisons"].get(name)
+        role = "declared before the run" if each["declared"] else "exploratory"
+        note = f"{role}; {SELECTED}" if each["selected_on"] else role
+        difference = "–" if against is None else f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
+        cells = (METHOD_TITLES[name], percent(each["accuracy"]), _interval(wilson), difference)
+        rows.append((*cells, percent(each["balanced_accuracy"]), note))
+    columns = ("stage 2", "accuracy", _INTERVAL, "less the declared", "balanced accuracy", "note")
+    return ResultTable("Stage 2, %", columns, tuple(rows), metrics.get("notice"))
+
+
+def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapping[str, Any]]) -> ResultTable:
+    columns = ("against", "only ours right", "only it right", "difference, %", _INTERVAL, "exact McNemar p", "p, Holm")
+    rows = tuple(
+        (
+            name,
+            str(each["only_first"]),
+            str(each["only_second"]),
+            _signed(each["difference"]),
+            _ends(each),
+            f"{each['p']:.2g}",
+            f"{each['p_holm']:.2g}",
+        )
+        for name, each in entries.items()
+    )
+    return ResultTable(title, columns, rows, metrics.get("notice"), "Interval of the paired difference: Tango's score.")
+
+
+def _signed(fraction: float) -> str:
+    return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
+
+
+def _interval(estimate: Estimate) -> str:
+    low, high = estimate["low"], estimate["high"]
+    return "–" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _ends(comparison: Mapping[str, Any], *, sign: int = 1) -> str:
+    low, high = sorted(100 * sign * comparison[end] for end in ("low", "high"))
+    return f"[{low:+.1f}, {high:+.1f}]"

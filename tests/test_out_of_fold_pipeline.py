@@ -1,0 +1,50 @@
+"""Out of fold from the command line: fold networks by one multirun, aggregation, prediction."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cnr_iemn.patients.predictions import read_predictions
+from tests.pipeline import TINY, entry_point
+
+MODEL = "resnext50"
+
+
+@pytest.fixture(scope="module")
+def study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A study with networks that trained on all training scans, and those of two folds."""
+    words = [f"runs={tmp_path_factory.mktemp('runs')}", "study=folds"]
+    train = [*TINY, *words, f"ingest.cache={tiny_study / 'cache'}", f"model={MODEL}", "data.folds=2"]
+    assert entry_point("train")(["-m", *train, "trainer.checkpoint=last", "data.fold=null,0,1"]) == 0
+    return words
+
+
+def test_out_of_fold_answers_are_what_predict_gives(study: list[str], tiny_study: Path) -> None:
+    folder = Path(study[0].removeprefix("runs=")) / "folds"
+    ensemble = [*study, f"ensemble={MODEL}"]
+    assert entry_point("aggregate")([*ensemble, "booster.features=out_of_fold"]) == 0
+    metrics = json.loads((folder / "ensembles" / MODEL / "metrics.json").read_text())
+    assert (metrics["method"], metrics["folds"]) == ("out_of_fold", 2)
+    split = pd.read_csv(folder / "split.csv").set_index("scan_id")
+    for fold in range(2):
+        predictions = read_predictions(folder / MODEL / f"seed0-fold{fold}" / "predictions.parquet")
+        trained = list(predictions.metadata.training_scan_ids)
+        assert trained
+        assert (split.loc[trained, "split"] == "training").all()
+        assert (predictions.scans.loc[trained, "fold"] != fold).all()
+
+    patients = pd.read_csv(folder / "ensembles" / MODEL / "patients.csv").set_index("scan_id")
+    scan_id = patients.index[patients["split"] == "validation"][0]
+    (scan,) = tiny_study.glob(f"cache/phantom-*/* subjects/{scan_id}")
+    assert entry_point("predict")([*ensemble, f"input={scan}", "gpus=0"]) == 0
+    (answer,) = json.loads(next((folder / "predictions").rglob("predictions.json")).read_text())["scans"]
+    for name, probability in answer["probabilities"].items():
+        assert probability == pytest.approx(patients.loc[scan_id, f"p_{name}"], abs=1e-6)
+
+
+def test_missing_fold_networks_are_named(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*study, f"ensemble={MODEL}", "booster.features=out_of_fold", "tag=seed0-fold0"]
+    assert entry_point("aggregate")(words) == 2
+    assert "has no run seed0-fold0-fold0" in capsys.readouterr().err
