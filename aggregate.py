@@ -20,7 +20,7 @@ def main(settings: AggregateSettings) -> float:
     from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
     from cnr_iemn.engine.runs import finished_runs, fold_runs
-    from cnr_iemn.patients.evidence_tables import evidence_tables
+    from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
     from cnr_iemn.patients.predictions import check_joinable, read_predictions
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
@@ -44,6 +44,7 @@ def main(settings: AggregateSettings) -> float:
         stored_summaries(store, scans.index),
         cohort=ensemble.cohort,
         folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
+        permutations=settings.permutations,
         **booster,
     )
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
@@ -51,6 +52,8 @@ def main(settings: AggregateSettings) -> float:
     write_ensemble(folder, ensemble)
 
     console = Console(width=None if Console().is_terminal else 140)
+    if (results.metrics["permutation_test"] or {}).get("leaks"):
+        console.print(LEAK)
     for table in (*result_tables(results.metrics), *evidence_tables(results.metrics)):
         console.print(table.rich())
     for path in sorted(folder.iterdir()):

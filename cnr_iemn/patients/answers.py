@@ -62,12 +62,14 @@ def train_answers(
     max_depth: int,
     eta: float,
     seed: int,
+    labels: list[str] | None = None,
 ) -> Answers:
     """Train a booster on the training scans and have it answer for all.
 
-    ``scans``: ``Predictions.scans`` of the study. The other arguments are those of ``train_booster``.
+    ``scans``: ``Predictions.scans`` of the study. ``labels``: of the training scans, in the features' order, in place
+    of theirs. The other arguments are those of ``train_booster``.
     """
-    labels = scans.loc[features.training.index, "label"].tolist()
+    labels = scans.loc[features.training.index, "label"].tolist() if labels is None else labels
     booster = train_booster(features.training, labels, classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
     columns = probability_columns(classes)
     others = features.answering[0].index

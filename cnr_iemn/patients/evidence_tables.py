@@ -10,6 +10,7 @@ from cnr_iemn.registry import PAPER_COUNTS
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
 _INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
+LEAK = "Permuted training labels do not lead to chance: something leaks, and no figure of this study can be trusted."
 METHOD_TITLES = {
     "paper": "paper: scans that trained the networks are scored by them",
     "out_of_fold": "out of fold: no network scores what trained it",
@@ -20,6 +21,8 @@ METHOD_TITLES = {
 def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
     """Return the tables of intervals, of comparisons with the backbones and, where there are several, of methods."""
     tables = [interval_table(metrics)]
+    if metrics["permutation_test"] is not None:
+        tables.append(permutation_table(metrics))
     if len(metrics["models"]) > 1:
         tables.append(comparison_table(metrics))
     if len(metrics["methods"]) > 1:
@@ -44,6 +47,22 @@ def interval_table(metrics: Mapping[str, Any]) -> ResultTable:
     )
     title = f"How far {ensemble_title(metrics)}'s figures can be trusted, %"
     return ResultTable(title, ("figure", "value", _INTERVAL, "how"), rows, metrics.get("notice"), caption)
+
+
+def permutation_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return the macro AUC beside that of permuted training labels."""
+    test = metrics["permutation_test"]
+    low, high = test["band"]
+    rows = (
+        ("true labels", f"{test['observed']:.3f}", f"p = {test['p']:.2g}"),
+        (f"{test['permutations']} permutations", f"{test['null_mean']:.3f}", f"sd {test['null_sd']:.3f}"),
+    )
+    caption = (
+        "Given stage 1, whose networks are not trained again. The permuted mean is to lie in "
+        f"[{low:.3f}, {high:.3f}]: {LEAK if test['leaks'] else 'it does.'}"
+    )
+    columns = ("training labels of stage 2", "macro AUC", "")
+    return ResultTable("Could stage 2 be as good by chance?", columns, rows, metrics.get("notice"), caption)
 
 
 def comparison_table(metrics: Mapping[str, Any]) -> ResultTable:

@@ -1,7 +1,7 @@
 """Stage 2 from saved predictions to its figures, and the files that hold them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,18 +12,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xgboost
+from numpy.typing import NDArray
 
 from cnr_iemn.files import write_bytes_atomic, write_text_atomic
-from cnr_iemn.patients.answers import train_answers
+from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
 from cnr_iemn.patients.booster import save_booster
 from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.group_features import feature_columns
 from cnr_iemn.patients.out_of_fold import Features, Folds, check_folds, out_of_fold_features, paper_features
+from cnr_iemn.patients.permutation import PermutationTest, permutation_test
 from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
 from cnr_iemn.patients.summaries import ScanSummary
-from cnr_iemn.records import SCHEMA_VERSION, VALIDATION
+from cnr_iemn.records import SCHEMA_VERSION, VALIDATION, probability_columns
 from cnr_iemn.registry import PHANTOM_NOTICE
 
 PAPER, OUT_OF_FOLD, FULL_DATA = "paper", "out_of_fold", "out_of_fold_full_data_networks"
@@ -50,6 +52,7 @@ def assemble_results(
     *,
     cohort: str,
     folds: Folds | None = None,
+    permutations: int = 0,
     rounds: int = 100,
     max_depth: int = 6,
     eta: float = 0.3,
@@ -59,8 +62,9 @@ def assemble_results(
 
     ``predictions``: by model, in ensemble order. ``summaries``: by scan_id, every scan of the cohort. ``cohort``: its
     name, for the tables. ``folds``: predictions of the fold networks; with them the booster that is kept, and every
-    figure but those of ``methods``, are out of fold. The other arguments are those of ``train_booster``. Raises
-    RunError where the predictions do not fit together, a class has no training scan or no scan is held out.
+    figure but those of ``methods``, are out of fold. ``permutations``: of ``permutation_test``. The other arguments are
+    those of ``train_booster``. Raises RunError where the predictions do not fit together, a class has no training scan
+    or no scan is held out.
     """
     first = next(iter(predictions.values()))
     classes, scans = first.metadata.classes, first.scans
@@ -86,6 +90,7 @@ def assemble_results(
         **evaluation,
         **chosen.uncertainty(classes, seed=seed),
         "majority_p": _majority_p(evaluation),
+        "permutation_test": _permuted(chosen, features, classes, learn, permutations, seed),
         "methods": {
             name: {
                 "declared": name == declared,
@@ -105,6 +110,24 @@ def assemble_results(
         "slice_baselines": slice_baselines(first, summaries),
     }
     return Results(metrics, chosen.patients, features.as_table(scans["fold"]), chosen.booster)
+
+
+def _permuted(
+    chosen: Answers,
+    features: Features,
+    classes: tuple[str, ...],
+    learn: Callable[..., Answers],
+    permutations: int,
+    seed: int,
+) -> PermutationTest | None:
+    """Run the permutation test of the declared stage 2, its booster trained as it was."""
+    training = chosen.patients.loc[features.training.index, "label"].tolist()
+
+    def answer(labels: list[str]) -> NDArray[np.float64]:
+        return learn(features, labels=labels).held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
+
+    truth = [classes.index(label) for label in chosen.held_out["label"]]
+    return permutation_test(answer, training, truth, permutations=permutations, seed=seed)
 
 
 def _arms(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, Features]:

@@ -47,6 +47,7 @@ def check_settings(settings: object) -> None:
     if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings):
+        _at_least("permutations", settings.permutations, 0)
         _one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)

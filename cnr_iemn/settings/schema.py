@@ -221,10 +221,14 @@ class PrepareSettings:
 
 @dataclass
 class AggregateSettings:
-    """``aggregate.py``: saved predictions to the patient's class. ``ensemble``: all, one name, or a list of names."""
+    """``aggregate.py``: saved predictions to the patient's class. ``ensemble``: all, one name, or a list of names.
+
+    ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
+    """
 
     study: str = "default"
     ensemble: Any = "all"
+    permutations: int = 99
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

@@ -87,6 +87,8 @@ def test_the_declared_way_stands_beside_the_papers_and_the_third() -> None:
     assert len(titles) == 3
     assert "selected on this set" in str(evidence_tables(metrics)[2].rows)
     assert len(evidence_tables(alone)) == 2
+    tested = assemble_results(whole, make_summaries(SCANS), cohort="three", permutations=3).metrics
+    assert "3 permutations" in str(evidence_tables(tested)[1].rows)
 
 
 def test_the_features_say_whose_networks_made_them() -> None:

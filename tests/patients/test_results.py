@@ -20,7 +20,7 @@ SCANS = make_scans(8, 8)
 
 def results(*, phantom: bool = True, models: tuple[str, ...] = tuple(BACKBONES), **metadata: object) -> Results:
     predictions = {name: make_predictions(name, SCANS, phantom=phantom, **metadata) for name in models}
-    return assemble_results(predictions, make_summaries(SCANS), cohort="phantom")
+    return assemble_results(predictions, make_summaries(SCANS), cohort="phantom", permutations=5)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,14 @@ def test_metrics_hold_the_contract_s_keys(of_four: Results) -> None:
     assert len(metrics["slice_baselines"]) == 3
     assert "notice" not in results(phantom=False).metrics
     assert results(models=("resnext50",), checkpoint="last").metrics["selected_on"] is None
+
+
+def test_the_permutation_test_is_of_the_declared_booster(of_four: Results) -> None:
+    test = of_four.metrics["permutation_test"]
+    assert test["permutations"] == 5
+    assert test["observed"] == pytest.approx(of_four.metrics["intervals"]["patient_bootstrap"]["macro_auc"]["value"])
+    assert test["p"] == pytest.approx(1 / 6)
+    assert not test["leaks"]
 
 
 def test_good_slices_give_good_patients_and_a_small_p(of_four: Results) -> None:
