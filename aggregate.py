@@ -45,6 +45,7 @@ def main(settings: AggregateSettings) -> float:
         cohort=ensemble.cohort,
         folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
         permutations=settings.permutations,
+        answer_share=settings.answer_share,
         **booster,
     )
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)

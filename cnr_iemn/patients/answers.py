@@ -17,7 +17,7 @@ from cnr_iemn.records import TRAINING, VALIDATION, probability_columns
 
 @dataclass(frozen=True)
 class Answers:
-    """``patients``: one row a scan of the study, index scan_id: patient, split, label, prediction, probabilities.
+    """``patients``: one row a scan of the features, index scan_id: patient, split, label, prediction, probabilities.
 
     Those of training scans are of a booster that has seen them.
     """
@@ -80,7 +80,7 @@ def train_answers(
             pd.DataFrame(mean, others, columns),
         ]
     )
-    known = scans[scans["split"].isin([TRAINING, VALIDATION])]
+    known = scans[scans["split"].isin([TRAINING, VALIDATION]) & scans.index.isin(probabilities.index)]
     chosen = probabilities.loc[known.index]
     patients = known[["patient_id", "split", "label"]].assign(predicted=most_probable(chosen.to_numpy(), classes))
     patients[columns] = chosen

@@ -23,6 +23,8 @@ def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
     tables = [interval_table(metrics)]
     if metrics["permutation_test"] is not None:
         tables.append(permutation_table(metrics))
+    if metrics["calibration"] is not None:
+        tables += [calibration_table(metrics), undecided_table(metrics)]
     if len(metrics["models"]) > 1:
         tables.append(comparison_table(metrics))
     if len(metrics["methods"]) > 1:
@@ -63,6 +65,59 @@ def permutation_table(metrics: Mapping[str, Any]) -> ResultTable:
     )
     columns = ("training labels of stage 2", "macro AUC", "")
     return ResultTable("Could stage 2 be as good by chance?", columns, rows, metrics.get("notice"), caption)
+
+
+def calibration_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return how well the booster's probabilities fit what was true, before and after the temperature."""
+    found = metrics["calibration"]
+    median = found["after"]["ece_null"][1]
+    rows = tuple(
+        (
+            name,
+            f"{each['brier']:.3f}",
+            f"{each['log_loss']:.3f}",
+            f"{each['ece']:.3f}",
+            f"{each['ece_null'][0]:.3f} to {each['ece_null'][2]:.3f}",
+            ", ".join("–" if slope is None else f"{slope:.2f}" for slope in each["slope"].values()),
+        )
+        for name, each in (
+            ("as the booster gives them", found["before"]),
+            (f"at temperature {found['temperature']:.2f}", found["after"]),
+        )
+    )
+    learnt = f"The temperature is learnt on {found['learnt_on']} training scans, each answered by boosters without it. "
+    if metrics["method"] == "paper":
+        learnt += (
+            "Their features are of networks that some of them have trained: it may be too low (out of fold: not). "
+        )
+    caption = (
+        learnt + f"Perfect probabilities would have an expected calibration error of {median:.3f} here, in the median."
+    )
+    columns = ("probabilities", "Brier", "log-loss", "ECE", "ECE if perfect, 5 to 95%", "slope by class")
+    title = f"Calibration, {metrics['n_patients']} validation scans"
+    return ResultTable(title, columns, rows, metrics.get("notice"), caption)
+
+
+def undecided_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return what the booster leaves undecided, by class, in percent."""
+    found = metrics["calibration"]["undecided"]
+    rows = tuple(
+        (
+            name,
+            str(each["n"]),
+            percent(each["undecided"]),
+            percent(each["sensitivity_among_answered"]),
+            percent(each["sensitivity_of_all"]),
+        )
+        for name, each in found["classes"].items()
+    )
+    caption = (
+        f"Undecided below a probability of {found['threshold']:.3f}, which was to answer "
+        f"{percent(found['wanted_share'])}% of the training scans. Answered here: {percent(found['share_answered'])}%, "
+        f"of them {percent(found['accuracy_among_answered'])}% right."
+    )
+    columns = ("true class", "scans", "undecided", "sensitivity, answered", "sensitivity, undecided = missed")
+    return ResultTable("Undecided, %", columns, rows, metrics.get("notice"), caption)
 
 
 def comparison_table(metrics: Mapping[str, Any]) -> ResultTable:

@@ -21,6 +21,7 @@ from cnr_iemn.patients.booster import save_booster
 from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.group_features import feature_columns
+from cnr_iemn.patients.nested import calibration_evidence
 from cnr_iemn.patients.out_of_fold import Features, Folds, check_folds, out_of_fold_features, paper_features
 from cnr_iemn.patients.permutation import PermutationTest, permutation_test
 from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
@@ -53,6 +54,7 @@ def assemble_results(
     cohort: str,
     folds: Folds | None = None,
     permutations: int = 0,
+    answer_share: float = 0.9,
     rounds: int = 100,
     max_depth: int = 6,
     eta: float = 0.3,
@@ -62,9 +64,9 @@ def assemble_results(
 
     ``predictions``: by model, in ensemble order. ``summaries``: by scan_id, every scan of the cohort. ``cohort``: its
     name, for the tables. ``folds``: predictions of the fold networks; with them the booster that is kept, and every
-    figure but those of ``methods``, are out of fold. ``permutations``: of ``permutation_test``. The other arguments are
-    those of ``train_booster``. Raises RunError where the predictions do not fit together, a class has no training scan
-    or no scan is held out.
+    figure but those of ``methods``, are out of fold. ``permutations``: of ``permutation_test``. ``answer_share``:
+    of scans for which the booster is to be sure enough. The other arguments are those of ``train_booster``. Raises
+    RunError where the predictions do not fit together, a class has no training scan or no scan is held out.
     """
     first = next(iter(predictions.values()))
     classes, scans = first.metadata.classes, first.scans
@@ -91,6 +93,7 @@ def assemble_results(
         **chosen.uncertainty(classes, seed=seed),
         "majority_p": _majority_p(evaluation),
         "permutation_test": _permuted(chosen, features, classes, learn, permutations, seed),
+        "calibration": calibration_evidence(chosen, features, classes, learn, share=answer_share, seed=seed),
         "methods": {
             name: {
                 "declared": name == declared,

@@ -48,6 +48,10 @@ def check_settings(settings: object) -> None:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings):
         _at_least("permutations", settings.permutations, 0)
+        if not 0 < settings.answer_share <= 1:
+            raise ConfigurationError(
+                f"answer_share={settings.answer_share} is no share of scans. Give one above 0 and up to 1, such as 0.9."
+            )
         _one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)

@@ -224,11 +224,13 @@ class AggregateSettings:
     """``aggregate.py``: saved predictions to the patient's class. ``ensemble``: all, one name, or a list of names.
 
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
+    ``answer_share``: of training scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
     """
 
     study: str = "default"
     ensemble: Any = "all"
     permutations: int = 99
+    answer_share: float = 0.9
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

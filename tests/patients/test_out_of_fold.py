@@ -84,9 +84,9 @@ def test_the_declared_way_stands_beside_the_papers_and_the_third() -> None:
     assert methods["out_of_fold_full_data_networks"]["selected_on"] == VALIDATION
     assert set(metrics["method_comparisons"]) == {"paper", "out_of_fold_full_data_networks"}
     titles = [table.title for table in evidence_tables(metrics)]
-    assert len(titles) == 3
-    assert "selected on this set" in str(evidence_tables(metrics)[2].rows)
-    assert len(evidence_tables(alone)) == 2
+    assert len(titles) == 5
+    assert "selected on this set" in str(evidence_tables(metrics)[-1].rows)
+    assert len(evidence_tables(alone)) == 4
     tested = assemble_results(whole, make_summaries(SCANS), cohort="three", permutations=3).metrics
     assert "3 permutations" in str(evidence_tables(tested)[1].rows)
 

@@ -1,0 +1,88 @@
+"""What the booster says of training scans that it has not learnt from: the basis of temperature and threshold."""
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from cnr_iemn.patients.answers import Answers
+from cnr_iemn.patients.calibration import Calibration, measure_calibration, temperature_of, with_temperature
+from cnr_iemn.patients.out_of_fold import Features
+from cnr_iemn.patients.undecided import Undecided, measure_undecided, threshold_for
+from cnr_iemn.records import probability_columns
+
+_FOLDS = 5
+
+
+class CalibrationEvidence(TypedDict):
+    """``temperature`` and ``learnt_on`` (scans); the validation scans before and after it; ``undecided`` after it."""
+
+    temperature: float
+    learnt_on: int
+    before: Calibration
+    after: Calibration
+    undecided: Undecided
+
+
+def calibration_evidence(
+    chosen: Answers,
+    features: Features,
+    classes: tuple[str, ...],
+    learn: Callable[[Features], Answers],
+    *,
+    share: float,
+    seed: int,
+) -> CalibrationEvidence | None:
+    """Learn temperature and threshold on the training scans, and measure both on the validation scans.
+
+    ``learn``: trains stage 2 as the declared one was. ``share``: of the training scans that the threshold answers, 0 to
+    1. None where a class has a single training patient, so that no part can be left out.
+    """
+    columns = probability_columns(classes)
+    training = chosen.patients.loc[features.training.index]
+    nested = nested_probabilities(features, training, classes, learn, seed=seed)
+    if nested is None:
+        return None
+    temperature = temperature_of(nested, _indices(training, classes))
+    threshold = threshold_for(with_temperature(nested, temperature).max(axis=1), share)
+    told, truth = chosen.held_out[columns].to_numpy(dtype=np.float64), _indices(chosen.held_out, classes)
+    calibrated = with_temperature(told, temperature)
+    return {
+        "temperature": temperature,
+        "learnt_on": len(training),
+        "before": measure_calibration(told, truth, classes, seed=seed),
+        "after": measure_calibration(calibrated, truth, classes, seed=seed),
+        "undecided": measure_undecided(calibrated, truth, classes, threshold=threshold, wanted_share=share),
+    }
+
+
+def nested_probabilities(
+    features: Features,
+    training: pd.DataFrame,
+    classes: tuple[str, ...],
+    learn: Callable[[Features], Answers],
+    *,
+    seed: int,
+) -> NDArray[np.float64] | None:
+    """Return each training scan's probabilities from a booster that learnt from other patients, [scans, classes].
+
+    ``training``: patient_id and label of the scans, in the features' order. Five parts by patient, stratified by class.
+    """
+    patients = training.groupby("label")["patient_id"].nunique()
+    parts = min(_FOLDS, int(patients.min()))
+    if parts < 2:
+        return None
+    cut = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    found = np.full((len(training), len(classes)), np.nan)
+    table: Any = features.training
+    for rest, part in cut.split(table, training["label"], training["patient_id"]):
+        answers = learn(Features(table.iloc[rest], (table.iloc[part],)))
+        found[part] = answers.patients.loc[table.index[part], probability_columns(classes)].to_numpy(dtype=np.float64)
+    return found
+
+
+def _indices(patients: pd.DataFrame, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    return np.array([classes.index(label) for label in patients["label"]], dtype=np.int64)
