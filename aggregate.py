@@ -20,6 +20,7 @@ def main(settings: AggregateSettings) -> float:
     from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
     from cnr_iemn.engine.runs import finished_runs, fold_runs
+    from cnr_iemn.patients.evidence import Wanted
     from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
     from cnr_iemn.patients.predictions import check_joinable, read_predictions
     from cnr_iemn.patients.results import assemble_results, write_results
@@ -44,8 +45,7 @@ def main(settings: AggregateSettings) -> float:
         stored_summaries(store, scans.index),
         cohort=ensemble.cohort,
         folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
-        permutations=settings.permutations,
-        answer_share=settings.answer_share,
+        wanted=Wanted(settings.permutations, settings.answer_share, settings.methods),
         **booster,
     )
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
@@ -57,6 +57,7 @@ def main(settings: AggregateSettings) -> float:
         console.print(LEAK)
     for table in (*result_tables(results.metrics), *evidence_tables(results.metrics)):
         console.print(table.rich())
+    console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
     for path in sorted(folder.iterdir()):
         console.print(f"wrote {path}", soft_wrap=True)
     return float(results.metrics["accuracy"])

@@ -54,18 +54,22 @@ def train_booster(
     eta: float = 0.3,
     seed: int = 0,
     threads: int = 1,
+    weights: NDArray[np.float64] | None = None,
 ) -> xgboost.Booster:
     """Train multi-class gradient boosted trees; NaN features are missing values.
 
     ``features``: float [scans, features] with unique column names. ``labels``: class name of each row. ``classes``: all
-    class names in order, kept in the booster. ``threads``: 0 takes all cores; a few hundred scans gain nothing by it.
+    class names in order, kept in the booster. ``weights``: of the rows, float64. ``threads``: 0 takes all cores; a few
+    hundred scans gain nothing by it.
     Raises RunError where a class has no training scan, a label is no class or a feature name cannot be used.
     """
     indices = class_indices(labels, classes)
     names = _feature_names(features)
     if len(features) != len(indices):
         raise RunError(f"There are {len(features)} rows of features and {len(indices)} labels. Give one label a row.")
-    data = xgboost.DMatrix(features.to_numpy(np.float64), label=indices, feature_names=names, missing=np.nan)
+    data = xgboost.DMatrix(
+        features.to_numpy(np.float64), label=indices, weight=weights, feature_names=names, missing=np.nan
+    )
     parameters = booster_parameters(n_classes=len(classes), max_depth=max_depth, eta=eta, seed=seed, threads=threads)
     booster = xgboost.train(parameters, data, num_boost_round=rounds)
     booster.set_attr(**{_CLASSES: json.dumps(list(classes), ensure_ascii=False)})

@@ -11,7 +11,7 @@ from cnr_iemn.registry import PAPER_COUNTS
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
 _INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 LEAK = "Permuted training labels do not lead to chance: something leaks, and no figure of this study can be trusted."
-METHOD_TITLES = {
+ARM_TITLES = {
     "paper": "paper: scans that trained the networks are scored by them",
     "out_of_fold": "out of fold: no network scores what trained it",
     "out_of_fold_full_data_networks": "learnt out of fold, new scans scored by full-data networks",
@@ -19,7 +19,7 @@ METHOD_TITLES = {
 
 
 def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
-    """Return the tables of intervals, of comparisons with the backbones and, where there are several, of methods."""
+    """Return the tables of all the evidence that there is."""
     tables = [interval_table(metrics)]
     if metrics["permutation_test"] is not None:
         tables.append(permutation_table(metrics))
@@ -27,7 +27,9 @@ def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
         tables += [calibration_table(metrics), undecided_table(metrics)]
     if len(metrics["models"]) > 1:
         tables.append(comparison_table(metrics))
-    if len(metrics["methods"]) > 1:
+    if len(metrics["arms"]) > 1:
+        tables.append(arm_table(metrics))
+    if metrics["methods"] is not None:
         tables.append(method_table(metrics))
     return tuple(tables)
 
@@ -126,19 +128,47 @@ def comparison_table(metrics: Mapping[str, Any]) -> ResultTable:
     return _compared(metrics, f"{ensemble_title(metrics)} against each backbone, scans", entries)
 
 
-def method_table(metrics: Mapping[str, Any]) -> ResultTable:
+def arm_table(metrics: Mapping[str, Any]) -> ResultTable:
     """Return the ways to make stage 2's features: the declared one, and the others on the same scans."""
     rows = []
-    for name, each in metrics["methods"].items():
+    for name, each in metrics["arms"].items():
         wilson = each["intervals"]["wilson"]["accuracy"]
-        against = metrics["method_comparisons"].get(name)
+        against = metrics["arm_comparisons"].get(name)
         role = "declared before the run" if each["declared"] else "exploratory"
         note = f"{role}; {SELECTED}" if each["selected_on"] else role
         difference = "–" if against is None else f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
-        cells = (METHOD_TITLES[name], percent(each["accuracy"]), _interval(wilson), difference)
+        cells = (ARM_TITLES[name], percent(each["accuracy"]), _interval(wilson), difference)
         rows.append((*cells, percent(each["balanced_accuracy"]), note))
     columns = ("stage 2", "accuracy", _INTERVAL, "less the declared", "balanced accuracy", "note")
     return ResultTable("Stage 2, %", columns, tuple(rows), metrics.get("notice"))
+
+
+def method_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return the other ways from slices to patients; the first column is the one to choose by."""
+    classes = metrics["classes"]
+    rows = []
+    for name, each in metrics["methods"].items():
+        against = each["declared_against_it"]
+        sensitivities = (
+            f"{percent(each['sensitivity'][label])} {_interval(each['intervals']['sensitivity'][label])}"
+            for label in classes
+        )
+        difference = f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
+        rows.append((name, percent(each["within_training"]), percent(each["accuracy"]), *sensitivities, difference))
+    columns = (
+        "method",
+        "training scans: balanced accuracy",
+        "accuracy",
+        *(f"sensitivity {label}" for label in classes),
+        "less the declared",
+    )
+    caption = (
+        "All exploratory, on the predictions and the split of the declared stage 2. On the training scans each scan is "
+        "answered by what has learnt from other patients: choose by that column, or the validation scans have selected."
+    )
+    return ResultTable(
+        "Other ways from slices to patients, validation scans, %", columns, tuple(rows), metrics.get("notice"), caption
+    )
 
 
 def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapping[str, Any]]) -> ResultTable:

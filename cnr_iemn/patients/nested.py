@@ -1,7 +1,7 @@
 """What the booster says of training scans that it has not learnt from: the basis of temperature and threshold."""
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from cnr_iemn.patients.out_of_fold import Features
 from cnr_iemn.patients.undecided import Undecided, measure_undecided, threshold_for
 from cnr_iemn.records import probability_columns
 
-_FOLDS = 5
+_PARTS = 5
 
 
 class CalibrationEvidence(TypedDict):
@@ -69,19 +69,29 @@ def nested_probabilities(
 ) -> NDArray[np.float64] | None:
     """Return each training scan's probabilities from a booster that learnt from other patients, [scans, classes].
 
-    ``training``: patient_id and label of the scans, in the features' order. Five parts by patient, stratified by class.
+    ``training``: patient_id and label of the scans, in the features' order. None as of ``patient_parts``.
     """
-    patients = training.groupby("label")["patient_id"].nunique()
-    parts = min(_FOLDS, int(patients.min()))
-    if parts < 2:
+    parts = patient_parts(training, seed=seed)
+    if parts is None:
         return None
-    cut = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     found = np.full((len(training), len(classes)), np.nan)
-    table: Any = features.training
-    for rest, part in cut.split(table, training["label"], training["patient_id"]):
+    table = features.training
+    for rest, part in parts:
         answers = learn(Features(table.iloc[rest], (table.iloc[part],)))
         found[part] = answers.patients.loc[table.index[part], probability_columns(classes)].to_numpy(dtype=np.float64)
     return found
+
+
+def patient_parts(training: pd.DataFrame, *, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]] | None:
+    """Return five parts by patient, stratified by class: rows of the rest, rows of the part.
+
+    ``training``: patient_id and label of the scans. None where a class has a single patient.
+    """
+    parts = min(_PARTS, int(training.groupby("label")["patient_id"].nunique().min()))
+    if parts < 2:
+        return None
+    cut = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    return list(cut.split(training, training["label"], training["patient_id"]))
 
 
 def _indices(patients: pd.DataFrame, classes: tuple[str, ...]) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Stage 2 from saved predictions to its figures, and the files that hold them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,23 +12,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xgboost
-from numpy.typing import NDArray
 
 from cnr_iemn.files import write_bytes_atomic, write_text_atomic
-from cnr_iemn.patients.answers import Answers, train_answers
+from cnr_iemn.patients.answers import train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
 from cnr_iemn.patients.booster import save_booster
 from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
+from cnr_iemn.patients.evidence import Wanted, gather_evidence
 from cnr_iemn.patients.group_features import feature_columns
-from cnr_iemn.patients.nested import calibration_evidence
 from cnr_iemn.patients.out_of_fold import Features, Folds, check_folds, out_of_fold_features, paper_features
-from cnr_iemn.patients.permutation import PermutationTest, permutation_test
 from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
+from cnr_iemn.patients.slice_sets import out_of_fold_sets, paper_sets
 from cnr_iemn.patients.summaries import ScanSummary
-from cnr_iemn.records import SCHEMA_VERSION, VALIDATION, probability_columns
+from cnr_iemn.records import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.registry import PHANTOM_NOTICE
 
+_NOTHING_MORE = Wanted()
 PAPER, OUT_OF_FOLD, FULL_DATA = "paper", "out_of_fold", "out_of_fold_full_data_networks"
 """Ways to make the booster's features; the last learns out of fold, but new scans are scored by full-data networks."""
 
@@ -38,13 +38,15 @@ class Results:
     """What stage 2 has learnt and how well it answers.
 
     ``metrics``: JSON-ready, all fractions 0 to 1. ``patients``: one row a scan, training and validation. ``features``:
-    ``Features.as_table``. ``booster``: trained on those of the training scans.
+    ``Features.as_table``. ``booster``: trained on those of the training scans. ``seconds``: of the evidence,
+    part by part.
     """
 
     metrics: dict[str, Any]
     patients: pd.DataFrame
     features: pd.DataFrame
     booster: xgboost.Booster
+    seconds: dict[str, float]
 
 
 def assemble_results(
@@ -53,8 +55,7 @@ def assemble_results(
     *,
     cohort: str,
     folds: Folds | None = None,
-    permutations: int = 0,
-    answer_share: float = 0.9,
+    wanted: Wanted = _NOTHING_MORE,
     rounds: int = 100,
     max_depth: int = 6,
     eta: float = 0.3,
@@ -64,20 +65,22 @@ def assemble_results(
 
     ``predictions``: by model, in ensemble order. ``summaries``: by scan_id, every scan of the cohort. ``cohort``: its
     name, for the tables. ``folds``: predictions of the fold networks; with them the booster that is kept, and every
-    figure but those of ``methods``, are out of fold. ``permutations``: of ``permutation_test``. ``answer_share``:
-    of scans for which the booster is to be sure enough. The other arguments are those of ``train_booster``. Raises
-    RunError where the predictions do not fit together, a class has no training scan or no scan is held out.
+    figure but those of ``arms``, are out of fold. ``wanted``: evidence beside the figures. The other arguments are
+    those of ``train_booster``. Raises RunError where the predictions do not fit together, a class has no training scan
+    or no scan is held out.
     """
     first = next(iter(predictions.values()))
     classes, scans = first.metadata.classes, first.scans
     learn = partial(train_answers, scans=scans, classes=classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
-    arms = _arms(predictions, folds)
-    methods = {name: learn(features) for name, features in arms.items()}
+    ways = _ways(predictions, folds)
+    arms = {name: learn(features) for name, features in ways.items()}
     declared = OUT_OF_FOLD if folds else PAPER
-    chosen, features = methods[declared], arms[declared]
+    chosen, features = arms[declared], ways[declared]
     alone = {name: learn(features.only(feature_columns(name, classes))) for name in predictions}
     whole_selected = any(each.metadata.checkpoint == "best" for each in predictions.values())
     evaluation = chosen.evaluation(classes)
+    sets = out_of_fold_sets(folds) if folds else paper_sets(predictions)
+    evidence = gather_evidence(chosen, features, sets, scans, classes, learn, wanted, seed=seed)
     metrics = {
         **({"notice": PHANTOM_NOTICE} if first.metadata.phantom else {}),
         "schema_version": SCHEMA_VERSION,
@@ -92,19 +95,18 @@ def assemble_results(
         **evaluation,
         **chosen.uncertainty(classes, seed=seed),
         "majority_p": _majority_p(evaluation),
-        "permutation_test": _permuted(chosen, features, classes, learn, permutations, seed),
-        "calibration": calibration_evidence(chosen, features, classes, learn, share=answer_share, seed=seed),
-        "methods": {
+        **evidence.values,
+        "arms": {
             name: {
                 "declared": name == declared,
                 "selected_on": VALIDATION if whole_selected and name != OUT_OF_FOLD else None,
                 **answers.evaluation(classes),
                 **answers.uncertainty(classes, seed=seed),
             }
-            for name, answers in methods.items()
+            for name, answers in arms.items()
         },
-        "method_comparisons": compare_with(
-            chosen.correct, {name: each.correct for name, each in methods.items() if name != declared}
+        "arm_comparisons": compare_with(
+            chosen.correct, {name: each.correct for name, each in arms.items() if name != declared}
         ),
         "backbones": {name: each.evaluation(classes) for name, each in alone.items()},
         "comparisons": compare_with(chosen.correct, {name: each.correct for name, each in alone.items()}),
@@ -112,28 +114,10 @@ def assemble_results(
         "slices": {name: slice_accuracy(each) for name, each in predictions.items()},
         "slice_baselines": slice_baselines(first, summaries),
     }
-    return Results(metrics, chosen.patients, features.as_table(scans["fold"]), chosen.booster)
+    return Results(metrics, chosen.patients, features.as_table(scans["fold"]), chosen.booster, evidence.seconds)
 
 
-def _permuted(
-    chosen: Answers,
-    features: Features,
-    classes: tuple[str, ...],
-    learn: Callable[..., Answers],
-    permutations: int,
-    seed: int,
-) -> PermutationTest | None:
-    """Run the permutation test of the declared stage 2, its booster trained as it was."""
-    training = chosen.patients.loc[features.training.index, "label"].tolist()
-
-    def answer(labels: list[str]) -> NDArray[np.float64]:
-        return learn(features, labels=labels).held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
-
-    truth = [classes.index(label) for label in chosen.held_out["label"]]
-    return permutation_test(answer, training, truth, permutations=permutations, seed=seed)
-
-
-def _arms(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, Features]:
+def _ways(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, Features]:
     """Return the features of each way to make them; out of fold stands beside the paper's where there are folds."""
     paper = paper_features(predictions)
     if folds is None:

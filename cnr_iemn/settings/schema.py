@@ -225,12 +225,14 @@ class AggregateSettings:
 
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
     ``answer_share``: of training scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
+    ``methods``: whether other ways from slices to patients are tried beside.
     """
 
     study: str = "default"
     ensemble: Any = "all"
     permutations: int = 99
     answer_share: float = 0.9
+    methods: bool = True
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

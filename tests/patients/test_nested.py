@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss
 
 from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.calibration import temperature_of, with_temperature
+from cnr_iemn.patients.evidence import Wanted
 from cnr_iemn.patients.evidence_tables import evidence_tables
 from cnr_iemn.patients.nested import calibration_evidence, nested_probabilities
 from cnr_iemn.patients.out_of_fold import Features, paper_features
@@ -82,7 +83,9 @@ def test_one_training_patient_of_a_class_gives_no_calibration() -> None:
 
 
 def test_the_tables_say_what_was_learnt_where() -> None:
-    metrics = assemble_results(PREDICTIONS, make_summaries(SCANS), cohort="three", answer_share=0.7).metrics
+    metrics = assemble_results(
+        PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=Wanted(answer_share=0.7)
+    ).metrics
     _, calibration, undecided = evidence_tables(metrics)
     assert "learnt on 30 training scans" in str(calibration.caption)
     assert "networks that some of them have trained" in str(calibration.caption)

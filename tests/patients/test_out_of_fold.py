@@ -8,6 +8,7 @@ import pytest
 
 from cnr_iemn.errors import RunError
 from cnr_iemn.patients.booster import predict_probabilities, train_booster
+from cnr_iemn.patients.evidence import Wanted
 from cnr_iemn.patients.evidence_tables import evidence_tables
 from cnr_iemn.patients.group_features import group_features
 from cnr_iemn.patients.out_of_fold import check_folds, out_of_fold_features
@@ -77,17 +78,17 @@ def test_the_declared_way_stands_beside_the_papers_and_the_third() -> None:
     alone = assemble_results(whole, make_summaries(SCANS), cohort="three").metrics
     assert (metrics["method"], metrics["folds"], metrics["selected_on"]) == ("out_of_fold", FOLDS, None)
     assert (alone["method"], alone["folds"], alone["selected_on"]) == ("paper", None, VALIDATION)
-    methods = metrics["methods"]
-    assert [name for name, each in methods.items() if each["declared"]] == ["out_of_fold"]
-    assert methods["out_of_fold"]["confusion_matrix"] == metrics["confusion_matrix"]
-    assert methods["paper"]["confusion_matrix"] == alone["confusion_matrix"]
-    assert methods["out_of_fold_full_data_networks"]["selected_on"] == VALIDATION
-    assert set(metrics["method_comparisons"]) == {"paper", "out_of_fold_full_data_networks"}
+    arms = metrics["arms"]
+    assert [name for name, each in arms.items() if each["declared"]] == ["out_of_fold"]
+    assert arms["out_of_fold"]["confusion_matrix"] == metrics["confusion_matrix"]
+    assert arms["paper"]["confusion_matrix"] == alone["confusion_matrix"]
+    assert arms["out_of_fold_full_data_networks"]["selected_on"] == VALIDATION
+    assert set(metrics["arm_comparisons"]) == {"paper", "out_of_fold_full_data_networks"}
     titles = [table.title for table in evidence_tables(metrics)]
     assert len(titles) == 5
     assert "selected on this set" in str(evidence_tables(metrics)[-1].rows)
     assert len(evidence_tables(alone)) == 4
-    tested = assemble_results(whole, make_summaries(SCANS), cohort="three", permutations=3).metrics
+    tested = assemble_results(whole, make_summaries(SCANS), cohort="three", wanted=Wanted(permutations=3)).metrics
     assert "3 permutations" in str(evidence_tables(tested)[1].rows)
 
 

@@ -10,6 +10,7 @@ from cnr_iemn import files
 from cnr_iemn.errors import RunError
 from cnr_iemn.patients.booster import load_booster, predict_probabilities
 from cnr_iemn.patients.evaluation import binomial_p, slice_accuracy
+from cnr_iemn.patients.evidence import Wanted
 from cnr_iemn.patients.predictions import METADATA_KEY
 from cnr_iemn.patients.results import Results, assemble_results, write_results
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
@@ -20,7 +21,7 @@ SCANS = make_scans(8, 8)
 
 def results(*, phantom: bool = True, models: tuple[str, ...] = tuple(BACKBONES), **metadata: object) -> Results:
     predictions = {name: make_predictions(name, SCANS, phantom=phantom, **metadata) for name in models}
-    return assemble_results(predictions, make_summaries(SCANS), cohort="phantom", permutations=5)
+    return assemble_results(predictions, make_summaries(SCANS), cohort="phantom", wanted=Wanted(permutations=5))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,158 @@
+"""Ways from the slices' probabilities to the patient's class, beside the paper's percentages and XGBoost.
+
+The first class is the healthy one (Normal): the rules of "infected" slices count every other class.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cnr_iemn.cohort.parts import part_of_slices
+from cnr_iemn.patients.booster import predict_probabilities, train_booster
+from cnr_iemn.patients.group_features import group_percentages
+from cnr_iemn.patients.slice_sets import ScanArray
+from cnr_iemn.registry import N_GROUPS
+
+Floats = NDArray[np.float64]
+Answer = Callable[[Sequence[ScanArray]], Floats]
+"""Class probabilities of scans, float64 [scans, classes]."""
+Method = Callable[[Sequence[ScanArray], NDArray[np.int64]], Answer]
+"""Learns from training scans and their class indices."""
+Describe = Callable[[ScanArray], Floats]
+Learner = Callable[[Floats, NDArray[np.int64]], Callable[[Floats], Floats]]
+
+INFECTED_SHARE = 0.03
+"""Share of slices from which a scan counts as infected (Heidarian et al., COVID-FACT, 2021)."""
+
+
+def percentages(scan: ScanArray) -> Floats:
+    """Return the paper's features: percentages of the slices' classes in 20 groups, model after model."""
+    n_classes = scan.shape[2]
+    return np.concatenate([group_percentages(model.argmax(axis=1), n_classes=n_classes).ravel() for model in scan])
+
+
+def mean_probabilities(scan: ScanArray) -> Floats:
+    """Return the mean probability of each class in each group, model after model; NaN for a group without a slice."""
+    group = part_of_slices(scan.shape[1], N_GROUPS)
+    empty = np.full((scan.shape[0], scan.shape[2]), np.nan)
+    means = [scan[:, group == k].mean(axis=1) if (group == k).any() else empty for k in range(N_GROUPS)]
+    return np.stack(means, axis=1).ravel().astype(np.float64)  # [models, groups, classes]
+
+
+def few_features(scan: ScanArray) -> Floats:
+    """Return 2 x classes + 1 figures of all models: each class's share, its three surest slices, the infected share."""
+    shares, surest = shares_of_slices(scan), three_surest(scan)
+    return np.concatenate([shares, surest, [1 - shares[0]]])
+
+
+def shares_of_slices(scan: ScanArray) -> Floats:
+    """Return the share of slices and models that name each class."""
+    answers = scan.argmax(axis=2)
+    return np.array([(answers == k).mean() for k in range(scan.shape[2])])
+
+
+def three_surest(scan: ScanArray) -> Floats:
+    """Return each class's mean probability in its three surest slices, of the models' mean (as WinterPan2017 do)."""
+    mean = np.sort(scan.mean(axis=0, dtype=np.float64), axis=0)
+    return np.asarray(mean[-3:].mean(axis=0))
+
+
+def infected_rule(scan: ScanArray) -> Floats:
+    """Return certainty for the healthy class below 3% infected slices, else the shares among the infected."""
+    shares = shares_of_slices(scan)
+    if 1 - shares[0] < INFECTED_SHARE:
+        return np.asarray(np.eye(len(shares))[0])
+    shares[0] = 0
+    return np.asarray(shares / shares.sum())
+
+
+def rule(describe: Describe) -> Method:
+    """Return a method that learns nothing: what it describes, as shares."""
+
+    def answer(scans: Sequence[ScanArray]) -> Floats:
+        values = np.array([describe(scan) for scan in scans])
+        return np.asarray(values / values.sum(axis=1, keepdims=True))
+
+    return lambda scans, labels: answer
+
+
+def tabular(describe: Describe, learner: Learner) -> Method:
+    """Return a method that learns from one row of features a scan."""
+
+    def learn(scans: Sequence[ScanArray], labels: NDArray[np.int64]) -> Answer:
+        predict = learner(np.array([describe(scan) for scan in scans]), labels)
+        return lambda others: predict(np.array([describe(scan) for scan in others]))
+
+    return learn
+
+
+def logistic(values: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+    """Multinomial logistic regression on standardised features; a group without a slice counts as its mean."""
+    middle = np.nan_to_num(np.nanmean(values, axis=0))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
+    model.fit(np.where(np.isnan(values), middle, values), labels)
+    return lambda others: np.asarray(model.predict_proba(np.where(np.isnan(others), middle, others)))
+
+
+def boosted(*, weighted: bool = False) -> Learner:
+    """Return the paper's XGBoost; ``weighted``: every class weighs the same, however many its scans."""
+
+    def learn(values: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+        classes = [str(k) for k in range(int(labels.max()) + 1)]
+        weights = None
+        if weighted:
+            counts = np.bincount(labels)
+            weights = len(labels) / (len(counts) * counts[labels])
+        names = [classes[k] for k in labels]
+        booster = train_booster(pd.DataFrame(values).add_prefix("f"), names, classes, weights=weights)
+        return lambda others: predict_probabilities(booster, pd.DataFrame(others).add_prefix("f"))
+
+    return learn
+
+
+def infected_first(scans: Sequence[ScanArray], labels: NDArray[np.int64]) -> Answer:
+    """Ask first whether a scan is infected, by XGBoost on few features; then with what, on its infected slices."""
+    infected = labels > 0
+    whether = tabular(few_features, boosted())(scans, infected.astype(np.int64))
+    if labels.max() == 1:
+        return whether
+    which = tabular(_among_infected, logistic)(
+        [scan for scan, sick in zip(scans, infected, strict=True) if sick], labels[infected] - 1
+    )
+
+    def answer(others: Sequence[ScanArray]) -> Floats:
+        sick = whether(others)[:, 1:]
+        return np.hstack([1 - sick, sick * which(others)])
+
+    return answer
+
+
+def _among_infected(scan: ScanArray) -> Floats:
+    """Return for each disease its share among the infected slices, its mean probability in them, and the surest's."""
+    mean = scan.mean(axis=0)
+    sick = mean.argmax(axis=1) > 0
+    chosen = mean[sick] if sick.any() else mean[[mean[:, 0].argmin()]]  # the least healthy slice stands for none
+    disease = chosen[:, 1:] / chosen[:, 1:].sum(axis=1, keepdims=True)
+    named = disease.argmax(axis=1)
+    shares = [(named == k).mean() for k in range(disease.shape[1])]
+    return np.concatenate([shares, disease.mean(axis=0), three_surest(scan)[1:]]).astype(np.float64)
+
+
+METHODS: dict[str, Method] = {
+    "majority vote of the slices": rule(shares_of_slices),
+    "infected from 3% of the slices": rule(infected_rule),
+    "three surest slices": rule(three_surest),
+    "logistic regression on percentages": tabular(percentages, logistic),
+    "XGBoost on percentages": tabular(percentages, boosted()),
+    "XGBoost on percentages, classes weighted": tabular(percentages, boosted(weighted=True)),
+    "XGBoost on mean probabilities": tabular(mean_probabilities, boosted()),
+    "XGBoost on both": tabular(lambda scan: np.hstack([percentages(scan), mean_probabilities(scan)]), boosted()),
+    "logistic regression on few features": tabular(few_features, logistic),
+    "XGBoost on few features": tabular(few_features, boosted()),
+    "infected first, then which": infected_first,
+}

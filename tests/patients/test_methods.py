@@ -1,0 +1,131 @@
+"""Other ways from slices to patients: rules by hand, learners on what only they can tell, sets traced by value."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cnr_iemn.patients.evidence import Wanted
+from cnr_iemn.patients.evidence_tables import evidence_tables
+from cnr_iemn.patients.group_features import group_features
+from cnr_iemn.patients.method_study import answer_sets, study_methods
+from cnr_iemn.patients.methods import (
+    METHODS,
+    few_features,
+    infected_first,
+    infected_rule,
+    mean_probabilities,
+    percentages,
+    rule,
+    shares_of_slices,
+    three_surest,
+)
+from cnr_iemn.patients.results import assemble_results
+from cnr_iemn.patients.slice_sets import ScanArray, paper_sets
+from tests.builders import make_predictions, make_scans, make_summaries
+
+SCANS = make_scans(8, 6)
+MODELS = ("resnext50", "densenet161")
+PREDICTIONS = {model: make_predictions(model, SCANS, skill=0.5) for model in MODELS}
+CLASSES = PREDICTIONS["resnext50"].metadata.classes
+
+
+def scan_of(*answers: int, sure: float = 0.8, models: int = 2) -> ScanArray:
+    """Slices that name these classes, alike for each model."""
+    one = np.full((len(answers), 3), (1 - sure) / 2, dtype=np.float32)
+    one[np.arange(len(answers)), answers] = sure
+    return np.stack([one] * models)
+
+
+def test_a_scan_is_its_slices_in_order_model_after_model() -> None:
+    shuffled = {
+        name: replace(each, table=each.table.sample(frac=1, random_state=1).reset_index(drop=True))
+        for name, each in PREDICTIONS.items()
+    }
+    sets = paper_sets(shuffled)
+    assert set(sets) == set(SCANS)
+    for scan_id, (array,) in sets.items():
+        assert array.shape == (2, SCANS[scan_id].n_slices, 3)
+        rows = PREDICTIONS["densenet161"].table
+        rows = rows[rows["scan_id"] == scan_id].sort_values("slice_index")
+        np.testing.assert_array_equal(array[1], rows[[f"p_{name}" for name in CLASSES]].to_numpy())
+    expected = group_features(PREDICTIONS)
+    for scan_id, (array,) in sets.items():
+        np.testing.assert_array_equal(percentages(array), expected.loc[scan_id].to_numpy())
+
+
+def test_rules_by_hand() -> None:
+    scan = scan_of(*[0] * 95, *[1] * 3, *[2] * 2)
+    np.testing.assert_allclose(shares_of_slices(scan), [0.95, 0.03, 0.02])
+    np.testing.assert_allclose(infected_rule(scan), [0, 0.6, 0.4])
+    np.testing.assert_allclose(infected_rule(scan_of(*[0] * 98, 1, 2)), [1, 0, 0])
+    np.testing.assert_allclose(three_surest(scan), [0.8, 0.8, (0.8 + 0.8 + 0.1) / 3], rtol=1e-6)
+    np.testing.assert_allclose(few_features(scan)[[0, 6]], [0.95, 0.05])
+    answer = rule(three_surest)([], np.array([]))([scan])
+    np.testing.assert_allclose(answer.sum(axis=1), 1)
+
+
+def test_mean_probabilities_of_groups() -> None:
+    scan = scan_of(*[0] * 20, *[1] * 20)
+    means = mean_probabilities(scan).reshape(2, 20, 3)
+    np.testing.assert_allclose(means[:, 0], [[0.8, 0.1, 0.1]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(means[:, 19], [[0.1, 0.8, 0.1]] * 2, rtol=1e-6)
+    assert np.isnan(mean_probabilities(scan_of(0, 1))).sum() == 2 * 18 * 3
+
+
+def test_infected_first_asks_which_on_the_infected_slices_alone() -> None:
+    rng = np.random.default_rng(0)
+
+    def scan(disease: int) -> ScanArray:
+        answers = np.zeros(60, dtype=int)
+        if disease:
+            answers[rng.choice(60, 6, replace=False)] = disease  # a tenth, anywhere: no group tells
+        return scan_of(*answers)
+
+    labels = np.repeat([0, 1, 2], [20, 20, 8])
+    answer = infected_first([scan(k) for k in labels], labels)
+    truth = np.repeat([0, 1, 2], 10)
+    found = answer([scan(k) for k in truth])
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    assert (found.argmax(axis=1)[truth > 0] == truth[truth > 0]).mean() > 0.9
+
+
+def test_two_classes_need_no_second_question() -> None:
+    scans = [scan_of(*[k] * 30)[..., :2] for k in (0, 1) * 10]
+    found = infected_first(scans, np.array([0, 1] * 10))(scans[:2])
+    assert found.shape == (2, 2)
+    assert found.argmax(axis=1).tolist() == [0, 1]
+
+
+def test_answers_are_averaged_over_a_scans_sets() -> None:
+    sets = {"a": (scan_of(0), scan_of(1)), "b": (scan_of(2),)}
+    found = answer_sets(rule(shares_of_slices)([], np.array([])), sets, ["b", "a"])
+    np.testing.assert_allclose(found, [[0, 0, 1], [0.5, 0.5, 0]])
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict:
+    found = assemble_results(PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=Wanted(methods=True))
+    assert set(found.seconds) == {"permutation test", "calibration", "methods"}
+    return found.metrics
+
+
+def test_the_papers_method_is_the_papers(metrics: dict) -> None:
+    assert list(metrics["methods"]) == list(METHODS)
+    again = metrics["methods"]["XGBoost on percentages"]
+    assert again["confusion_matrix"] == metrics["confusion_matrix"]
+    assert again["declared_against_it"]["difference"] == 0
+    table = evidence_tables(metrics)[-1]
+    assert len(table.rows) == len(METHODS)
+
+
+def test_what_is_within_training_does_not_know_the_validation_scans(metrics: dict) -> None:
+    scans = PREDICTIONS["resnext50"].scans
+    sets = paper_sets(PREDICTIONS)
+    spoilt = {k: tuple(a[..., ::-1] for a in v) if SCANS[k].split == "validation" else v for k, v in sets.items()}
+    right = np.ones((scans["split"] == "validation").sum(), dtype=bool)
+    chosen = {name: METHODS[name] for name in ("three surest slices", "logistic regression on few features")}
+    found = study_methods(spoilt, scans, CLASSES, reference=right, methods=chosen)
+    for name, each in found.items():
+        assert each["within_training"] == metrics["methods"][name]["within_training"]
+        assert each["accuracy"] != metrics["methods"][name]["accuracy"]
