@@ -17,6 +17,7 @@ def main(settings: AggregateSettings) -> float:
 
     from rich.console import Console
 
+    from cnr_iemn.cohort.shortcuts import shortcuts
     from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
     from cnr_iemn.engine.runs import finished_runs, fold_runs
@@ -45,6 +46,7 @@ def main(settings: AggregateSettings) -> float:
         stored_summaries(store, scans.index),
         cohort=ensemble.cohort,
         folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
+        shortcuts=shortcuts(store, scans.index),
         wanted=Wanted(settings.permutations, settings.answer_share, settings.methods),
         **booster,
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.patients.answers import Answers
+from cnr_iemn.patients.audit import audit_shortcuts
 from cnr_iemn.patients.method_study import study_methods
 from cnr_iemn.patients.nested import calibration_evidence
 from cnr_iemn.patients.out_of_fold import Features
@@ -32,7 +33,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Evidence:
-    """``values``: permutation_test, calibration, methods; JSON-ready, None for what was not asked for or cannot be had.
+    """``values``: permutation_test, calibration, methods, audit; JSON-ready, None where not asked for or not to be had.
 
     ``seconds``: what each part took.
     """
@@ -49,12 +50,14 @@ def gather_evidence(
     classes: tuple[str, ...],
     learn: Callable[..., Answers],
     wanted: Wanted,
+    shortcuts: pd.DataFrame | None,
     *,
     seed: int,
 ) -> Evidence:
     """Return the evidence for the declared stage 2, whose features, slices and answers are given.
 
-    ``learn``: ``train_answers`` as the declared booster was trained; takes features and, as ``labels``, other ones.
+    ``shortcuts``: of every scan, for the audit; None for no audit. ``learn``: ``train_answers`` as the declared booster
+    was trained; takes features and, as ``labels``, other ones.
     """
     seconds: dict[str, float] = {}
 
@@ -69,7 +72,7 @@ def gather_evidence(
 
     training = chosen.patients.loc[features.training.index, "label"].tolist()
     truth = [classes.index(label) for label in chosen.held_out["label"]]
-    values: dict[str, Any] = {"methods": None}
+    values: dict[str, Any] = {"methods": None, "audit": None}
     with timed("permutation test"):
         values["permutation_test"] = permutation_test(
             answer, training, truth, permutations=wanted.permutations, seed=seed
@@ -81,4 +84,9 @@ def gather_evidence(
     if wanted.methods:
         with timed("methods"):
             values["methods"] = study_methods(sets, scans, classes, reference=chosen.correct, seed=seed)
+    if shortcuts is not None:
+        with timed("audit"):
+            labels = np.array([classes.index(label) for label in chosen.patients["label"]], dtype=np.int64)
+            owners = chosen.patients["patient_id"].tolist()
+            values["audit"] = audit_shortcuts(shortcuts.loc[chosen.patients.index], labels, owners, seed=seed)
     return Evidence(values, seconds)

@@ -29,6 +29,8 @@ def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
         tables.append(comparison_table(metrics))
     if len(metrics["arms"]) > 1:
         tables.append(arm_table(metrics))
+    if metrics["audit"] is not None:
+        tables.append(audit_table(metrics))
     if metrics["methods"] is not None:
         tables.append(method_table(metrics))
     return tuple(tables)
@@ -141,6 +143,25 @@ def arm_table(metrics: Mapping[str, Any]) -> ResultTable:
         rows.append((*cells, percent(each["balanced_accuracy"]), note))
     columns = ("stage 2", "accuracy", _INTERVAL, "less the declared", "balanced accuracy", "note")
     return ResultTable("Stage 2, %", columns, tuple(rows), metrics.get("notice"))
+
+
+def audit_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return how well the classes are told by what must not matter."""
+    audit = metrics["audit"]
+    low, _, high = audit["null"]
+    rows = [("all together", f"{audit['auc']:.3f}"), *((name, f"{auc:.3f}") for name, auc in audit["alone"].items())]
+    verdict = (
+        "Alarm: something other than the lungs tells the classes. The networks may use it or not: compare cohorts, "
+        "scanners and protocols before any figure is believed."
+        if audit["alarm"]
+        else "No alarm."
+    )
+    caption = (
+        f"{audit['n']} scans; AUC of the class that is told best, scans left out. Permuted classes: {low:.3f} to "
+        f"{high:.3f} (5 to 95%), p = {audit['p']:.2g}. {verdict}"
+    )
+    title = "Can the classes be told without the lungs?"
+    return ResultTable(title, ("shortcut", "AUC"), tuple(rows), metrics.get("notice"), caption)
 
 
 def method_table(metrics: Mapping[str, Any]) -> ResultTable:

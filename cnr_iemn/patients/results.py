@@ -56,6 +56,7 @@ def assemble_results(
     cohort: str,
     folds: Folds | None = None,
     wanted: Wanted = _NOTHING_MORE,
+    shortcuts: pd.DataFrame | None = None,
     rounds: int = 100,
     max_depth: int = 6,
     eta: float = 0.3,
@@ -65,7 +66,8 @@ def assemble_results(
 
     ``predictions``: by model, in ensemble order. ``summaries``: by scan_id, every scan of the cohort. ``cohort``: its
     name, for the tables. ``folds``: predictions of the fold networks; with them the booster that is kept, and every
-    figure but those of ``arms``, are out of fold. ``wanted``: evidence beside the figures. The other arguments are
+    figure but those of ``arms``, are out of fold. ``wanted``: evidence beside the figures. ``shortcuts``: of
+    every scan, by scan_id, for the audit. The other arguments are
     those of ``train_booster``. Raises RunError where the predictions do not fit together, a class has no training scan
     or no scan is held out.
     """
@@ -80,7 +82,7 @@ def assemble_results(
     whole_selected = any(each.metadata.checkpoint == "best" for each in predictions.values())
     evaluation = chosen.evaluation(classes)
     sets = out_of_fold_sets(folds) if folds else paper_sets(predictions)
-    evidence = gather_evidence(chosen, features, sets, scans, classes, learn, wanted, seed=seed)
+    evidence = gather_evidence(chosen, features, sets, scans, classes, learn, wanted, shortcuts, seed=seed)
     metrics = {
         **({"notice": PHANTOM_NOTICE} if first.metadata.phantom else {}),
         "schema_version": SCHEMA_VERSION,

@@ -1,0 +1,39 @@
+"""What is measured outside the lungs, on scans whose every pixel is known."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from cnr_iemn.cohort.shortcuts import shortcuts
+from cnr_iemn.cohort.store import PixelSettings, SliceStore, StoredScan
+
+
+def write(folder: Path, findings: tuple[str, ...], spacing: tuple[float, float, float]) -> None:
+    """Border 40, lungs 100 in the upper half, 10 between."""
+    grey = np.full((9, 16, 16), 10, dtype=np.uint8)
+    lungs = np.zeros_like(grey)
+    lungs[:, 2:8, 2:14] = 1
+    grey[lungs == 1] = 100
+    grey[:, [0, 1, -2, -1]] = 40
+    grey[:, :, [0, 1, -2, -1]] = 40
+    folder.mkdir()
+    np.save(folder / "grey.npy", grey)
+    np.save(folder / "lungs.npy", np.packbits(lungs, axis=-1))
+    scan = StoredScan(folder.name, 9, 16, spacing, tuple(range(9)), 4.5, findings, True, "", "")
+    (folder / "scan.json").write_text(json.dumps(asdict(scan)))
+
+
+def test_every_column_is_what_it_says(tmp_path: Path) -> None:
+    write(tmp_path / "a", ("gap of 3.5 mm", "mask in doubt"), (1.5, 0.7, 0.7))
+    write(tmp_path / "b", ("gap of 10 mm",), (5.0, 0.8, 0.8))
+    table = shortcuts(SliceStore(tmp_path, PixelSettings()), ["a", "b"])
+    assert table.index.tolist() == ["a", "b"]
+    assert (table["slices"] == 9).all()
+    assert (table["step, mm"].tolist(), table["lung litres"].tolist()) == ([1.5, 5.0], [4.5, 4.5])
+    assert (table["border grey"] == 40).all()
+    outside = (112 * 40 + (256 - 112 - 72) * 10) / (256 - 72)
+    np.testing.assert_allclose(table["grey outside the lungs"], outside)
+    assert table["finding: gap of # mm"].tolist() == [1, 1]
+    assert table["finding: mask in doubt"].tolist() == [1, 0]
