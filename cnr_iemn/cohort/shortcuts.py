@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.cohort.store import SliceStore
+from cnr_iemn.ct.lungs.rules import DENSE_PLEURA
 
 _EVERY = 8  # slices: a sample of them is enough for a mean
 _RING = 2  # pixels along the image's border
@@ -17,7 +18,8 @@ def shortcuts(store: SliceStore, scan_ids: Iterable[str]) -> pd.DataFrame:
     """Return one row a scan, index scan_id, float64: number of slices, spacing in mm, lung litres, mean grey of the
     image's border and of all that is not lung (0 to 255), and 0 or 1 for each finding that preparation noted.
 
-    Spacing is NaN where it is not known; numbers within a finding do not make it another one.
+    Spacing is NaN where it is not known; numbers within a finding do not make it another one. Dense tissue at the
+    pleura is left out: that is disease, not a way to take a scan.
     """
     rows: dict[str, dict[str, float]] = {}
     for scan_id in scan_ids:
@@ -32,7 +34,11 @@ def shortcuts(store: SliceStore, scan_ids: Iterable[str]) -> pd.DataFrame:
             "lung litres": scan.lung_litres,
             "border grey": float(_border(grey).mean()),
             "grey outside the lungs": float(grey[lungs == 0].mean()),
-            **{f"finding: {re.sub(r'[0-9.]+', '#', finding)}": 1.0 for finding in scan.findings},
+            **{
+                f"finding: {re.sub(r'[0-9.]+', '#', finding)}": 1.0
+                for finding in scan.findings
+                if not finding.endswith(DENSE_PLEURA)
+            },
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("scan_id")
     found = [name for name in table if str(name).startswith("finding: ")]

@@ -26,7 +26,11 @@ def write(folder: Path, findings: tuple[str, ...], spacing: tuple[float, float, 
 
 
 def test_every_column_is_what_it_says(tmp_path: Path) -> None:
-    write(tmp_path / "a", ("gap of 3.5 mm", "mask in doubt"), (1.5, 0.7, 0.7))
+    write(
+        tmp_path / "a",
+        ("gap of 3.5 mm", "mask in doubt", "120 ml of dense tissue at the pleura count as lung"),
+        (1.5, 0.7, 0.7),
+    )
     write(tmp_path / "b", ("gap of 10 mm",), (5.0, 0.8, 0.8))
     table = shortcuts(SliceStore(tmp_path, PixelSettings()), ["a", "b"])
     assert table.index.tolist() == ["a", "b"]
@@ -36,4 +40,5 @@ def test_every_column_is_what_it_says(tmp_path: Path) -> None:
     outside = (112 * 40 + (256 - 112 - 72) * 10) / (256 - 72)
     np.testing.assert_allclose(table["grey outside the lungs"], outside)
     assert table["finding: gap of # mm"].tolist() == [1, 1]
+    assert not any("pleura" in name for name in table)
     assert table["finding: mask in doubt"].tolist() == [1, 0]

@@ -23,6 +23,9 @@ _LEAST_PART = 0.02  # of the lungs, once other air is gone
 _BODY_MM = 360.0  # wide, where the size of a pixel is not known
 _MENTIONED_SHARE = 0.02
 
+DENSE_PLEURA = "dense tissue at the pleura count as lung"
+"""Ends the finding that says how much of the lung is consolidation or effusion along the ribs: a sign of disease."""
+
 
 @dataclass(frozen=True)
 class Lungs:
@@ -106,7 +109,7 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     if np.count_nonzero(added) > _MENTIONED_SHARE * np.count_nonzero(lungs):
         ml = np.count_nonzero(added) * float(np.prod(spacing_mm)) * every * factor**2 / 1000
         size = "" if np.isnan(ml) else f"{ml:.0f} ml of "
-        findings.append(f"{size}dense tissue at the pleura count as lung")
+        findings.append(f"{size}{DENSE_PLEURA}")
     findings += [
         f"lung mask in doubt: what the {side} lung lacks was taken from the other one's mirror image"
         for side in recovered.mirrored
