@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.patients.booster import mean_probabilities, predict_probabilities, train_booster
 from cnr_iemn.patients.evaluation import Evaluation, evaluate, most_probable
-from cnr_iemn.patients.intervals import patient_bootstrap, wilson
+from cnr_iemn.patients.intervals import patient_bootstrap, proportion_intervals
 from cnr_iemn.patients.out_of_fold import Features
 from cnr_iemn.records import TRAINING, VALIDATION, probability_columns
 
@@ -44,11 +44,7 @@ class Answers:
         held_out = self.held_out
         labels = [classes.index(name) for name in held_out["label"]]
         probabilities = held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
-        right = held_out["correct"].groupby(held_out["label"]).agg(["sum", "size"]).reindex(list(classes), fill_value=0)
-        proportions = {
-            "accuracy": wilson(int(self.correct.sum()), len(held_out)),
-            "sensitivity": {name: wilson(int(k), int(n)) for name, (k, n) in right.iterrows()},
-        }
+        proportions = proportion_intervals(self.evaluation(classes)["confusion_matrix"], classes)
         resampled = patient_bootstrap(labels, probabilities, held_out["patient_id"].tolist(), seed=seed)
         return {"intervals": {"wilson": proportions, "patient_bootstrap": resampled}}
 

@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from cnr_iemn.patients.intervals import rank_auc
+
 Floats = NDArray[np.float64]
 ALARM = 0.01
 _PARTS = 10
@@ -42,8 +44,8 @@ def audit_shortcuts(
     ``shortcuts``: float, one row a scan, one column a shortcut; missing values count as the mean. ``labels``: class
     index of each scan. ``patients``: whose scan each is; classes are permuted over scans.
     """
-    values = shortcuts.to_numpy(dtype=np.float64)
-    values = np.where(np.isnan(values), np.nan_to_num(np.nanmean(values, axis=0)), values)
+    known = shortcuts.dropna(axis="columns", how="all")
+    values = known.fillna(known.mean()).to_numpy(dtype=np.float64)
     varies = np.ptp(values, axis=0) > 0
     if not varies.any() or len(np.unique(labels)) < 2:
         return None
@@ -53,7 +55,7 @@ def audit_shortcuts(
     observed = _highest_auc(left_out, labels)
     null = np.array([_highest_auc(left_out, rng.permutation(labels)) for _ in range(permutations)])
     p = float((1 + np.sum(null >= observed)) / (permutations + 1))
-    names = shortcuts.columns[varies]
+    names = known.columns[varies]
     columns = values[:, varies].T
     return {
         "n": len(labels),
@@ -94,10 +96,5 @@ def _left_out(values: Floats, parts: NDArray[np.int64]) -> Floats:
 
 def _highest_auc(left_out: Floats, labels: NDArray[np.int64]) -> float:
     """Return the AUC, one class against the rest, of the class whose left-out answers tell it best."""
-    areas = []
-    for label in np.unique(labels):
-        true = labels == label
-        ranks = rankdata(left_out @ (true - true.mean()))
-        positives = int(true.sum())
-        areas.append((ranks[true].mean() - (positives + 1) / 2) / (len(true) - positives))
-    return float(np.max(areas))
+    sides = (labels == label for label in np.unique(labels))
+    return max(rank_auc(rankdata(left_out @ (true - true.mean())), true) for true in sides)

@@ -5,6 +5,7 @@ from typing import Any
 
 from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES, Estimate
 from cnr_iemn.patients.intervals import wilson as wilson_interval
+from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
 from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title, model_title, percent
 from cnr_iemn.registry import PAPER_COUNTS
 
@@ -12,9 +13,9 @@ _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "m
 _INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 LEAK = "Permuted training labels do not lead to chance: something leaks, and no figure of this study can be trusted."
 ARM_TITLES = {
-    "paper": "paper: scans that trained the networks are scored by them",
-    "out_of_fold": "out of fold: no network scores what trained it",
-    "out_of_fold_full_data_networks": "learnt out of fold, new scans scored by full-data networks",
+    PAPER: "paper: scans that trained the networks are scored by them",
+    OUT_OF_FOLD: "out of fold: no network scores what trained it",
+    FULL_DATA: "learnt out of fold, new scans scored by full-data networks",
 }
 
 
@@ -90,7 +91,7 @@ def calibration_table(metrics: Mapping[str, Any]) -> ResultTable:
         )
     )
     learnt = f"The temperature is learnt on {found['learnt_on']} training scans, each answered by boosters without it. "
-    if metrics["method"] == "paper":
+    if metrics["method"] == PAPER:
         learnt += (
             "Their features are of networks that some of them have trained: it may be too low (out of fold: not). "
         )

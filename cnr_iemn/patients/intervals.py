@@ -20,6 +20,13 @@ class Estimate(TypedDict):
     high: float | None
 
 
+class Proportions(TypedDict):
+    """Accuracy, and sensitivity by class."""
+
+    accuracy: Estimate
+    sensitivity: dict[str, Estimate]
+
+
 def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimate:
     """Return a proportion with Wilson's score interval (Wilson, JASA 1927), fractions 0 to 1."""
     if n == 0:
@@ -89,6 +96,26 @@ def weighted_figures(truth: NDArray[np.int64], probabilities: Floats, weights: F
         "balanced_accuracy": np.mean(recall, axis=0),
         "macro_f1": np.mean(f1, axis=0),
         "macro_auc": np.mean(auc, axis=0),
+    }
+
+
+def rank_auc(ranks: Floats, true: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve from the scores' ranks (Mann and Whitney 1947), ties at their mean rank.
+
+    ``ranks``: float64 [scans], of ``scipy.stats.rankdata``, or the mean of several. ``true``: the positives, of which
+    there is at least one, as of the others.
+    """
+    positives = int(true.sum())
+    return float((ranks[true].mean() - (positives + 1) / 2) / (len(true) - positives))
+
+
+def proportion_intervals(confusion_matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Proportions:
+    """Return Wilson's intervals of accuracy and of each class's sensitivity. ``confusion_matrix``: rows true."""
+    matrix = np.asarray(confusion_matrix, dtype=np.int64)
+    right, totals = np.diag(matrix), matrix.sum(axis=1)
+    return {
+        "accuracy": wilson(int(right.sum()), int(totals.sum())),
+        "sensitivity": {name: wilson(int(right[k]), int(totals[k])) for k, name in enumerate(classes)},
     }
 
 

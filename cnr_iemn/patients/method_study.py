@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import evaluate, most_probable
-from cnr_iemn.patients.intervals import weighted_figures, wilson
+from cnr_iemn.patients.intervals import proportion_intervals, weighted_figures
 from cnr_iemn.patients.methods import METHODS, Answer, Method
 from cnr_iemn.patients.nested import patient_parts
 from cnr_iemn.patients.slice_sets import SliceSets
@@ -43,13 +43,9 @@ def study_methods(
         predicted = most_probable(probabilities, classes)
         evaluation = evaluate(truth, predicted, classes)
         correct[name] = np.array(predicted) == np.array(truth)
-        sensitivity = {}
-        for k, label in enumerate(classes):
-            row = evaluation["confusion_matrix"][k]
-            sensitivity[label] = wilson(row[k], sum(row))
         found[name] = {
             **evaluation,
-            "intervals": {"accuracy": wilson(int(correct[name].sum()), len(truth)), "sensitivity": sensitivity},
+            "intervals": proportion_intervals(evaluation["confusion_matrix"], classes),
             "within_training": _within_training(method, sets, training, labels, seed=seed),
         }
     for name, comparison in compare_with(reference, correct).items():

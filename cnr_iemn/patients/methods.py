@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -93,10 +94,12 @@ def tabular(describe: Describe, learner: Learner) -> Method:
 
 def logistic(values: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
     """Multinomial logistic regression on standardised features; a group without a slice counts as its mean."""
-    middle = np.nan_to_num(np.nanmean(values, axis=0))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
-    model.fit(np.where(np.isnan(values), middle, values), labels)
-    return lambda others: np.asarray(model.predict_proba(np.where(np.isnan(others), middle, others)))
+    model = make_pipeline(
+        SimpleImputer(strategy="mean", keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(C=0.1, max_iter=5000),
+    ).fit(values, labels)
+    return lambda others: np.asarray(model.predict_proba(others))
 
 
 def boosted(*, weighted: bool = False) -> Learner:

@@ -15,6 +15,9 @@ from cnr_iemn.patients.group_features import group_features
 from cnr_iemn.patients.predictions import Predictions, check_joinable, check_same_study
 from cnr_iemn.records import TRAINING
 
+PAPER, OUT_OF_FOLD, FULL_DATA = "paper", "out_of_fold", "out_of_fold_full_data_networks"
+"""Ways to make the booster's features; the last learns out of fold, but new scans are scored by full-data networks."""
+
 Folds = Mapping[int, Mapping[str, Predictions]]
 """Predictions by fold held out, then by model in ensemble order."""
 
@@ -46,6 +49,19 @@ class Features:
         scored_by = scored_by if several else [None] * len(joined)
         joined.insert(1, "fold", pd.Series(scored_by, dtype="Int64"))
         return joined
+
+
+def ways_to_features(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, Features]:
+    """Return the features of each way there is, the declared one first; out of fold stands beside the paper's.
+
+    Raises RunError where the predictions, or those of the folds, do not fit together.
+    """
+    paper = paper_features(predictions)
+    if folds is None:
+        return {PAPER: paper}
+    check_folds(predictions, folds)
+    out_of_fold = out_of_fold_features(folds)
+    return {OUT_OF_FOLD: out_of_fold, PAPER: paper, FULL_DATA: Features(out_of_fold.training, paper.answering)}
 
 
 def paper_features(predictions: Mapping[str, Predictions]) -> Features:
@@ -92,14 +108,12 @@ def check_folds(whole: Mapping[str, Predictions], folds: Folds) -> None:
 
 def _check_unseen(model: str, predictions: Predictions, fold: int) -> None:
     tag, scans = predictions.metadata.tag, predictions.scans
-    patients = set(scans.loc[scans["fold"] == fold, "patient_id"])
-    seen = set(predictions.metadata.training_scan_ids)
-    seen |= set(predictions.table.loc[predictions.table["seen_in_training"], "scan_id"])
-    leaked = sorted(scan_id for scan_id in seen if scans.loc[scan_id, "patient_id"] in patients)
-    if leaked:
+    leaked = scans.index[(scans["fold"] == fold) & scans["patient_id"].isin(predictions.seen_patients)]
+    if len(leaked):
         raise RunError(
             f"{model}'s run {tag} was trained on {leaked[0]} (one of {len(leaked)}) of fold {fold}, which it is to "
-            f"answer for. Train it again with data.fold={fold} (overwrite=true)."
+            "answer for, or on another scan of the same patient. Train it again with "
+            f"data.fold={fold} (overwrite=true)."
         )
     if predictions.table["used_for_selection"].any():
         raise RunError(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from cnr_iemn.patients.intervals import weighted_figures
+from cnr_iemn.patients.intervals import rank_auc, weighted_figures
 
 _Z = 3.29  # two-sided 99.9%: the control is to stay silent where nothing leaks
 _RELABELLINGS = 1000
@@ -81,10 +81,5 @@ def _mean_by_relabelling(
     found = np.empty(_RELABELLINGS)
     for k in range(_RELABELLINGS):
         shuffled = rng.permutation(truth)
-        found[k] = np.mean([_auc_of_ranks(ranks[:, label], shuffled == label) for label in labels])
+        found[k] = np.mean([rank_auc(ranks[:, label], shuffled == label) for label in labels])
     return found
-
-
-def _auc_of_ranks(ranks: NDArray[np.float64], true: NDArray[np.bool_]) -> float:
-    positives = int(true.sum())
-    return float((ranks[true].mean() - (positives + 1) / 2) / (len(true) - positives))

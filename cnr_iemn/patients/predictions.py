@@ -53,6 +53,12 @@ class Predictions:
         columns = ["patient_id", "split", "fold", "label", "n_slices"]
         return self.table.drop_duplicates("scan_id").set_index("scan_id")[columns]
 
+    @property
+    def seen_patients(self) -> set[str]:
+        """Patients of whom a slice has trained the network, by the metadata or by the rows."""
+        seen = self.table["seen_in_training"] | self.table["scan_id"].isin(self.metadata.training_scan_ids)
+        return set(self.table.loc[seen, "patient_id"])
+
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write predictions.parquet (zstd), whole or not at all. Raises RunError where ``read_predictions`` would."""
@@ -137,11 +143,7 @@ def check_same_study(first: Predictions, other: Predictions) -> None:
 
 def _check_held_out(predictions: Predictions) -> None:
     scans, model = predictions.scans, predictions.metadata.model
-    seen = set(predictions.metadata.training_scan_ids)
-    seen |= set(predictions.table.loc[predictions.table["seen_in_training"], "scan_id"])
-    patients = set(scans.loc[scans.index.isin(seen), "patient_id"])
-    held_out = scans[scans["split"] == VALIDATION]
-    leaked = held_out.index[held_out["patient_id"].isin(patients) | held_out.index.isin(seen)]
+    leaked = scans.index[(scans["split"] == VALIDATION) & scans["patient_id"].isin(predictions.seen_patients)]
     if len(leaked):
         raise RunError(
             f"{model} was trained on {_listed(leaked)}, which the split holds out for validation (the scan itself or "

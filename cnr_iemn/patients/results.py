@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import xgboost
 
 from cnr_iemn.files import write_bytes_atomic, write_text_atomic
-from cnr_iemn.patients.answers import train_answers
+from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
 from cnr_iemn.patients.booster import save_booster
 from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.evidence import Wanted, gather_evidence
 from cnr_iemn.patients.group_features import feature_columns
-from cnr_iemn.patients.out_of_fold import Features, Folds, check_folds, out_of_fold_features, paper_features
+from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, Folds, ways_to_features
 from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
 from cnr_iemn.patients.slice_sets import out_of_fold_sets, paper_sets
 from cnr_iemn.patients.summaries import ScanSummary
@@ -29,8 +29,6 @@ from cnr_iemn.records import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.registry import PHANTOM_NOTICE
 
 _NOTHING_MORE = Wanted()
-PAPER, OUT_OF_FOLD, FULL_DATA = "paper", "out_of_fold", "out_of_fold_full_data_networks"
-"""Ways to make the booster's features; the last learns out of fold, but new scans are scored by full-data networks."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +64,18 @@ def assemble_results(
 
     ``predictions``: by model, in ensemble order. ``summaries``: by scan_id, every scan of the cohort. ``cohort``: its
     name, for the tables. ``folds``: predictions of the fold networks; with them the booster that is kept, and every
-    figure but those of ``arms``, are out of fold. ``wanted``: evidence beside the figures. ``shortcuts``: of
-    every scan, by scan_id, for the audit. The other arguments are
-    those of ``train_booster``. Raises RunError where the predictions do not fit together, a class has no training scan
-    or no scan is held out.
+    figure but those of ``arms``, are out of fold. ``wanted``: evidence beside the figures. ``shortcuts``: of every
+    scan, by scan_id, for the audit. The other arguments are those of ``train_booster``. Raises RunError where the
+    predictions do not fit together, a class has no training scan or no scan is held out.
     """
     first = next(iter(predictions.values()))
     classes, scans = first.metadata.classes, first.scans
     learn = partial(train_answers, scans=scans, classes=classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
-    ways = _ways(predictions, folds)
+    ways = ways_to_features(predictions, folds)
     arms = {name: learn(features) for name, features in ways.items()}
-    declared = OUT_OF_FOLD if folds else PAPER
-    chosen, features = arms[declared], ways[declared]
+    declared, features = next(iter(ways.items()))
+    chosen = arms[declared]
     alone = {name: learn(features.only(feature_columns(name, classes))) for name in predictions}
-    whole_selected = any(each.metadata.checkpoint == "best" for each in predictions.values())
     evaluation = chosen.evaluation(classes)
     sets = out_of_fold_sets(folds) if folds else paper_sets(predictions)
     evidence = gather_evidence(chosen, features, sets, scans, classes, learn, wanted, shortcuts, seed=seed)
@@ -92,24 +88,13 @@ def assemble_results(
         "checkpoints": {name: each.metadata.checkpoint for name, each in predictions.items()},
         "method": declared,
         "folds": None if folds is None else len(folds),
-        "selected_on": VALIDATION if whole_selected and not folds else None,
+        "selected_on": _selected_on(predictions, declared),
         "n_features": features.training.shape[1],
         **evaluation,
         **chosen.uncertainty(classes, seed=seed),
         "majority_p": _majority_p(evaluation),
         **evidence.values,
-        "arms": {
-            name: {
-                "declared": name == declared,
-                "selected_on": VALIDATION if whole_selected and name != OUT_OF_FOLD else None,
-                **answers.evaluation(classes),
-                **answers.uncertainty(classes, seed=seed),
-            }
-            for name, answers in arms.items()
-        },
-        "arm_comparisons": compare_with(
-            chosen.correct, {name: each.correct for name, each in arms.items() if name != declared}
-        ),
+        **_arm_figures(arms, declared, predictions, classes, seed=seed),
         "backbones": {name: each.evaluation(classes) for name, each in alone.items()},
         "comparisons": compare_with(chosen.correct, {name: each.correct for name, each in alone.items()}),
         "baselines": patient_baselines(summaries, _column(scans, "label"), _column(scans, "split"), classes, seed=seed),
@@ -119,14 +104,32 @@ def assemble_results(
     return Results(metrics, chosen.patients, features.as_table(scans["fold"]), chosen.booster, evidence.seconds)
 
 
-def _ways(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, Features]:
-    """Return the features of each way to make them; out of fold stands beside the paper's where there are folds."""
-    paper = paper_features(predictions)
-    if folds is None:
-        return {PAPER: paper}
-    check_folds(predictions, folds)
-    out_of_fold = out_of_fold_features(folds)
-    return {OUT_OF_FOLD: out_of_fold, PAPER: paper, FULL_DATA: Features(out_of_fold.training, paper.answering)}
+def _arm_figures(
+    arms: Mapping[str, Answers],
+    declared: str,
+    predictions: Mapping[str, Predictions],
+    classes: tuple[str, ...],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the figures of each way to make the features, and the declared one against each of the others."""
+    others = {name: answers.correct for name, answers in arms.items() if name != declared}
+    figures = {
+        name: {
+            "declared": name == declared,
+            "selected_on": _selected_on(predictions, name),
+            **answers.evaluation(classes),
+            **answers.uncertainty(classes, seed=seed),
+        }
+        for name, answers in arms.items()
+    }
+    return {"arms": figures, "arm_comparisons": compare_with(arms[declared].correct, others)}
+
+
+def _selected_on(predictions: Mapping[str, Predictions], way: str) -> str | None:
+    """Return what has chosen the networks that score new scans: nothing out of fold, else their checkpoints tell."""
+    best = any(each.metadata.checkpoint == "best" for each in predictions.values())
+    return VALIDATION if best and way != OUT_OF_FOLD else None
 
 
 def write_results(folder: Path, results: Results) -> None:

@@ -38,8 +38,8 @@ def out_of_fold_sets(folds: Folds) -> dict[str, tuple[ScanArray, ...]]:
 def _arrays(predictions: Mapping[str, Predictions]) -> dict[str, ScanArray]:
     of_models = []
     for each in predictions.values():
-        ordered = each.table.sort_values(["scan_id", "slice_index"], kind="stable")
-        probabilities = each.probabilities[ordered.index]
+        ordered = each.table.reset_index(drop=True).sort_values(["scan_id", "slice_index"])
+        probabilities = each.probabilities[ordered.index]  # by position
         names, starts = np.unique(ordered["scan_id"].to_numpy(dtype=str), return_index=True)
         of_models.append(dict(zip(names.tolist(), np.split(probabilities, starts[1:]), strict=True)))
     return {scan_id: np.stack([model[scan_id] for model in of_models]) for scan_id in of_models[0]}

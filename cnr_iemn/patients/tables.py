@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.registry import BACKBONES, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
 
 _NONE = "–"
@@ -57,7 +58,7 @@ def slice_table(metrics: Mapping[str, Any]) -> ResultTable:
 
 def scan_table(metrics: Mapping[str, Any]) -> ResultTable:
     """Return Table 2: scan accuracy and balanced accuracy of backbones, ensemble and baselines, in percent."""
-    how = "" if metrics["method"] == "paper" else f", features {metrics['method'].replace('_', ' ')}"
+    how = "" if metrics["method"] == PAPER else f", features {metrics['method'].replace('_', ' ')}"
     entries = [
         (f"{model_title(model)} features", scores, _paper(model, "paper_scan_accuracy"), _scan_note(metrics, model))
         for model, scores in metrics["backbones"].items()
@@ -139,7 +140,7 @@ def _note(metrics: Mapping[str, Any], *models: str) -> str:
 
 def _scan_note(metrics: Mapping[str, Any], *models: str) -> str:
     """Mark figures of scans likewise; out of fold no checkpoint is chosen."""
-    return "" if metrics["method"] == "out_of_fold" else _note(metrics, *models)
+    return "" if metrics["method"] == OUT_OF_FOLD else _note(metrics, *models)
 
 
 def percent(fraction: float | None) -> str:

@@ -47,7 +47,8 @@ def check_settings(settings: object) -> None:
     if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings):
-        _at_least("permutations", settings.permutations, 0)
+        if settings.permutations != 0:
+            _at_least("permutations", settings.permutations, 2)
         if not 0 < settings.answer_share <= 1:
             raise ConfigurationError(
                 f"answer_share={settings.answer_share} is no share of scans. Give one above 0 and up to 1, such as 0.9."

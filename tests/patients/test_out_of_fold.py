@@ -123,7 +123,7 @@ def test_another_scan_of_the_same_patient_is_a_leak_too() -> None:
     table["seen_in_training"] = table["scan_id"] == "CAP-004"
     leaky = Predictions(table, replace(made.metadata, training_scan_ids=("CAP-004",)))
     whole = {"resnext50": make_predictions("resnext50", scans)}
-    with pytest.raises(RunError, match=r"trained on CAP-004 .* of fold 0"):
+    with pytest.raises(RunError, match=r"trained on CAP-000 .* of fold 0.*another scan of the same patient"):
         check_folds(whole, {0: {"resnext50": leaky}})
 
 
