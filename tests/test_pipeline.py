@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from cnr_iemn.cohort.store import SliceStore, StoredScan
 from cnr_iemn.patients.predictions import read_predictions
 from cnr_iemn.registry import PHANTOM_NOTICE
 from tests.pipeline import MODELS, TINY, entry_point, measured_rows
@@ -79,6 +81,27 @@ def test_the_ensemble_joins_the_backbones(tiny_study: Path) -> None:
     assert metrics["notice"] == PHANTOM_NOTICE
     assert json.loads((folder / "ensemble.json").read_text())["notice"] == PHANTOM_NOTICE
     assert (pd.read_csv(folder / "patients.csv")["notice"] == PHANTOM_NOTICE).all()
+
+
+def test_a_scan_under_two_names_on_two_sides_is_refused(
+    tiny_study: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = pd.read_csv(copy / "runs" / "tiny" / "split.csv").set_index("scan_id")["split"]
+    learnt, judged = (split.index[split == side][0] for side in ("training", "validation"))
+    as_stored = SliceStore.scan
+
+    def twins(store: SliceStore, scan_id: str) -> StoredScan:
+        scan = as_stored(store, scan_id)
+        return replace(scan, grey_sha256="one and the same") if scan_id in (learnt, judged) else scan
+
+    monkeypatch.setattr(SliceStore, "scan", twins)
+    train = [*TINY, f"ingest.cache={tiny_study / 'cache'}", *study(copy)[1:], "model=resnext50", "tag=twins"]
+    aggregate = [*study(copy)[1:], f"ensemble=[{','.join(MODELS)}]"]
+    for name, words in (("train", train), ("aggregate", aggregate)):
+        assert entry_point(name)(words) == 2
+        said = capsys.readouterr().err
+        assert all(twin in said for twin in (f"{learnt} (training)", f"{judged} (validation)"))
+    assert not (copy / "runs" / "tiny" / "resnext50" / "twins").exists()
 
 
 def test_a_finished_run_is_not_made_again(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """The shortcut audit on simulated cohorts of which it is known whether a shortcut tells the class."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,10 +45,13 @@ def test_two_scans_of_a_patient_never_help_each_other() -> None:
     """Each patient has a value of its own; its second scan would give its class away."""
     rng = np.random.default_rng(0)
     labels = np.tile(rng.integers(0, 3, 100), 2)
-    own = np.tile(rng.normal(size=(100, 8)), (2, 1)) ** 3
-    together = audit_shortcuts(pd.DataFrame(own), labels, [f"p{k % 100}" for k in range(200)])
+    own = pd.DataFrame(np.tile(rng.normal(size=(100, 60)), (2, 1))).add_prefix("s")
+    together = audit_shortcuts(own, labels, [f"p{k % 100}" for k in range(200)], permutations=19)
+    apart = audit_shortcuts(own, labels, [f"p{k}" for k in range(200)], permutations=19)
     assert together is not None
+    assert apart is not None
     assert together["auc"] < 0.65
+    assert apart["auc"] > 0.9
 
 
 def test_the_left_out_answers_are_those_of_scikit_learns_ridge() -> None:
@@ -76,3 +81,7 @@ def test_nothing_that_varies_is_no_audit_and_what_is_missing_tells_nothing() -> 
     assert audit_shortcuts(table, labels * 0, patients) is None
     table.loc[labels == 2, "s5"] = np.nan
     assert "s5" in audit_shortcuts(table, labels, patients, permutations=19)["alone"]
+    table["s5"] = np.nan  # spacing that no scan tells
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "s5" not in audit_shortcuts(table, labels, patients, permutations=19)["alone"]

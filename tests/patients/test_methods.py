@@ -1,5 +1,6 @@
 """Other ways from slices to patients: rules by hand, learners on what only they can tell, sets traced by value."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from cnr_iemn.patients.group_features import group_features
 from cnr_iemn.patients.method_study import answer_sets, study_methods
 from cnr_iemn.patients.methods import (
     METHODS,
+    Answer,
     few_features,
     infected_first,
     infected_rule,
@@ -117,6 +119,28 @@ def test_the_papers_method_is_the_papers(metrics: dict) -> None:
     assert again["declared_against_it"]["difference"] == 0
     table = evidence_tables(metrics)[-1]
     assert len(table.rows) == len(METHODS)
+
+
+def test_within_training_each_scan_is_answered_once_by_what_has_not_learnt_from_it() -> None:
+    scans, sets = PREDICTIONS["resnext50"].scans, paper_sets(PREDICTIONS)
+    name_of = {array.tobytes(): scan_id for scan_id, (array,) in sets.items()}
+    answered: list[str] = []
+
+    def method(learnt: Sequence[ScanArray], labels: np.ndarray) -> Answer:
+        known = {name_of[array.tobytes()] for array in learnt}
+        assert [CLASSES[k] for k in labels] == [SCANS[name_of[array.tobytes()]].label for array in learnt]
+
+        def answer(others: Sequence[ScanArray]) -> np.ndarray:
+            names = [name_of[array.tobytes()] for array in others]
+            assert not known & set(names)
+            answered.extend(names)
+            return np.array([shares_of_slices(array) for array in others])
+
+        return answer
+
+    right = np.ones((scans["split"] == "validation").sum(), dtype=bool)
+    study_methods(sets, scans, CLASSES, reference=right, methods={"watched": method})
+    assert sorted(answered) == sorted(SCANS)  # validation scans once, training scans once
 
 
 def test_what_is_within_training_does_not_know_the_validation_scans(metrics: dict) -> None:

@@ -1,5 +1,6 @@
 """Every option composes and passes its checks; experiment=paper has the paper's numbers."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import BACKBONES
 from cnr_iemn.settings import schema
 from cnr_iemn.settings.checks import check_settings, ensemble_models, ensemble_name
@@ -47,6 +49,21 @@ def test_every_entry_point_composes() -> None:
     compose("prepare")
     compose("aggregate")
     compose("predict", "input=/data")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("permutations=1", "permutations=1 is too small. Give 2 or more"),
+        ("permutations=-3", "permutations=-3 is too small"),
+        ("answer_share=0", "answer_share=0.0 is no share of scans. Give one above 0"),
+        ("answer_share=1.1", "answer_share=1.1 is no share of scans"),
+        ("booster.features=best", "booster.features=best is not known. Choose one of: paper, out_of_fold"),
+    ],
+)
+def test_what_aggregate_cannot_do_is_said_before_anything_is_read(words: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        compose("aggregate", words)
 
 
 def test_the_demo_gives_each_backbone_a_size_it_takes() -> None:
@@ -90,6 +107,7 @@ def test_experiment_paper_has_the_papers_numbers() -> None:
         assert (model.name, model.image_size) == (name, 299 if name == "inception_v3" else 224)
         assert model.image_size == info.image_size
     booster = compose("aggregate").booster
+    assert booster.features == "paper"
     assert (booster.rounds, booster.max_depth, booster.eta) == (100, 6, 0.3)
 
 
