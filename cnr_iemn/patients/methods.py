@@ -46,7 +46,7 @@ def mean_probabilities(scan: ScanArray) -> Floats:
 
 
 def few_features(scan: ScanArray) -> Floats:
-    """Return 2 x classes + 1 figures of all models: each class's share, its three surest slices, the infected share."""
+    """Return 2 x classes + 1 figures of all models: shares, the least healthy slices, the infected share."""
     shares, surest = shares_of_slices(scan), three_surest(scan)
     return np.concatenate([shares, surest, [1 - shares[0]]])
 
@@ -58,9 +58,12 @@ def shares_of_slices(scan: ScanArray) -> Floats:
 
 
 def three_surest(scan: ScanArray) -> Floats:
-    """Return each class's mean probability in its three surest slices, of the models' mean (as WinterPan2017 do)."""
-    mean = np.sort(scan.mean(axis=0, dtype=np.float64), axis=0)
-    return np.asarray(mean[-3:].mean(axis=0))
+    """Return the mean probabilities of the three slices that the models' mean holds least healthy.
+
+    Nearly every scan has three healthy slices, so that the three surest slices of each class would call all healthy.
+    """
+    mean = scan.mean(axis=0, dtype=np.float64)
+    return np.asarray(mean[np.argsort(mean[:, 0], kind="stable")[:3]].mean(axis=0))
 
 
 def infected_rule(scan: ScanArray) -> Floats:
@@ -136,7 +139,7 @@ def infected_first(scans: Sequence[ScanArray], labels: NDArray[np.int64]) -> Ans
 
 
 def _among_infected(scan: ScanArray) -> Floats:
-    """Return for each disease its share among the infected slices, its mean probability in them, and the surest's."""
+    """Return for each disease its share among the infected slices, its mean probability in them, and in the surest."""
     mean = scan.mean(axis=0)
     sick = mean.argmax(axis=1) > 0
     chosen = mean[sick] if sick.any() else mean[[mean[:, 0].argmin()]]  # the least healthy slice stands for none
@@ -149,7 +152,7 @@ def _among_infected(scan: ScanArray) -> Floats:
 METHODS: dict[str, Method] = {
     "majority vote of the slices": rule(shares_of_slices),
     "infected from 3% of the slices": rule(infected_rule),
-    "three surest slices": rule(three_surest),
+    "three least healthy slices": rule(three_surest),
     "logistic regression on percentages": tabular(percentages, logistic),
     "XGBoost on percentages": tabular(percentages, boosted()),
     "XGBoost on percentages, classes weighted": tabular(percentages, boosted(weighted=True)),

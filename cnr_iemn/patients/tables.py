@@ -1,5 +1,6 @@
 """The paper's Tables 1 and 2 and Figure 4 for this cohort, from metrics.json alone, with the paper's figures beside."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,11 @@ class ResultTable:
         for position, cells in enumerate(zip(self.columns, *self.rows, strict=True)):
             if position == 0 or cells[0] == "note":
                 table.add_column(Text(cells[0]))
-            else:  # as narrow as its longest word, which leaves the names their room
-                longest = max(len(word) for cell in cells for word in cell.split())
+            else:  # as narrow as its longest word or interval, which leaves the names their room
+                longest = max(len(word) for cell in cells for word in re.findall(r"\[[^]]*\]\S*|\S+", cell))
                 table.add_column(Text(cells[0]), justify="right", width=longest)
         for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))
         return table
 
 

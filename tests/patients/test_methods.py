@@ -61,7 +61,9 @@ def test_rules_by_hand() -> None:
     np.testing.assert_allclose(shares_of_slices(scan), [0.95, 0.03, 0.02])
     np.testing.assert_allclose(infected_rule(scan), [0, 0.6, 0.4])
     np.testing.assert_allclose(infected_rule(scan_of(*[0] * 98, 1, 2)), [1, 0, 0])
-    np.testing.assert_allclose(three_surest(scan), [0.8, 0.8, (0.8 + 0.8 + 0.1) / 3], rtol=1e-6)
+    surer = np.concatenate([scan, scan_of(2, sure=0.98), scan_of(1, 2, sure=0.9)], axis=1)
+    sick = np.array([[0.01, 0.01, 0.98], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
+    np.testing.assert_allclose(three_surest(surer), sick.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(few_features(scan)[[0, 6]], [0.95, 0.05])
     answer = rule(three_surest)([], np.array([]))([scan])
     np.testing.assert_allclose(answer.sum(axis=1), 1)
@@ -148,7 +150,7 @@ def test_what_is_within_training_does_not_know_the_validation_scans(metrics: dic
     sets = paper_sets(PREDICTIONS)
     spoilt = {k: tuple(a[..., ::-1] for a in v) if SCANS[k].split == "validation" else v for k, v in sets.items()}
     right = np.ones((scans["split"] == "validation").sum(), dtype=bool)
-    chosen = {name: METHODS[name] for name in ("three surest slices", "logistic regression on few features")}
+    chosen = {name: METHODS[name] for name in ("three least healthy slices", "logistic regression on few features")}
     found = study_methods(spoilt, scans, CLASSES, reference=right, methods=chosen)
     for name, each in found.items():
         assert each["within_training"] == metrics["methods"][name]["within_training"]
