@@ -102,6 +102,17 @@ def mean_probabilities(booster: xgboost.Booster, tables: Sequence[pd.DataFrame])
     return np.asarray(np.mean([predict_probabilities(booster, table) for table in tables], axis=0))
 
 
+def margin_contributions(booster: xgboost.Booster, features: pd.DataFrame) -> NDArray[np.float64]:
+    """Return what each feature adds to each class's margin (log-odds before the softmax), exactly.
+
+    SHAP values of trees, as XGBoost computes them itself (Lundberg et al., Nature Machine Intelligence 2, 2020): float64
+    [scans, classes, features + 1], the last is the class's base; their sum is the margin.
+    """
+    data = xgboost.DMatrix(features.to_numpy(np.float64), feature_names=_feature_names(features), missing=np.nan)
+    shape = len(features), len(booster_classes(booster)), features.shape[1] + 1
+    return np.asarray(booster.predict(data, pred_contribs=True), dtype=np.float64).reshape(shape)
+
+
 def class_indices(labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
     """Return the index of each label, int64. Raises RunError where a label is unknown or a class has no scan."""
     unknown = sorted({str(label) for label in labels} - set(classes))

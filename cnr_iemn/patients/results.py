@@ -18,12 +18,13 @@ from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
 from cnr_iemn.patients.booster import save_booster
 from cnr_iemn.patients.comparisons import compare_with
+from cnr_iemn.patients.contributions import Contributions, contributions
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.evidence import Wanted, gather_evidence
 from cnr_iemn.patients.group_features import feature_columns
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, Folds, ways_to_features
 from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
-from cnr_iemn.patients.slice_sets import out_of_fold_sets, paper_sets
+from cnr_iemn.patients.slice_sets import SliceSets, out_of_fold_sets, paper_sets
 from cnr_iemn.patients.summaries import ScanSummary
 from cnr_iemn.records import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.registry import PHANTOM_NOTICE
@@ -36,14 +37,17 @@ class Results:
     """What stage 2 has learnt and how well it answers.
 
     ``metrics``: JSON-ready, all fractions 0 to 1. ``patients``: one row a scan, training and validation. ``features``:
-    ``Features.as_table``. ``booster``: trained on those of the training scans. ``seconds``: of the evidence,
-    part by part.
+    ``Features.as_table``. ``booster``: trained on those of the training scans. ``contributions``: to its answers for the
+    validation scans. ``slices``: as the networks of the declared way see them. ``seconds``: of the evidence, part by
+    part.
     """
 
     metrics: dict[str, Any]
     patients: pd.DataFrame
     features: pd.DataFrame
     booster: xgboost.Booster
+    contributions: Contributions
+    slices: SliceSets
     seconds: dict[str, float]
 
 
@@ -79,6 +83,8 @@ def assemble_results(
     evaluation = chosen.evaluation(classes)
     sets = out_of_fold_sets(folds) if folds else paper_sets(predictions)
     evidence = gather_evidence(chosen, features, sets, scans, classes, learn, wanted, shortcuts, seed=seed)
+    held_out = [table.loc[chosen.held_out.index] for table in features.answering]
+    explained = contributions(chosen.booster, held_out, classes=classes, models=tuple(predictions))
     metrics = {
         **({"notice": PHANTOM_NOTICE} if first.metadata.phantom else {}),
         "schema_version": SCHEMA_VERSION,
@@ -94,6 +100,7 @@ def assemble_results(
         **chosen.uncertainty(classes, seed=seed),
         "majority_p": _majority_p(evaluation),
         **evidence.values,
+        "contributions": explained.summary(),
         **_arm_figures(arms, declared, predictions, classes, seed=seed),
         "backbones": {name: each.evaluation(classes) for name, each in alone.items()},
         "comparisons": compare_with(chosen.correct, {name: each.correct for name, each in alone.items()}),
@@ -101,7 +108,8 @@ def assemble_results(
         "slices": {name: slice_accuracy(each) for name, each in predictions.items()},
         "slice_baselines": slice_baselines(first, summaries),
     }
-    return Results(metrics, chosen.patients, features.as_table(scans["fold"]), chosen.booster, evidence.seconds)
+    table = features.as_table(scans["fold"])
+    return Results(metrics, chosen.patients, table, chosen.booster, explained, sets, evidence.seconds)
 
 
 def _arm_figures(

@@ -1,0 +1,63 @@
+"""What the booster goes by: exact contributions to its margins, by backbone and level of the lungs.
+
+They tell how sensitive the booster is to a feature, not what causes a disease or where a lesion is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xgboost
+from numpy.typing import NDArray
+
+from cnr_iemn.patients.booster import margin_contributions
+from cnr_iemn.registry import N_GROUPS
+
+Floats = NDArray[np.float64]
+LEVELS = ("upper third", "middle third", "lower third")
+"""Of the slices, head first; the 20 groups as 7, 6 and 7."""
+_LEVEL_OF_GROUP = np.repeat(np.arange(3), (7, 6, 7))
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Of each scan, to the margin of each class.
+
+    ``by_group``: float64 [scans, classes, models, 20 groups], of a group's percentages together, the mean over the sets
+    of networks. ``base``: float64 [classes], the margin before any feature. A scan's sum and the base are its margin.
+    """
+
+    scan_ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    models: tuple[str, ...]
+    by_group: Floats
+    base: Floats
+
+    @property
+    def by_level(self) -> Floats:
+        """By thirds of the slices, float64 [scans, classes, models, 3]."""
+        thirds = [self.by_group[..., _LEVEL_OF_GROUP == level].sum(axis=-1) for level in range(len(LEVELS))]
+        return np.stack(thirds, axis=-1)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the mean size over the scans, log-odds, JSON-ready: by class, then model, 20 groups head first."""
+        size = np.abs(self.by_group).mean(axis=0)
+        return {
+            name: {model: size[k, m].tolist() for m, model in enumerate(self.models)}
+            for k, name in enumerate(self.classes)
+        }
+
+
+def contributions(
+    booster: xgboost.Booster, tables: Sequence[pd.DataFrame], *, classes: tuple[str, ...], models: tuple[str, ...]
+) -> Contributions:
+    """Return what the booster goes by for these scans.
+
+    ``tables``: features of the same scans as each set of networks makes them, columns as ``group_features`` has them.
+    """
+    found = np.mean([margin_contributions(booster, table) for table in tables], axis=0)
+    shape = len(tables[0]), len(classes), len(models), N_GROUPS, len(classes)
+    by_group = found[:, :, :-1].reshape(shape).sum(axis=-1)
+    return Contributions(tuple(tables[0].index), classes, models, by_group, found[0, :, -1])
