@@ -43,6 +43,8 @@ BACKBONES: dict[str, BackboneInfo] = {
 }
 """The paper's four backbones in the order of its tables; ``ensemble=all`` means these."""
 
+PAPER_COHORT = "covid_ct_md"
+"""``data.name`` of the cohort that the paper's figures are of."""
 PAPER_ENSEMBLE_ACCURACY = 87.75
 """Percent of validation scans, all four backbones joined (Table 2, CNR-IEMN)."""
 PAPER_SENSITIVITY = {"Normal": 95.83, "COVID-19": 96.36, "CAP": 52.63}

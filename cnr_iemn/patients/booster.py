@@ -105,8 +105,8 @@ def mean_probabilities(booster: xgboost.Booster, tables: Sequence[pd.DataFrame])
 def margin_contributions(booster: xgboost.Booster, features: pd.DataFrame) -> NDArray[np.float64]:
     """Return what each feature adds to each class's margin (log-odds before the softmax), exactly.
 
-    SHAP values of trees, as XGBoost computes them itself (Lundberg et al., Nature Machine Intelligence 2, 2020): float64
-    [scans, classes, features + 1], the last is the class's base; their sum is the margin.
+    SHAP values of trees, as XGBoost computes them itself (Lundberg et al., Nature Machine Intelligence 2, 2020):
+    float64 [scans, classes, features + 1], the last is the class's base; their sum is the margin.
     """
     data = xgboost.DMatrix(features.to_numpy(np.float64), feature_names=_feature_names(features), missing=np.nan)
     shape = len(features), len(booster_classes(booster)), features.shape[1] + 1

@@ -38,7 +38,7 @@ class Contributions:
     @property
     def by_level(self) -> Floats:
         """By thirds of the slices, float64 [scans, classes, models, 3]."""
-        thirds = [self.by_group[..., _LEVEL_OF_GROUP == level].sum(axis=-1) for level in range(len(LEVELS))]
+        thirds = [self.by_group[..., level == _LEVEL_OF_GROUP].sum(axis=-1) for level in range(len(LEVELS))]
         return np.stack(thirds, axis=-1)
 
     def summary(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from cnr_iemn.errors import RunError
+from cnr_iemn.patients.intervals import Estimate, clustered_accuracy
 from cnr_iemn.patients.predictions import Predictions
 from cnr_iemn.records import VALIDATION
 
@@ -33,6 +34,12 @@ class SliceEvaluation(Scores):
     n_slices: int
 
 
+class NetworkSlices(SliceEvaluation):
+    """Scores of a network's slices, with the interval of the accuracy over patients."""
+
+    accuracy_interval: Estimate
+
+
 def evaluate(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> Evaluation:
     """Return the figures of a set of scans, JSON-ready.
 
@@ -49,13 +56,20 @@ def evaluate(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[
     return {**score(labels, predicted, classes), "n_patients": len(labels)}
 
 
-def slice_accuracy(predictions: Predictions) -> SliceEvaluation:
-    """Return the figures of the validation slices that carry a label; None figures where no slice does."""
+def slice_accuracy(predictions: Predictions, *, seed: int = 0) -> NetworkSlices:
+    """Return the figures of the validation slices that carry a label; None figures where no slice does.
+
+    ``seed``: of the bootstrap over patients.
+    """
     table = predictions.table
     chosen = ((table["split"] == VALIDATION) & table["slice_label"].notna()).to_numpy(dtype=bool)
     predicted = most_probable(predictions.probabilities[chosen], predictions.metadata.classes)
-    labels = table["slice_label"][chosen].tolist()
-    return {**score(labels, predicted, predictions.metadata.classes), "n_slices": len(labels)}
+    labelled = table[chosen]
+    labels = labelled["slice_label"].tolist()
+    right = np.array(predicted, dtype=str) == np.array(labels, dtype=str)
+    interval = clustered_accuracy(right, labelled["label"].tolist(), labelled["patient_id"].tolist(), seed=seed)
+    scores = score(labels, predicted, predictions.metadata.classes)
+    return {**scores, "n_slices": len(labels), "accuracy_interval": interval}
 
 
 def most_probable(probabilities: NDArray[np.floating], classes: Sequence[str]) -> list[str]:

@@ -3,10 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES, Estimate
+from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES
 from cnr_iemn.patients.intervals import wilson as wilson_interval
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
-from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title, model_title, percent
+from cnr_iemn.patients.tables import (
+    SELECTED,
+    ResultTable,
+    beside_the_paper,
+    ensemble_title,
+    interval_text,
+    model_title,
+    percent,
+)
 from cnr_iemn.registry import PAPER_COUNTS
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
@@ -46,11 +54,13 @@ def interval_table(metrics: Mapping[str, Any]) -> ResultTable:
         ("accuracy", bootstrap["accuracy"], "bootstrap"),
         *((title, bootstrap[name], "bootstrap") for name, title in _FIGURES.items()),
     ]
-    rows = tuple((name, percent(each["value"]), _interval(each), how) for name, each, how in entries)
-    paper = "; ".join(f"{name} {k} of {n} {_interval(wilson_interval(k, n))}" for name, (k, n) in PAPER_COUNTS.items())
+    rows = tuple((name, percent(each["value"]), interval_text(each), how) for name, each, how in entries)
+    counts = PAPER_COUNTS.items()
+    paper = "; ".join(f"{name} {k} of {n} {interval_text(wilson_interval(k, n))}" for name, (k, n) in counts)
     caption = (
         f"{metrics['n_patients']} validation scans. Bootstrap: {RESAMPLES} resamples of patients within their class, "
-        f"the models as they are. What lies in one interval these scans cannot tell apart. The paper's own: {paper}."
+        f"the models as they are. What lies in one interval these scans cannot tell apart."
+        + (f" The paper's own: {paper}." if beside_the_paper(metrics) else "")
     )
     title = f"How far {ensemble_title(metrics)}'s figures can be trusted, %"
     return ResultTable(title, ("figure", "value", _INTERVAL, "how"), rows, metrics.get("notice"), caption)
@@ -140,7 +150,7 @@ def arm_table(metrics: Mapping[str, Any]) -> ResultTable:
         role = "declared before the run" if each["declared"] else "exploratory"
         note = f"{role}; {SELECTED}" if each["selected_on"] else role
         difference = "–" if against is None else f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
-        cells = (ARM_TITLES[name], percent(each["accuracy"]), _interval(wilson), difference)
+        cells = (ARM_TITLES[name], percent(each["accuracy"]), interval_text(wilson), difference)
         rows.append((*cells, percent(each["balanced_accuracy"]), note))
     columns = ("stage 2", "accuracy", _INTERVAL, "less the declared", "balanced accuracy", "note")
     return ResultTable("Stage 2, %", columns, tuple(rows), metrics.get("notice"))
@@ -172,7 +182,7 @@ def method_table(metrics: Mapping[str, Any]) -> ResultTable:
     for name, each in metrics["methods"].items():
         against = each["declared_against_it"]
         sensitivities = (
-            f"{percent(each['sensitivity'][label])} {_interval(each['intervals']['sensitivity'][label])}"
+            f"{percent(each['sensitivity'][label])} {interval_text(each['intervals']['sensitivity'][label])}"
             for label in classes
         )
         difference = f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
@@ -212,11 +222,6 @@ def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapp
 
 def _signed(fraction: float) -> str:
     return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
-
-
-def _interval(estimate: Estimate) -> str:
-    low, high = estimate["low"], estimate["high"]
-    return "–" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _ends(comparison: Mapping[str, Any], *, sign: int = 1) -> str:

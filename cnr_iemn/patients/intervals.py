@@ -1,7 +1,7 @@
 """How far figures of so few patients can be trusted: Wilson's intervals and a bootstrap over patients."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,14 +53,7 @@ def patient_bootstrap(
     answer. ``patients``: whose scan each one is. A figure that some resamples cannot have is None.
     """
     truth = np.asarray(labels, dtype=np.int64)
-    _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros((resamples + 1, len(first)))
-    drawn[0] = 1  # the patients as they are
-    for label in np.unique(truth[first]):
-        members = np.flatnonzero(truth[first] == label)
-        drawn[1:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-    weights = drawn[:, owner]
+    weights = resampled_patients(truth, patients, resamples=resamples, seed=seed)
     tail = (1 - confidence) / 2
     estimates: dict[str, Estimate] = {}
     for name, values in weighted_figures(truth, probabilities, weights).items():
@@ -72,6 +65,43 @@ def patient_bootstrap(
             "high": float(high) if known else None,
         }
     return estimates
+
+
+def resampled_patients(
+    labels: Sequence[Any] | NDArray[Any], patients: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Floats:
+    """Return how often each case counts, float64 [resamples + 1, cases]: once in the first row, then as drawn.
+
+    Patients are drawn with replacement within their class, that of their first case, each with all their cases.
+    """
+    truth = np.asarray(labels)
+    _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros((resamples + 1, len(first)))
+    drawn[0] = 1  # the patients as they are
+    for label in np.unique(truth[first]):
+        members = np.flatnonzero(truth[first] == label)
+        drawn[1:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
+    return np.asarray(drawn[:, owner])
+
+
+def clustered_accuracy(
+    right: NDArray[np.bool_], labels: Sequence[str], patients: Sequence[str], *, seed: int = 0
+) -> Estimate:
+    """Return the share of right cases with its percentile interval over patients, fractions 0 to 1; None without cases.
+
+    ``right``: whether each case (a slice) is answered rightly. ``labels``: the class of its scan, within which patients
+    are drawn. ``patients``: whose case each one is: those of one patient are alike, and a case is no patient.
+    """
+    if len(right) == 0:
+        return {"value": None, "low": None, "high": None}
+    owners, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
+    hits, counts = np.bincount(owner, right), np.bincount(owner)
+    weights = resampled_patients(np.asarray(labels)[first], owners.tolist(), seed=seed)
+    shares = (weights @ hits) / (weights @ counts)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(shares[1:], [tail, 1 - tail])
+    return {"value": float(shares[0]), "low": float(low), "high": float(high)}
 
 
 def weighted_figures(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> dict[str, Floats]:

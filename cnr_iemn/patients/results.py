@@ -37,9 +37,9 @@ class Results:
     """What stage 2 has learnt and how well it answers.
 
     ``metrics``: JSON-ready, all fractions 0 to 1. ``patients``: one row a scan, training and validation. ``features``:
-    ``Features.as_table``. ``booster``: trained on those of the training scans. ``contributions``: to its answers for the
-    validation scans. ``slices``: as the networks of the declared way see them. ``seconds``: of the evidence, part by
-    part.
+    ``Features.as_table``. ``booster``: trained on those of the training scans. ``contributions``: to its answers for
+    the validation scans. ``slices``: as the networks of the declared way see them. ``seconds``: of the evidence, part
+    by part.
     """
 
     metrics: dict[str, Any]

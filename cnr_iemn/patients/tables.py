@@ -1,18 +1,28 @@
-"""The paper's Tables 1 and 2 and Figure 4 for this cohort, from metrics.json alone, with the paper's figures beside."""
+"""The paper's Tables 1 and 2 and Figure 4 for this cohort, from metrics.json alone.
+
+The paper's figures stand beside them where both are of the real COVID-CT-MD.
+"""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from cnr_iemn.patients.intervals import CONFIDENCE, Estimate, proportion_intervals
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, PAPER
-from cnr_iemn.registry import BACKBONES, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
+from cnr_iemn.registry import BACKBONES, PAPER_COHORT, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
 
 _NONE = "–"
+_INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 SELECTED = "selected on this set"
+
+
+_Entry = tuple[str, Mapping[str, Any], Estimate | None, str, str]
+"""Name, scores, interval of the accuracy, the paper's figure, note."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +38,14 @@ class ResultTable:
     def rich(self) -> Table:
         """Return the table for a rich console; cells are text, never markup."""
         heading = f"{self.notice}\n{self.title}" if self.notice else self.title
-        table = Table(title=Text(heading), caption=Text(self.caption) if self.caption else None)
+        caption = Text(self.caption) if self.caption else None
+        # no lines between columns: eight of them are to fit into 80 characters
+        table = Table(title=Text(heading), caption=caption, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         for position, cells in enumerate(zip(self.columns, *self.rows, strict=True)):
+            longest = max((len(word) for cell in cells for word in re.findall(r"\[[^]]*\]\S*|\S+", cell)), default=1)
             if position == 0 or cells[0] == "note":
-                table.add_column(Text(cells[0]))
+                table.add_column(Text(cells[0]), min_width=longest)
             else:  # as narrow as its longest word or interval, which leaves the names their room
-                longest = max(len(word) for cell in cells for word in re.findall(r"\[[^]]*\]\S*|\S+", cell))
                 table.add_column(Text(cells[0]), justify="right", width=longest)
         for row in self.rows:
             table.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))
@@ -46,73 +58,117 @@ def result_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ResultTable,
 
 
 def slice_table(metrics: Mapping[str, Any]) -> ResultTable:
-    """Return Table 1: slice accuracy and balanced accuracy of backbones and slice baselines, in percent."""
+    """Return Table 1: figures of the validation slices, of backbones and slice baselines, in percent."""
     slices = metrics["slices"]
-    entries = [
-        (model_title(model), scores, _paper(model, "paper_slice_accuracy"), _note(metrics, model))
+    entries: list[_Entry] = [
+        (
+            model_title(model),
+            scores,
+            scores["accuracy_interval"],
+            _paper(model, "paper_slice_accuracy"),
+            _note(metrics, model),
+        )
         for model, scores in slices.items()
     ]
-    columns = _columns(metrics, f"{next(iter(slices.values()))['n_slices']} slices", "paper: SPGC validation")
-    rows = _rows(entries, metrics["slice_baselines"])
-    return ResultTable("Table 1. Slices, %", columns, rows, metrics.get("notice"))
+    title = f"Table 1. Slices, %. {metrics['cohort']}, {next(iter(slices.values()))['n_slices']} validation slices"
+    rows = _rows(metrics, entries, metrics["slice_baselines"])
+    caption = f"{_INTERVAL}: patients resampled with all their slices, which are alike; networks as they are."
+    return ResultTable(title, _columns(metrics, "SPGC validation"), rows, metrics.get("notice"), caption)
 
 
 def scan_table(metrics: Mapping[str, Any]) -> ResultTable:
-    """Return Table 2: scan accuracy and balanced accuracy of backbones, ensemble and baselines, in percent."""
+    """Return Table 2: figures of the validation scans, of backbones, ensemble and baselines, in percent."""
     how = "" if metrics["method"] == PAPER else f", features {metrics['method'].replace('_', ' ')}"
-    entries = [
-        (f"{model_title(model)} features", scores, _paper(model, "paper_scan_accuracy"), _scan_note(metrics, model))
+    entries: list[_Entry] = [
+        (
+            f"{model_title(model)} features",
+            scores,
+            _wilson(scores),
+            _paper(model, "paper_scan_accuracy"),
+            _scan_note(metrics, model),
+        )
         for model, scores in metrics["backbones"].items()
     ]
     if len(metrics["models"]) > 1:
         paper = f"{PAPER_ENSEMBLE_ACCURACY:.2f}" if is_paper_ensemble(metrics) else _NONE
-        entries.append((ensemble_title(metrics), metrics, paper, _scan_note(metrics, *metrics["models"])))
-    columns = _columns(metrics, f"{metrics['n_patients']} scans", "paper: SPGC validation, 98 scans")
-    rows = _rows(entries, metrics["baselines"])
+        note = _scan_note(metrics, *metrics["models"])
+        entries.append((ensemble_title(metrics), metrics, _wilson(metrics), paper, note))
+    rows = _rows(metrics, entries, metrics["baselines"])
     caption = (
-        f"{ensemble_title(metrics)} against the most frequent class: exact binomial p = {metrics['majority_p']:.2g}"
+        f"{ensemble_title(metrics)} against the most frequent class: exact binomial p = {metrics['majority_p']:.2g}. "
+        f"{_INTERVAL}: Wilson's."
     )
-    return ResultTable(f"Table 2. Scans, %{how}", columns, rows, metrics.get("notice"), caption)
+    title = f"Table 2. Scans, %{how}. {metrics['cohort']}, {metrics['n_patients']} validation scans"
+    return ResultTable(title, _columns(metrics, "SPGC validation, 98 scans"), rows, metrics.get("notice"), caption)
 
 
 def confusion_table(metrics: Mapping[str, Any]) -> ResultTable:
     """Return Figure 4: a row for each true class, counts by predicted class and the sensitivity in percent."""
-    classes = metrics["classes"]
-    paper = PAPER_SENSITIVITY if is_paper_ensemble(metrics) else {}
+    classes, intervals = metrics["classes"], metrics["intervals"]["wilson"]["sensitivity"]
+    beside = beside_the_paper(metrics)
     rows = tuple(
         (
             name,
             *(str(count) for count in counts),
             percent(metrics["sensitivity"][name]),
-            f"{paper[name]:.2f}" if name in paper else _NONE,
+            interval_text(intervals[name]),
+            *([f"{PAPER_SENSITIVITY[name]:.2f}" if is_paper_ensemble(metrics) else _NONE] if beside else []),
         )
         for name, counts in zip(classes, metrics["confusion_matrix"], strict=True)
     )
-    here = f"this cohort: {metrics['cohort']}, validation, {metrics['n_patients']} scans"
     columns = (
         "true class",
         *(f"predicted {name}" for name in classes),
-        f"{here}: sensitivity, %",
-        "paper: SPGC validation, 98 scans: sensitivity, %",
+        "sensitivity, %",
+        _INTERVAL,
+        *(["paper: SPGC validation, 98 scans: sensitivity, %"] if beside else []),
     )
     note = _scan_note(metrics, *metrics["models"]) or None
-    return ResultTable(f"Figure 4. {ensemble_title(metrics)}, scans", columns, rows, metrics.get("notice"), note)
+    title = f"Figure 4. {ensemble_title(metrics)}, {metrics['cohort']}, {metrics['n_patients']} validation scans"
+    return ResultTable(title, columns, rows, metrics.get("notice"), note)
 
 
-def _columns(metrics: Mapping[str, Any], counted: str, paper: str) -> tuple[str, ...]:
-    here = f"this cohort: {metrics['cohort']}, validation, {counted}"
-    return ("model", f"{here}: accuracy", f"{here}: balanced accuracy", f"{paper}: accuracy", "note")
+def beside_the_paper(metrics: Mapping[str, Any]) -> bool:
+    """Tell whether the paper's figures may stand beside these: both are of COVID-CT-MD, of its real scans."""
+    return metrics["cohort"] == PAPER_COHORT and "notice" not in metrics
+
+
+def _columns(metrics: Mapping[str, Any], paper: str) -> tuple[str, ...]:
+    recalls = (f"recall {name}" for name in metrics["classes"])
+    figures = f"accuracy, {_INTERVAL}", "balanced accuracy", *recalls
+    return ("model", *figures, *([f"paper: {paper}: accuracy"] if beside_the_paper(metrics) else []), "note")
 
 
 def _rows(
-    entries: list[tuple[str, Mapping[str, Any], str, str]], baselines: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Any], entries: list[_Entry], baselines: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tuple[str, ...], ...]:
-    """Return a row of cells for each entry (name, scores, the paper's figure, note), then for each baseline."""
-    simple = [(f"baseline: {name}", scores, _NONE, "") for name, scores in baselines.items()]
+    """Return a row of cells for each entry, then for each baseline."""
+    simple: list[_Entry] = [
+        (f"baseline: {name}", scores, _wilson(scores) if "n_patients" in scores else None, _NONE, "")
+        for name, scores in baselines.items()
+    ]
+    beside = beside_the_paper(metrics)
     return tuple(
-        (name, percent(scores["accuracy"]), percent(scores["balanced_accuracy"]), paper, note)
-        for name, scores, paper, note in (*entries, *simple)
+        (
+            name,
+            percent(scores["accuracy"]) + ("" if interval is None else f" {interval_text(interval)}"),
+            percent(scores["balanced_accuracy"]),
+            *(percent(scores["sensitivity"][label]) for label in metrics["classes"]),
+            *([paper] if beside else []),
+            note,
+        )
+        for name, scores, interval, paper, note in (*entries, *simple)
     )
+
+
+def _wilson(scores: Mapping[str, Any]) -> Estimate:
+    return proportion_intervals(scores["confusion_matrix"], list(scores["sensitivity"]))["accuracy"]
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Return an interval of fractions in percent, with a digit."""
+    low, high = estimate["low"], estimate["high"]
+    return _NONE if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def is_paper_ensemble(metrics: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from cnr_iemn.patients.intervals import patient_bootstrap, weighted_auc, weighted_figures, wilson
+from cnr_iemn.patients.intervals import clustered_accuracy, patient_bootstrap, weighted_auc, weighted_figures, wilson
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,27 @@ def test_a_single_class_has_no_auc() -> None:
     found = patient_bootstrap([0, 0], np.array([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], resamples=50)
     assert found["macro_auc"] == {"value": None, "low": None, "high": None}
     assert found["accuracy"]["value"] == 0.5
+
+
+def test_slices_of_one_patient_count_together() -> None:
+    """Against a bootstrap written out; one patient's slices all right or all wrong make the interval wide."""
+    rng = np.random.default_rng(3)
+    patients = [f"p{k}" for k in range(30) for _ in range(20)]
+    labels = ["a" if k < 18 else "b" for k in range(30) for _ in range(20)]
+    right = rng.random(600) < np.repeat(rng.beta(0.3, 0.15, 30), 20)
+    found = clustered_accuracy(right, labels, patients, seed=1)
+    assert found["value"] == right.mean()
+    by_patient = right.reshape(30, 20)
+    shares = []
+    for _ in range(4000):
+        drawn = [*rng.integers(0, 18, 18), *rng.integers(18, 30, 12)]
+        shares.append(by_patient[drawn].mean())
+    low, high = np.quantile(shares, [0.025, 0.975])
+    assert found["low"] == pytest.approx(low, abs=0.02)
+    assert found["high"] == pytest.approx(high, abs=0.02)
+    naive = wilson(int(right.sum()), 600)
+    assert found["high"] - found["low"] > 3 * (naive["high"] - naive["low"])
+
+
+def test_no_slice_has_no_interval() -> None:
+    assert clustered_accuracy(np.zeros(0, bool), [], []) == {"value": None, "low": None, "high": None}

@@ -1,11 +1,15 @@
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
+from statsmodels.stats.proportion import proportion_confint
 
+from cnr_iemn.patients.evidence_tables import interval_table
 from cnr_iemn.patients.results import assemble_results
 from cnr_iemn.patients.tables import ResultTable, confusion_table, result_tables, scan_table, slice_table
-from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE
+from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from tests.builders import make_predictions, make_scans, make_summaries
 
 SCANS = make_scans(4, 4)
@@ -28,50 +32,50 @@ def printed(table: ResultTable, width: int = 160) -> str:
     return capture.get()
 
 
-def test_table_1_shows_the_paper_s_figures_beside_this_cohort_s(of_four: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def real() -> dict[str, Any]:
+    """The paper's cohort itself: its figures stand beside."""
+    predictions = {name: make_predictions(name, SCANS) for name in BACKBONES}
+    return assemble_results(predictions, make_summaries(SCANS), cohort="covid_ct_md").metrics
+
+
+FIGURES = ("accuracy, 95% interval", "balanced accuracy", *(f"recall {name}" for name in SPGC_CLASSES))
+
+
+def test_table_1_shows_every_figure_of_the_slices(of_four: dict[str, Any]) -> None:
     table = slice_table(of_four)
-    assert table.columns == (
-        "model",
-        "this cohort: phantom, validation, 498 slices: accuracy",
-        "this cohort: phantom, validation, 498 slices: balanced accuracy",
-        "paper: SPGC validation: accuracy",
-        "note",
-    )
-    assert [(row[0], row[3]) for row in table.rows[:4]] == [
-        ("ResNeXt-50", "88.91"),
-        ("DenseNet-161", "88.61"),
-        ("Inception-v3", "88.74"),
-        ("Wide-ResNet-50", "88.37"),
-    ]
-    scores = [of_four["slices"][name] for name in BACKBONES]
-    assert [row[1] for row in table.rows[:4]] == [f"{100 * each['accuracy']:.2f}" for each in scores]
-    assert [row[2] for row in table.rows[:4]] == [f"{100 * each['balanced_accuracy']:.2f}" for each in scores]
+    assert "phantom, 498 validation slices" in table.title
+    assert table.columns == ("model", *FIGURES, "note")
+    for row, name in zip(table.rows, BACKBONES, strict=False):
+        scores = of_four["slices"][name]
+        low, high = (100 * scores["accuracy_interval"][end] for end in ("low", "high"))
+        assert low <= 100 * scores["accuracy"] <= high
+        assert row[1] == f"{100 * scores['accuracy']:.2f} [{low:.1f}, {high:.1f}]"
+        assert row[2] == f"{100 * scores['balanced_accuracy']:.2f}"
+        assert row[3:6] == tuple(f"{100 * scores['sensitivity'][label]:.2f}" for label in SPGC_CLASSES)
     assert [row[0] for row in table.rows[4:]] == [
         "baseline: majority class",
         "baseline: position alone",
         "baseline: lung area alone",
     ]
-    assert all(row[3:] == ("–", "") for row in table.rows[4:])
+    assert not any("[" in row[1] or row[-1] for row in table.rows[4:])
 
 
-def test_table_2_shows_both_accuracies_and_the_paper_s(of_four: dict[str, Any]) -> None:
+def test_table_2_shows_every_figure_of_the_scans(of_four: dict[str, Any]) -> None:
     table = scan_table(of_four)
-    assert table.columns[1] == "this cohort: phantom, validation, 12 scans: accuracy"
-    assert table.columns[2] == "this cohort: phantom, validation, 12 scans: balanced accuracy"
-    assert table.columns[3] == "paper: SPGC validation, 98 scans: accuracy"
-    assert [(row[0], row[3]) for row in table.rows[:5]] == [
-        ("ResNeXt-50 features", "79.59"),
-        ("DenseNet-161 features", "82.65"),
-        ("Inception-v3 features", "85.71"),
-        ("Wide-ResNet-50 features", "80.61"),
-        ("CNR-IEMN", "87.75"),
-    ]
-    assert table.rows[4][1] == f"{100 * of_four['accuracy']:.2f}"
-    assert table.rows[4][2] == f"{100 * of_four['balanced_accuracy']:.2f}"
+    assert "phantom, 12 validation scans" in table.title
+    assert table.columns == ("model", *FIGURES, "note")
+    low, high = proportion_confint(np.trace(of_four["confusion_matrix"]), 12, method="wilson")
+    assert table.rows[4][:3] == (
+        "CNR-IEMN",
+        f"{100 * of_four['accuracy']:.2f} [{100 * low:.1f}, {100 * high:.1f}]",
+        f"{100 * of_four['balanced_accuracy']:.2f}",
+    )
     assert len(table.rows) == 5 + 7
     baseline = of_four["baselines"]["lung litres"]
     row = next(row for row in table.rows if row[0] == "baseline: lung litres")
-    assert row[1:] == (f"{100 * baseline['accuracy']:.2f}", f"{100 * baseline['balanced_accuracy']:.2f}", "–", "")
+    assert row[1].startswith(f"{100 * baseline['accuracy']:.2f} [")
+    assert row[2] == f"{100 * baseline['balanced_accuracy']:.2f}"
     assert table.caption is not None
     assert f"p = {of_four['majority_p']:.2g}" in table.caption
 
@@ -79,9 +83,28 @@ def test_table_2_shows_both_accuracies_and_the_paper_s(of_four: dict[str, Any]) 
 def test_figure_4_shows_counts_and_sensitivities(of_four: dict[str, Any]) -> None:
     table = confusion_table(of_four)
     assert [row[0] for row in table.rows] == ["Normal", "COVID-19", "CAP"]
-    assert [row[-1] for row in table.rows] == ["95.83", "96.36", "52.63"]
     assert [[int(cell) for cell in row[1:4]] for row in table.rows] == of_four["confusion_matrix"]
     assert table.rows[2][4] == f"{100 * of_four['sensitivity']['CAP']:.2f}"
+    assert table.rows[2][5].startswith("[")
+
+
+def test_the_paper_s_figures_stand_beside_its_own_cohort(real: dict[str, Any]) -> None:
+    table = slice_table(real)
+    assert table.columns == ("model", *FIGURES, "paper: SPGC validation: accuracy", "note")
+    assert [row[-2] for row in table.rows[:4]] == ["88.91", "88.61", "88.74", "88.37"]
+    assert {row[-2] for row in table.rows[4:]} == {"–"}
+    table = scan_table(real)
+    assert table.columns[-2] == "paper: SPGC validation, 98 scans: accuracy"
+    assert [row[-2] for row in table.rows[:5]] == ["79.59", "82.65", "85.71", "80.61", "87.75"]
+    assert [row[-1] for row in confusion_table(real).rows] == ["95.83", "96.36", "52.63"]
+    assert "The paper's own" in str(interval_table(real).caption)
+
+
+@pytest.mark.parametrize("change", [{"notice": PHANTOM_NOTICE}, {"cohort": "mine"}])
+def test_and_beside_no_other(real: dict[str, Any], change: dict[str, str]) -> None:
+    tables = [*result_tables({**real, **change}), interval_table({**real, **change})]
+    assert not any("paper" in word for each in tables for word in (*each.columns, each.title, str(each.caption)))
+    assert not any("87.75" in cell for each in tables for row in each.rows for cell in row)
 
 
 def test_figures_on_the_set_that_chose_the_checkpoint_are_marked() -> None:
@@ -105,15 +128,18 @@ def test_phantom_studies_are_headed_by_the_notice_and_others_are_not(of_four: di
 def test_every_cell_is_printed_and_brackets_are_no_markup(of_four: dict[str, Any]) -> None:
     for table in result_tables(of_four):
         text = printed(table, width=400)
-        assert all(cell in text for row in table.rows for cell in row)
+        assert all(part in text for row in table.rows for cell in row for part in re.split(r" (?=\[)", cell))
     odd = ResultTable("[b]title", ("model", "[red]x"), (("[i]name", "1"),))
     assert all(part in printed(odd) for part in ("[b]title", "[red]x", "[i]name"))
 
 
 def test_figures_that_nothing_was_counted_for_are_dashes(of_four: dict[str, Any]) -> None:
-    unknown = {"accuracy": None, "balanced_accuracy": None, "n_slices": 0}
-    empty = {**of_four, "slices": {"resnext50": unknown}, "slice_baselines": {"position alone": unknown}}
-    assert [row[1:3] for row in slice_table(empty).rows] == [("–", "–")] * 2
+    nothing = dict.fromkeys(SPGC_CLASSES)
+    unknown = {"accuracy": None, "balanced_accuracy": None, "sensitivity": nothing, "n_slices": 0}
+    none = {"value": None, "low": None, "high": None}
+    models = {"resnext50": {**unknown, "accuracy_interval": none}}
+    empty = {**of_four, "slices": models, "slice_baselines": {"position alone": unknown}}
+    assert [row[1:6] for row in slice_table(empty).rows] == [("– –", *["–"] * 4), ("–",) * 5]
 
 
 def test_no_word_is_broken_on_a_terminal_of_80_columns(of_four: dict[str, Any]) -> None:
@@ -122,9 +148,10 @@ def test_no_word_is_broken_on_a_terminal_of_80_columns(of_four: dict[str, Any]) 
         assert {word for row in (table.columns, *table.rows) for cell in row for word in cell.split()} <= words
 
 
-def test_other_ensembles_do_not_borrow_the_paper_s_ensemble() -> None:
-    two = metrics("resnext50", "inception_v3")
-    assert [(row[0], row[3]) for row in scan_table(two).rows[:3]] == [
+def test_other_ensembles_do_not_borrow_the_paper_s_ensemble(real: dict[str, Any]) -> None:
+    predictions = {name: make_predictions(name, SCANS) for name in ("resnext50", "inception_v3")}
+    two = assemble_results(predictions, make_summaries(SCANS), cohort="covid_ct_md").metrics
+    assert [(row[0], row[-2]) for row in scan_table(two).rows[:3]] == [
         ("ResNeXt-50 features", "79.59"),
         ("Inception-v3 features", "85.71"),
         ("ResNeXt-50 + Inception-v3", "–"),
@@ -132,4 +159,4 @@ def test_other_ensembles_do_not_borrow_the_paper_s_ensemble() -> None:
     assert {row[-1] for row in confusion_table(two).rows} == {"–"}
     one = metrics("my_net")
     assert [row[0] for row in scan_table(one).rows[:2]] == ["my_net features", "baseline: majority class"]
-    assert slice_table(one).rows[0][3] == "–"
+    assert slice_table(one).rows[0][-1] == "selected on this set"
