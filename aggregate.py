@@ -14,18 +14,22 @@ from cnr_iemn.settings.schema import AggregateSettings
 def main(settings: AggregateSettings) -> float:
     """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy."""
     from dataclasses import asdict
+    from itertools import chain
 
     from rich.console import Console
 
     from cnr_iemn.cohort.shortcuts import shortcuts
     from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.provenance import provenance
     from cnr_iemn.engine.runs import finished_runs, fold_runs
+    from cnr_iemn.files import json_text, write_text_atomic
     from cnr_iemn.patients.evidence import Wanted
     from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
     from cnr_iemn.patients.predictions import check_joinable, read_predictions
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
+    from cnr_iemn.report.study import write_report
 
     wanted = Path(settings.runs), settings.study, ensemble_models(settings.ensemble), settings.tag
     runs = finished_runs(*wanted)
@@ -53,14 +57,17 @@ def main(settings: AggregateSettings) -> float:
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
     write_results(folder, results)
     write_ensemble(folder, ensemble)
+    origin = provenance(runs, predictions, folds, booster_seed=settings.booster.seed)
+    write_text_atomic(folder / "provenance.json", json_text(origin))
+    write_report(folder, results, store, origin, study=settings.study)
 
     console = Console(width=None if Console().is_terminal else 140)
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)
-    for table in (*result_tables(results.metrics), *evidence_tables(results.metrics)):
+    for table in (*result_tables(results.metrics), *chain(*evidence_tables(results.metrics).values())):
         console.print(table.rich())
     console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         console.print(f"wrote {path}", soft_wrap=True)
     return float(results.metrics["accuracy"])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cnr_iemn.cohort.cohort import Cohort
 from cnr_iemn.registry import PHANTOM_NOTICE
+from cnr_iemn.settings.multirun import command_line
 from cnr_iemn.settings.schema import TrainSettings
 
 _PASSING = {
@@ -47,6 +48,7 @@ def run_record(settings: TrainSettings, cohort: Cohort, *, store: Path, phantom:
     )
     return {
         **({"notice": PHANTOM_NOTICE} if phantom else {}),
+        "command": command_line(),
         "configuration": lasting_configuration(settings),
         "cohort": {"name": cohort.name, "root": str(cohort.root), "n_scans": len(cohort.scans)},
         "store": str(store),

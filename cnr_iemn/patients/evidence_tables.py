@@ -27,22 +27,24 @@ ARM_TITLES = {
 }
 
 
-def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
-    """Return the tables of all the evidence that there is."""
-    tables = [interval_table(metrics)]
+def evidence_tables(metrics: Mapping[str, Any]) -> dict[str, tuple[ResultTable, ...]]:
+    """Return the tables of all the evidence that there is, by what they are about: trust, probabilities, shortcuts,
+    methods.
+    """
+    trust = [interval_table(metrics)]
     if metrics["permutation_test"] is not None:
-        tables.append(permutation_table(metrics))
-    if metrics["calibration"] is not None:
-        tables += [calibration_table(metrics), undecided_table(metrics)]
+        trust.append(permutation_table(metrics))
     if len(metrics["models"]) > 1:
-        tables.append(comparison_table(metrics))
+        trust.append(comparison_table(metrics))
     if len(metrics["arms"]) > 1:
-        tables.append(arm_table(metrics))
-    if metrics["audit"] is not None:
-        tables.append(audit_table(metrics))
-    if metrics["methods"] is not None:
-        tables.append(method_table(metrics))
-    return tuple(tables)
+        trust.append(arm_table(metrics))
+    calibrated = metrics["calibration"] is not None
+    return {
+        "trust": tuple(trust),
+        "probabilities": (calibration_table(metrics), undecided_table(metrics)) if calibrated else (),
+        "shortcuts": () if metrics["audit"] is None else (audit_table(metrics),),
+        "methods": () if metrics["methods"] is None else (method_table(metrics),),
+    }
 
 
 def interval_table(metrics: Mapping[str, Any]) -> ResultTable:

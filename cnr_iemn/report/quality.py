@@ -1,13 +1,11 @@
 """What became of each scan: a page with pictures of the masks, and the same as JSON."""
 
-import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -18,9 +16,8 @@ from cnr_iemn.cohort.store import SliceStore, StoredScan
 from cnr_iemn.files import json_text, write_text_atomic
 from cnr_iemn.records import SCHEMA_VERSION
 from cnr_iemn.registry import PHANTOM_NOTICE
+from cnr_iemn.report.pictures import lung_slices, slice_picture
 
-OUTLINE = (64, 200, 255)
-"""Blue, green, red of the mask's outline: orange, which no grey image holds."""
 _SIDE = 192
 
 _STYLE = """
@@ -112,32 +109,18 @@ def _page(store: SliceStore, scans: list[StoredScan], refused: Mapping[str, str]
 
 def _figure(store: SliceStore, scan: StoredScan) -> str:
     grey, lungs = store.grey(scan.scan_id), store.lungs(scan.scan_id)
+    name = html.escape(scan.scan_id)
     images = "".join(
-        f'<img src="{_picture(grey[k], lungs[k])}" alt="{html.escape(scan.scan_id)}, slice {k}" loading="lazy">'
+        f'<img src="{slice_picture(grey[k], lungs[k], side=_SIDE)}" alt="{name}, slice {k}" loading="lazy">'
         for k in _three_slices(lungs[:])
     )
     facts = f"{scan.n_slices} slices; {_spacing(scan)} mm; {_known(scan.lung_litres)} litres"
     findings = "".join(f'<br><span class="finding">{html.escape(finding)}</span>' for finding in scan.findings)
     kind = ' class="doubtful"' if is_doubtful(scan) else ""
-    name = html.escape(scan.scan_id)
     return f"<figure{kind}><div>{images}</div><figcaption><b>{name}</b> {facts}{findings}</figcaption></figure>"
 
 
 def _three_slices(lungs: NDArray[np.uint8]) -> list[int]:
     """Return the slices at a quarter, half and three quarters of the lungs' height, or of the scan's without lungs."""
-    there = np.flatnonzero(lungs.any(axis=(1, 2)))
-    first, last = (int(there[0]), int(there[-1])) if len(there) else (0, len(lungs) - 1)
+    first, last = lung_slices(lungs)
     return [round(first + share * (last - first)) for share in (0.25, 0.5, 0.75)]
-
-
-def _picture(grey: NDArray[np.uint8], mask: NDArray[np.uint8]) -> str:
-    """Return a JPEG of the slice with the mask's outline, as a data URI."""
-    large = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA if len(grey) > _SIDE else cv2.INTER_LINEAR)
-    inside = cv2.resize(mask, (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
-    image = cv2.cvtColor(large, cv2.COLOR_GRAY2BGR)
-    contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, contours, -1, OUTLINE, 1)
-    # colour at full resolution, or the thin outline would fade
-    colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85, *colour])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

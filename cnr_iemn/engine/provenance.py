@@ -1,0 +1,60 @@
+"""Where the figures of an ensemble come from: commands, versions, seeds, checksums, and what selected on what."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from cnr_iemn.engine.runs import RunFolder
+from cnr_iemn.patients.predictions import Predictions
+from cnr_iemn.records import SCHEMA_VERSION
+from cnr_iemn.settings.multirun import command_line
+
+_PACKAGES = ("cnr-iemn", "xgboost", "scikit-learn", "scipy", "numpy", "pandas")
+
+
+def provenance(
+    runs: Mapping[str, RunFolder],
+    predictions: Mapping[str, Predictions],
+    folds: Mapping[int, tuple[Mapping[str, RunFolder], Mapping[str, Predictions]]] | None,
+    *,
+    booster_seed: int,
+) -> dict[str, Any]:
+    """Return what made an ensemble, JSON-ready: the aggregation, then ``runs``, one entry a network.
+
+    ``folds``: runs and predictions of the fold networks, as of ``describe_ensemble``.
+    """
+    first, run = next(iter(predictions.values())).metadata, next(iter(runs.values()))
+    record = run.record() or {}
+    data = record["configuration"]["data"]
+    sets = [(runs, predictions), *(() if folds is None else folds.values())]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": command_line(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "booster_seed": booster_seed,
+        "split_seed": None if data["split"]["file"] else data["split"]["seed"],
+        "split_sha256": first.split_sha256,
+        "store": first.store,
+        "left_out": list(data["exclude"]),
+        "runs": [_run(each, made[name]) for those, made in sets for name, each in those.items()],
+    }
+
+
+def _run(run: RunFolder, predictions: Predictions) -> dict[str, Any]:
+    record, metadata = run.record() or {}, predictions.metadata
+    configuration = record["configuration"]
+    return {
+        "model": run.model,
+        "tag": run.tag,
+        "command": record.get("command"),  # runs of earlier versions do not say it
+        "seed": metadata.seed,
+        "weights": configuration["model"]["weights"],
+        "checkpoint": metadata.checkpoint,
+        "checkpoint_sha256": metadata.checkpoint_sha256,
+        "selected_on_validation": bool(predictions.table["used_for_selection"].any()),
+        "labels_permuted": configuration["data"]["shuffle_training_labels"],
+        "hardware": record["hardware"],
+        "ended": record.get("ended"),
+        "versions": record["versions"],
+    }
