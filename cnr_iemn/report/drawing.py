@@ -1,5 +1,6 @@
 """Figures as SVG that follow the page: its text colour in light and dark, its fonts, a text in their place."""
 
+import html
 import io
 import re
 from collections.abc import Callable
@@ -83,5 +84,4 @@ def _for_a_page(svg: str, name: str, text: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace(_INK, "currentColor")
-    words = text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(text)}"', 1)

@@ -60,7 +60,7 @@ def accuracy_figure(metrics: Mapping[str, Any]) -> Drawing:
 
     def paint(figure: Figure) -> None:
         axes = single(figure)
-        _forest(axes, estimates)
+        _forest(axes, estimates, ours=ensemble_title(metrics))
         axes.set_xlabel("scans answered rightly, %")
 
     title = "Accuracy of the ensemble, each backbone and each baseline"
@@ -175,13 +175,13 @@ def _accuracy(scores: Mapping[str, Any]) -> Estimate:
     return proportion_intervals(scores["confusion_matrix"], list(scores["sensitivity"]))["accuracy"]
 
 
-def _forest(axes: Axes, estimates: Mapping[str, Estimate]) -> None:
-    """Paint a line for each estimate, the first on top."""
-    for row, estimate in enumerate(estimates.values()):
+def _forest(axes: Axes, estimates: Mapping[str, Estimate], *, ours: str | None = None) -> None:
+    """Paint a line for each estimate, the first on top. ``ours``: which of them is the study's own."""
+    for row, (name, estimate) in enumerate(estimates.items()):
         if estimate["value"] is None or estimate["low"] is None or estimate["high"] is None:
             continue
         axes.plot([100 * estimate["low"], 100 * estimate["high"]], [row, row], color=ACCENT, linewidth=1.5)
-        axes.plot(100 * estimate["value"], row, marker="o", color=PALETTE[1] if row == 0 else ACCENT)
+        axes.plot(100 * estimate["value"], row, marker="o", color=PALETTE[1] if name == ours else ACCENT)
     axes.set_yticks(range(len(estimates)), [fill(name, 24) for name in estimates], fontsize=9)
     axes.set(ylim=(len(estimates) - 0.5, -0.5), xlim=(0, 101))
     axes.grid(axis="x", color=ink(), alpha=0.15)

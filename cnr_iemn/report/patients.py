@@ -141,7 +141,7 @@ def _reasons(contributions: Contributions, row: int, answered: int, true: int) -
     for sign, side in ((1, f"for {answer} rather than {rival}"), (-1, f"for {rival}")):
         strongest = np.argsort(-sign * difference, axis=None)[:_NAMED]
         named = [np.unravel_index(k, difference.shape) for k in strongest if sign * difference.flat[k] > 0.01]
-        parts = (f"{model_title(contributions.models[m])}, {LEVELS[t]} ({difference[m, t]:+.2f})" for m, t in named)
+        parts = (f"{model_title(contributions.models[m])}, {LEVELS[t]} ({abs(difference[m, t]):.2f})" for m, t in named)
         text = "; ".join(parts)
         if text:
             found.append(f"Spoke most {side}: {text}.")

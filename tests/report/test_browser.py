@@ -1,0 +1,105 @@
+"""The report of a real study in a real browser: wide and narrow, light and dark, on paper."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.pipeline import MODELS
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(_BROWSERS)} is installed: the report cannot be opened as its readers do")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        instance = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield instance
+        instance.close()
+
+
+@pytest.fixture(scope="module")
+def report(tiny_study: Path) -> str:
+    return (tiny_study / "runs" / "tiny" / "ensembles" / "+".join(MODELS) / "report.html").as_uri()
+
+
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
+def opened(request: pytest.FixtureRequest, browser: Browser, report: str) -> Iterator[tuple[Page, list[str]]]:
+    """The page and what its browser complained of or asked the network for."""
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request", lambda asked: complaints.extend([asked.url] if not asked.url.startswith(("file:", "data:")) else [])
+    )
+    page.goto(report)
+    page.wait_for_load_state("load")
+    yield page, complaints
+    context.close()
+
+
+def test_it_opens_without_complaint_and_without_a_horizontal_scroll(opened: tuple[Page, list[str]]) -> None:
+    page, complaints = opened
+    assert complaints == []
+    root = "document.scrollingElement"
+    assert page.evaluate(f"{root}.scrollWidth") <= page.evaluate(f"{root}.clientWidth")
+    assert page.locator("h1").inner_text().startswith("ResNeXt-50 + DenseNet-161")
+    assert page.locator("p.notice").first.inner_text() == "phantom study: no diagnostic meaning"
+
+
+def test_every_figure_is_seen_whole(opened: tuple[Page, list[str]]) -> None:
+    page, _ = opened
+    width = page.evaluate("document.scrollingElement.clientWidth")
+    figures = page.locator("figure.drawing svg, svg.strip, .slices img").all()
+    assert len(figures) == 6 + 6 + 3 * 6  # drawings; a strip and three slices for each of six scans
+    for figure in figures:
+        assert figure.is_visible()
+        box = figure.bounding_box()
+        assert box is not None
+        assert box["width"] > 30
+        assert box["height"] > 20
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    for image in page.locator(".slices img").all():
+        assert image.evaluate("image => image.complete && image.naturalWidth") == 112
+    sizes = "texts => texts.map(text => text.getBoundingClientRect().height)"
+    assert min(page.locator("figure.drawing svg text").evaluate_all(sizes)) > 7  # legible on a phone
+
+
+def test_the_text_stands_out_from_its_ground(opened: tuple[Page, list[str]]) -> None:
+    """WCAG's contrast of 4.5 for the text of page and figures, in light and in dark."""
+    page, _ = opened
+    colours = page.evaluate(
+        """() => ["body", ".note", "figure.drawing svg text", ".notice"].map(name => {
+            const style = getComputedStyle(document.querySelector(name));
+            return name.includes("svg") ? style.fill : style.color;
+        }).concat(getComputedStyle(document.body).backgroundColor)"""
+    )
+    *texts, ground = ([int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]] for colour in colours)
+    for text in texts:
+        light, dark = sorted((_luminance(text), _luminance(ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5, colours
+
+
+def _luminance(colour: list[int]) -> float:
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_it_can_be_printed(browser: Browser, report: str, tmp_path: Path) -> None:
+    page = browser.new_page()
+    page.goto(report)
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden()
+    pdf = page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") >= 3
+    page.close()
