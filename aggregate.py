@@ -64,11 +64,16 @@ def main(settings: AggregateSettings) -> float:
     console = Console(width=None if Console().is_terminal else 140)
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)
-    for table in (*result_tables(results.metrics), *chain(*evidence_tables(results.metrics).values())):
+    tables = (*result_tables(results.metrics), *chain(*evidence_tables(results.metrics).values()))
+    for table in tables:
         console.print(table.rich())
     console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         console.print(f"wrote {path}", soft_wrap=True)
+    if settings.logger.name == "wandb":
+        from cnr_iemn.engine.wandb_ensemble import log_ensemble
+
+        log_ensemble(settings.logger, folder, results.metrics, tables, study=settings.study, name=folder.name)
     return float(results.metrics["accuracy"])
 
 

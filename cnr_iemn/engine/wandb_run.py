@@ -1,4 +1,4 @@
-"""One run on Weights & Biases: what its users look for there. The only module that knows wandb."""
+"""One run on Weights & Biases: what its users look for there. Only this module and wandb_ensemble know wandb."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -79,36 +79,46 @@ def wandb_run(settings: LoggerSettings, run: RunFolder, configuration: Mapping[s
     A run that goes on goes on in the same W&B run: its id is kept in run.json. Offline each start has a folder of its
     own under that id, which ``wandb sync`` joins in their order. The exit code is that of the process.
     """
-    import wandb
-
-    offline = settings.offline if settings.offline is not None else not wandb.login(prompt=False)
     record = run.record() or {}
     if "wandb_id" not in record:
         run.note(wandb_id=uuid4().hex[:12])
     sweep = multirun_name()
-    with _pictures_beside(run.path, offline=offline):
-        # begun here, not by Lightning, which sets WANDB_MODE for the whole process, and so for later jobs of a multirun
-        experiment = wandb.init(
-            id=(run.record() or {})["wandb_id"],
-            resume="allow",
-            project=settings.project,
-            name=f"{run.model}/{run.tag}",
-            group=run.study,
-            job_type="train" if sweep is None else "sweep",
-            tags=[*settings.tags, run.model, *([] if sweep is None else [sweep])],
-            notes=record.get("notice"),
-            dir=run.path,
-            config={**configuration, **{key: record[key] for key in ("hardware", "versions") if key in record}},
-            mode="offline" if offline else "online",
-            settings=wandb.Settings(silent=True),
-        )
+    about: dict[str, Any] = {
+        "id": (run.record() or {})["wandb_id"],
+        "resume": "allow",
+        "name": f"{run.model}/{run.tag}",
+        "group": run.study,
+        "job_type": "train" if sweep is None else "sweep",
+        "tags": [*settings.tags, run.model, *([] if sweep is None else [sweep])],
+        "notes": record.get("notice"),
+        "config": {**configuration, **{key: record[key] for key in ("hardware", "versions") if key in record}},
+    }
+    with opened(settings, run.path, about) as experiment:
         for name in ("epoch", _STEP):
             experiment.define_metric(name)
         for name in _BY_EPOCH:
             experiment.define_metric(name, step_metric="epoch")
         experiment.define_metric("step/*", step_metric=_STEP)
+        yield WandbRun(experiment=experiment)
+
+
+@contextmanager
+def opened(settings: LoggerSettings, folder: Path, about: Mapping[str, Any]) -> Iterator[Any]:
+    """Open a W&B run of these words (``wandb.init``'s), whose files lie in the folder; end it as the block ends."""
+    import wandb
+
+    offline = settings.offline if settings.offline is not None else not wandb.login(prompt=False)
+    with _pictures_beside(folder, offline=offline):
+        # begun here, not by Lightning, which sets WANDB_MODE for the whole process, and so for later jobs of a multirun
+        experiment = wandb.init(
+            project=settings.project,
+            dir=folder,
+            mode="offline" if offline else "online",
+            settings=wandb.Settings(silent=True),
+            **about,
+        )
         try:
-            yield WandbRun(experiment=experiment)
+            yield experiment
         except BaseException as error:
             experiment.finish(exit_code=_exit_code(error))
             raise

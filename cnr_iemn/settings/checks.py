@@ -53,6 +53,12 @@ def check_settings(settings: object) -> None:
             raise ConfigurationError(
                 f"answer_share={settings.answer_share} is no share of scans. Give one above 0 and up to 1, such as 0.9."
             )
+        _check_logger(settings.logger)
+        if settings.logger.name == "tensorboard" or settings.logger.log_checkpoint:
+            raise ConfigurationError(
+                "aggregate.py has tables and drawings, for which TensorBoard has no place, and no checkpoint. Give "
+                "logger=wandb, or leave logger out: report.html holds everything."
+            )
         _one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)

@@ -233,6 +233,7 @@ class AggregateSettings:
     permutations: int = 99
     answer_share: float = 0.9
     methods: bool = True
+    logger: LoggerSettings = field(default_factory=lambda: LoggerSettings(name="csv"))
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

@@ -171,6 +171,37 @@ def test_the_worst_slices_come_with_their_pictures(tracked: tuple[Path, list[Any
     assert Path(checkpoint["manifest"]["contents"][0]["local_path"]) == run / "checkpoints" / "best.ckpt"
 
 
+def test_an_ensemble_leaves_its_tables_and_drawings_in_wandb(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    shutil.copytree(tiny_study / "runs" / "tiny" / "resnext50", tmp_path / "tiny" / "resnext50")
+    asked = [f"runs={tmp_path}", "study=tiny", "ensemble=resnext50", "permutations=0", "methods=false"]
+    assert entry_point("aggregate")([*asked, "logger=wandb"]) == 0
+    folder = tmp_path / "tiny" / "ensembles" / "resnext50"
+    (started,) = folder.glob("wandb/offline-run-*")
+    records = wandb_records(started)
+    (head,) = of_type(records, "run")
+    assert (head["run_group"], head["job_type"], head["display_name"]) == ("tiny", "aggregate", "ensemble/resnext50")
+    assert head["notes"].startswith("phantom study")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = {}
+    for record in of_type(records, "summary"):
+        found.update(record["update"])
+    assert found["accuracy"] == metrics["accuracy"]
+    assert found["sensitivity/CAP"] == metrics["sensitivity"]["CAP"]
+    (item,) = [record["item"] for record in of_type(records, "history")]
+    drawn = {path.stem: path.read_text() for path in (folder / "figures").glob("*.svg")}
+    for name, svg in drawn.items():
+        assert (started / "files" / item[f"figure/{name}.path"]).read_text() == svg
+    table = json.loads((started / "files" / item["table/Table_2_Scans.path"]).read_text())
+    assert table["data"][0][0] == "ResNeXt-50 features"
+    assert table["data"][0][1].startswith(f"{100 * metrics['accuracy']:.2f} [")
+    assert not list(started.rglob("*.jpg")) + list(started.rglob("report*"))
+
+
 def test_a_log_file_has_one_line_an_epoch_and_no_control_characters(tracked: tuple[Path, list[Any], str]) -> None:
     *_, said = tracked
     lines = [line for line in said.splitlines() if line.startswith("epoch ")]
