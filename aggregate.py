@@ -20,37 +20,33 @@ def main(settings: AggregateSettings) -> float:
     from cnr_iemn.cohort.shortcuts import shortcuts
     from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
-    from cnr_iemn.engine.runs import finished_runs, fold_runs
+    from cnr_iemn.engine.joined import join_runs
+    from cnr_iemn.engine.repeats import find_repeats
     from cnr_iemn.patients.evidence import Wanted
     from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
-    from cnr_iemn.patients.predictions import check_joinable, read_predictions
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
 
-    wanted = Path(settings.runs), settings.study, ensemble_models(settings.ensemble), settings.tag
-    runs = finished_runs(*wanted)
-    predictions = {model: read_predictions(run.predictions) for model, run in runs.items()}
-    check_joinable(predictions)
-    booster, folds = asdict(settings.booster), None
-    if booster.pop("features") == "out_of_fold":
-        folds = {
-            fold: (those, {model: read_predictions(run.predictions) for model, run in those.items()})
-            for fold, those in fold_runs(*wanted, runs).items()
-        }
-    store, scans = store_of(next(iter(runs.values()))), next(iter(predictions.values())).scans
+    root, name = Path(settings.runs), ensemble_name(settings.ensemble)
+    booster = asdict(settings.booster)
+    way = booster.pop("features")
+    joined = join_runs(root, settings.study, ensemble_models(settings.ensemble), settings.tag, features=way)
+    predictions, folds = joined.predictions, joined.fold_predictions
+    store, scans = store_of(next(iter(joined.runs.values()))), next(iter(predictions.values())).scans
     sides = scans["split"] if folds is None else scans["split"].str.cat(scans["fold"].astype("string"), " fold ", "-")
     require_distinct(store, dict(zip(scans.index, sides, strict=True)))
-    ensemble = describe_ensemble(settings.study, runs, predictions, folds)
+    ensemble = describe_ensemble(settings.study, joined.runs, predictions, joined.folds)
+    repeats = find_repeats(root, joined, ensemble, name, seeds=settings.seeds, splits=settings.splits)
     results = assemble_results(
         predictions,
         stored_summaries(store, scans.index),
         cohort=ensemble.cohort,
-        folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
+        folds=folds,
         shortcuts=shortcuts(store, scans.index),
-        wanted=Wanted(settings.permutations, settings.answer_share, settings.methods),
+        wanted=Wanted(settings.permutations, settings.answer_share, settings.methods, settings.refits, repeats),
         **booster,
     )
-    folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
+    folder = root / settings.study / "ensembles" / name
     write_results(folder, results)
     write_ensemble(folder, ensemble)
 

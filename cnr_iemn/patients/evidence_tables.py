@@ -6,6 +6,7 @@ from typing import Any
 from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES, Estimate
 from cnr_iemn.patients.intervals import wilson as wilson_interval
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
+from cnr_iemn.patients.spread_tables import spread_table
 from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title, model_title, percent
 from cnr_iemn.registry import PAPER_COUNTS
 
@@ -26,6 +27,8 @@ def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
         tables.append(permutation_table(metrics))
     if metrics["calibration"] is not None:
         tables += [calibration_table(metrics), undecided_table(metrics)]
+    if any(metrics["spread"].values()):
+        tables.append(spread_table(metrics))
     if len(metrics["models"]) > 1:
         tables.append(comparison_table(metrics))
     if len(metrics["arms"]) > 1:

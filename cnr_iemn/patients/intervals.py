@@ -53,14 +53,8 @@ def patient_bootstrap(
     answer. ``patients``: whose scan each one is. A figure that some resamples cannot have is None.
     """
     truth = np.asarray(labels, dtype=np.int64)
-    _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros((resamples + 1, len(first)))
-    drawn[0] = 1  # the patients as they are
-    for label in np.unique(truth[first]):
-        members = np.flatnonzero(truth[first] == label)
-        drawn[1:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-    weights = drawn[:, owner]
+    drawn = draw_patients(truth, patients, resamples=resamples, rng=np.random.default_rng(seed))
+    weights = np.vstack([np.ones(len(truth)), drawn])  # first the patients as they are
     tail = (1 - confidence) / 2
     estimates: dict[str, Estimate] = {}
     for name, values in weighted_figures(truth, probabilities, weights).items():
@@ -72,6 +66,22 @@ def patient_bootstrap(
             "high": float(high) if known else None,
         }
     return estimates
+
+
+def draw_patients(
+    truth: NDArray[np.int64], patients: Sequence[str], *, resamples: int, rng: np.random.Generator
+) -> Floats:
+    """Return how often each scan is there in resamples of patients within their class, float64 [resamples, scans].
+
+    ``truth``: class index of each scan; a patient is of the class of the first scan. ``patients``: whose scan each one
+    is. As many patients of a class as there are, drawn with replacement, each with all scans.
+    """
+    _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
+    drawn = np.zeros((resamples, len(first)))
+    for label in np.unique(truth[first]):
+        members = np.flatnonzero(truth[first] == label)
+        drawn[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
+    return drawn[:, owner]
 
 
 def weighted_figures(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> dict[str, Floats]:
