@@ -14,57 +14,52 @@ from cnr_iemn.settings.schema import AggregateSettings
 def main(settings: AggregateSettings) -> float:
     """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy."""
     from dataclasses import asdict
-    from itertools import chain
 
     from rich.console import Console
 
     from cnr_iemn.cohort.shortcuts import shortcuts
     from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.joined import join_runs
     from cnr_iemn.engine.provenance import provenance
-    from cnr_iemn.engine.runs import finished_runs, fold_runs
+    from cnr_iemn.engine.repeats import find_repeats
     from cnr_iemn.files import json_text, write_text_atomic
     from cnr_iemn.patients.evidence import Wanted
     from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
-    from cnr_iemn.patients.predictions import check_joinable, read_predictions
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
     from cnr_iemn.report.study import write_report
 
-    wanted = Path(settings.runs), settings.study, ensemble_models(settings.ensemble), settings.tag
-    runs = finished_runs(*wanted)
-    predictions = {model: read_predictions(run.predictions) for model, run in runs.items()}
-    check_joinable(predictions)
-    booster, folds = asdict(settings.booster), None
-    if booster.pop("features") == "out_of_fold":
-        folds = {
-            fold: (those, {model: read_predictions(run.predictions) for model, run in those.items()})
-            for fold, those in fold_runs(*wanted, runs).items()
-        }
-    store, scans = store_of(next(iter(runs.values()))), next(iter(predictions.values())).scans
+    root, name = Path(settings.runs), ensemble_name(settings.ensemble)
+    booster = asdict(settings.booster)
+    way = booster.pop("features")
+    joined = join_runs(root, settings.study, ensemble_models(settings.ensemble), settings.tag, features=way)
+    predictions, folds = joined.predictions, joined.fold_predictions
+    store, scans = store_of(next(iter(joined.runs.values()))), next(iter(predictions.values())).scans
     sides = scans["split"] if folds is None else scans["split"].str.cat(scans["fold"].astype("string"), " fold ", "-")
     require_distinct(store, dict(zip(scans.index, sides, strict=True)))
-    ensemble = describe_ensemble(settings.study, runs, predictions, folds)
+    ensemble = describe_ensemble(settings.study, joined.runs, predictions, joined.folds)
+    repeats = find_repeats(root, joined, ensemble, name, seeds=settings.seeds, splits=settings.splits)
     results = assemble_results(
         predictions,
         stored_summaries(store, scans.index),
         cohort=ensemble.cohort,
-        folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
+        folds=folds,
         shortcuts=shortcuts(store, scans.index),
-        wanted=Wanted(settings.permutations, settings.answer_share, settings.methods),
+        wanted=Wanted(settings.permutations, settings.answer_share, settings.methods, settings.refits, repeats),
         **booster,
     )
-    folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
+    folder = root / settings.study / "ensembles" / name
     write_results(folder, results)
     write_ensemble(folder, ensemble)
-    origin = provenance(runs, predictions, folds, booster_seed=settings.booster.seed)
+    origin = provenance(joined, booster_seed=settings.booster.seed)
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study)
 
     console = Console(width=None if Console().is_terminal else 140)
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)
-    tables = (*result_tables(results.metrics), *chain(*evidence_tables(results.metrics).values()))
+    tables = (*result_tables(results.metrics), *evidence_tables(results.metrics))
     for table in tables:
         console.print(table.rich())
     console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))

@@ -1,10 +1,10 @@
 """Where the figures of an ensemble come from: commands, versions, seeds, checksums, and what selected on what."""
 
 import platform
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from cnr_iemn.engine.joined import JoinedRuns
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.patients.predictions import Predictions
 from cnr_iemn.records import SCHEMA_VERSION
@@ -13,21 +13,12 @@ from cnr_iemn.settings.multirun import command_line
 _PACKAGES = ("cnr-iemn", "xgboost", "scikit-learn", "scipy", "numpy", "pandas")
 
 
-def provenance(
-    runs: Mapping[str, RunFolder],
-    predictions: Mapping[str, Predictions],
-    folds: Mapping[int, tuple[Mapping[str, RunFolder], Mapping[str, Predictions]]] | None,
-    *,
-    booster_seed: int,
-) -> dict[str, Any]:
-    """Return what made an ensemble, JSON-ready: the aggregation, then ``runs``, one entry a network.
-
-    ``folds``: runs and predictions of the fold networks, as of ``describe_ensemble``.
-    """
-    first, run = next(iter(predictions.values())).metadata, next(iter(runs.values()))
+def provenance(joined: JoinedRuns, *, booster_seed: int) -> dict[str, Any]:
+    """Return what made an ensemble, JSON-ready: the aggregation, then ``runs``, one entry a network."""
+    first, run = next(iter(joined.predictions.values())).metadata, next(iter(joined.runs.values()))
     record = run.record() or {}
     data = record["configuration"]["data"]
-    sets = [(runs, predictions), *(() if folds is None else folds.values())]
+    sets = [(joined.runs, joined.predictions), *(joined.folds or {}).values()]
     return {
         "schema_version": SCHEMA_VERSION,
         "command": command_line(),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,25 +17,28 @@ from cnr_iemn.patients.nested import calibration_evidence
 from cnr_iemn.patients.out_of_fold import Features
 from cnr_iemn.patients.permutation import permutation_test
 from cnr_iemn.patients.slice_sets import SliceSets
+from cnr_iemn.patients.spread import Repeats, measure_spread
 from cnr_iemn.records import probability_columns
 
 
 @dataclass(frozen=True)
 class Wanted:
     """``permutations`` of the training labels, 0 for none; ``answer_share``: see ``calibration_evidence``; ``methods``:
-    whether the other ways to the patient's class are tried.
+    whether the other ways to the patient's class are tried; ``refits`` of the booster, 0 for none, and ``repeats`` of
+    the study with other seeds: see ``measure_spread``.
     """
 
     permutations: int = 0
     answer_share: float = 0.9
     methods: bool = False
+    refits: int = 0
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """``values``: permutation_test, calibration, methods, audit; JSON-ready, None where not asked for or not to be had.
-
-    ``seconds``: what each part took.
+    """``values``: permutation_test, calibration, spread, methods, audit; JSON-ready, None where not asked for or not to
+    be had. ``seconds``: what each part took.
     """
 
     values: dict[str, Any]
@@ -80,6 +83,10 @@ def gather_evidence(
     with timed("calibration"):
         values["calibration"] = calibration_evidence(
             chosen, features, classes, learn, share=wanted.answer_share, seed=seed
+        )
+    with timed("spread"):
+        values["spread"] = measure_spread(
+            chosen, features, classes, learn, wanted.repeats, refits=wanted.refits, seed=seed
         )
     if wanted.methods:
         with timed("methods"):

@@ -1,11 +1,13 @@
 """What the figures of a study can and cannot tell: intervals, paired comparisons, and the ways beside the declared."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES
-from cnr_iemn.patients.intervals import wilson as wilson_interval
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
+from cnr_iemn.patients.paper_figures import paper_comparison_table, paper_figure_table
+from cnr_iemn.patients.spread_tables import spread_table
 from cnr_iemn.patients.tables import (
     SELECTED,
     ResultTable,
@@ -15,7 +17,6 @@ from cnr_iemn.patients.tables import (
     model_title,
     percent,
 )
-from cnr_iemn.registry import PAPER_COUNTS
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
 _INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
@@ -27,17 +28,24 @@ ARM_TITLES = {
 }
 
 
-def evidence_tables(metrics: Mapping[str, Any]) -> dict[str, tuple[ResultTable, ...]]:
-    """Return the tables of all the evidence that there is, by what they are about: trust, probabilities, shortcuts,
-    methods.
-    """
+def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
+    """Return the tables of all the evidence that there is."""
+    return tuple(chain(*evidence_by_topic(metrics).values()))
+
+
+def evidence_by_topic(metrics: Mapping[str, Any]) -> dict[str, tuple[ResultTable, ...]]:
+    """Return the same by what they are about: trust, probabilities, shortcuts, methods."""
     trust = [interval_table(metrics)]
     if metrics["permutation_test"] is not None:
         trust.append(permutation_table(metrics))
+    if any(metrics["spread"].values()):
+        trust.append(spread_table(metrics))
     if len(metrics["models"]) > 1:
         trust.append(comparison_table(metrics))
     if len(metrics["arms"]) > 1:
         trust.append(arm_table(metrics))
+    if beside_the_paper(metrics):
+        trust += [paper_figure_table(), paper_comparison_table()]
     calibrated = metrics["calibration"] is not None
     return {
         "trust": tuple(trust),
@@ -57,12 +65,9 @@ def interval_table(metrics: Mapping[str, Any]) -> ResultTable:
         *((title, bootstrap[name], "bootstrap") for name, title in _FIGURES.items()),
     ]
     rows = tuple((name, percent(each["value"]), interval_text(each), how) for name, each, how in entries)
-    counts = PAPER_COUNTS.items()
-    paper = "; ".join(f"{name} {k} of {n} {interval_text(wilson_interval(k, n))}" for name, (k, n) in counts)
     caption = (
         f"{metrics['n_patients']} validation scans. Bootstrap: {RESAMPLES} resamples of patients within their class, "
         f"the models as they are. What lies in one interval these scans cannot tell apart."
-        + (f" The paper's own: {paper}." if beside_the_paper(metrics) else "")
     )
     title = f"How far {ensemble_title(metrics)}'s figures can be trusted, %"
     return ResultTable(title, ("figure", "value", _INTERVAL, "how"), rows, metrics.get("notice"), caption)

@@ -1,7 +1,7 @@
 """How far figures of so few patients can be trusted: Wilson's intervals and a bootstrap over patients."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,8 @@ def patient_bootstrap(
     answer. ``patients``: whose scan each one is. A figure that some resamples cannot have is None.
     """
     truth = np.asarray(labels, dtype=np.int64)
-    weights = resampled_patients(truth, patients, resamples=resamples, seed=seed)
+    drawn = draw_patients(truth, patients, resamples=resamples, rng=np.random.default_rng(seed))
+    weights = np.vstack([np.ones(len(truth)), drawn])  # first the patients as they are
     tail = (1 - confidence) / 2
     estimates: dict[str, Estimate] = {}
     for name, values in weighted_figures(truth, probabilities, weights).items():
@@ -65,24 +66,6 @@ def patient_bootstrap(
             "high": float(high) if known else None,
         }
     return estimates
-
-
-def resampled_patients(
-    labels: Sequence[Any] | NDArray[Any], patients: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Floats:
-    """Return how often each case counts, float64 [resamples + 1, cases]: once in the first row, then as drawn.
-
-    Patients are drawn with replacement within their class, that of their first case, each with all their cases.
-    """
-    truth = np.asarray(labels)
-    _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros((resamples + 1, len(first)))
-    drawn[0] = 1  # the patients as they are
-    for label in np.unique(truth[first]):
-        members = np.flatnonzero(truth[first] == label)
-        drawn[1:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-    return np.asarray(drawn[:, owner])
 
 
 def clustered_accuracy(
@@ -97,11 +80,28 @@ def clustered_accuracy(
         return {"value": None, "low": None, "high": None}
     owners, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
     hits, counts = np.bincount(owner, right), np.bincount(owner)
-    weights = resampled_patients(np.asarray(labels)[first], owners.tolist(), seed=seed)
-    shares = (weights @ hits) / (weights @ counts)
+    _, truth = np.unique(np.asarray(labels, dtype=str)[first], return_inverse=True)
+    drawn = draw_patients(truth, owners.tolist(), resamples=RESAMPLES, rng=np.random.default_rng(seed))
+    shares = (drawn @ hits) / (drawn @ counts)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(shares[1:], [tail, 1 - tail])
-    return {"value": float(shares[0]), "low": float(low), "high": float(high)}
+    low, high = np.quantile(shares, [tail, 1 - tail])
+    return {"value": float(right.mean()), "low": float(low), "high": float(high)}
+
+
+def draw_patients(
+    truth: NDArray[np.int64], patients: Sequence[str], *, resamples: int, rng: np.random.Generator
+) -> Floats:
+    """Return how often each scan is there in resamples of patients within their class, float64 [resamples, scans].
+
+    ``truth``: class index of each scan; a patient is of the class of the first scan. ``patients``: whose scan each one
+    is. As many patients of a class as there are, drawn with replacement, each with all scans.
+    """
+    _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
+    drawn = np.zeros((resamples, len(first)))
+    for label in np.unique(truth[first]):
+        members = np.flatnonzero(truth[first] == label)
+        drawn[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
+    return drawn[:, owner]
 
 
 def weighted_figures(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> dict[str, Floats]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from cnr_iemn.cohort.store import SliceStore, StoredScan
 from cnr_iemn.files import write_text_atomic
-from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
+from cnr_iemn.patients.evidence_tables import LEAK, evidence_by_topic, evidence_tables
 from cnr_iemn.patients.results import Results
 from cnr_iemn.patients.tables import ResultTable, ensemble_title, interval_text, percent, result_tables
 from cnr_iemn.records import VALIDATION
@@ -78,7 +78,9 @@ def write_report(folder: Path, results: Results, store: SliceStore, origin: Mapp
         origin_tables=origin_tables(origin),
     )
     write_text_atomic(folder / "report.html", page)
-    card = templates.get_template("model_card.md").render(**about, tables=_by_title(metrics))
+    card = templates.get_template("model_card.md").render(
+        **about, tables=[*result_tables(metrics), *evidence_tables(metrics)]
+    )
     write_text_atomic(folder / "model_card.md", card)
 
 
@@ -111,7 +113,7 @@ def warnings(metrics: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]
 def sections(metrics: Mapping[str, Any], drawings: Mapping[str, Drawing]) -> list[Section]:
     """Return the parts of the page that metrics.json alone fills; those without content are left out."""
     first, second, confusion = result_tables(metrics)
-    tables = evidence_tables(metrics)
+    tables = evidence_by_topic(metrics)
 
     def figures(*names: str) -> tuple[Drawing, ...]:
         return tuple(drawings[name] for name in names if name in drawings)
@@ -155,7 +157,3 @@ def quality(scans: Sequence[StoredScan]) -> dict[str, Any]:
         "findings": counts.most_common(),
         "without": sum(not scan.findings for scan in scans),
     }
-
-
-def _by_title(metrics: Mapping[str, Any]) -> list[ResultTable]:
-    return [*result_tables(metrics), *(table for tables in evidence_tables(metrics).values() for table in tables)]

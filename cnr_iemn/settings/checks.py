@@ -1,6 +1,6 @@
 """Checks of values and between fields, before anything heavy is imported or written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import BACKBONES
@@ -60,6 +60,10 @@ def check_settings(settings: object) -> None:
                 "logger=wandb, or leave logger out: report.html holds everything."
             )
         _one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
+        if settings.refits != 0:
+            _at_least("refits", settings.refits, 2)
+        _repeats("seeds", settings.seeds, "tag", settings.tag)
+        _repeats("splits", settings.splits, "study", settings.study)
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)
         ensemble_models(settings.ensemble)
@@ -223,6 +227,16 @@ def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
 def _at_least(key: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise ConfigurationError(f"{key}={value} is too small. Give {minimum} or more.")
+
+
+def _repeats(key: str, names: Sequence[str], own_key: str, own: str) -> None:
+    for name in names:
+        _name(key, name)
+    if own in names or len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"{key}=[{','.join(names)}] names one twice, or {own_key}={own}, which is there anyway. Name each of the "
+            "others once."
+        )
 
 
 def _name(key: str, value: str) -> None:

@@ -225,7 +225,8 @@ class AggregateSettings:
 
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
     ``answer_share``: of training scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
-    ``methods``: whether other ways from slices to patients are tried beside.
+    ``methods``: whether other ways from slices to patients are tried beside. ``refits``: of the booster on resampled
+    training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with other seeds.
     """
 
     study: str = "default"
@@ -234,6 +235,9 @@ class AggregateSettings:
     answer_share: float = 0.9
     methods: bool = True
     logger: LoggerSettings = field(default_factory=lambda: LoggerSettings(name="csv"))
+    refits: int = 50
+    seeds: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

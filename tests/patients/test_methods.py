@@ -110,7 +110,7 @@ def test_answers_are_averaged_over_a_scans_sets() -> None:
 @pytest.fixture(scope="module")
 def metrics() -> dict:
     found = assemble_results(PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=Wanted(methods=True))
-    assert set(found.seconds) == {"permutation test", "calibration", "methods"}
+    assert set(found.seconds) == {"permutation test", "calibration", "spread", "methods"}
     return found.metrics
 
 

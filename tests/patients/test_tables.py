@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
-from cnr_iemn.patients.evidence_tables import interval_table
+from cnr_iemn.patients.evidence_tables import evidence_tables
 from cnr_iemn.patients.results import assemble_results
 from cnr_iemn.patients.tables import ResultTable, confusion_table, result_tables, scan_table, slice_table
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
@@ -97,12 +97,12 @@ def test_the_paper_s_figures_stand_beside_its_own_cohort(real: dict[str, Any]) -
     assert table.columns[-2] == "paper: SPGC validation, 98 scans: accuracy"
     assert [row[-2] for row in table.rows[:5]] == ["79.59", "82.65", "85.71", "80.61", "87.75"]
     assert [row[-1] for row in confusion_table(real).rows] == ["95.83", "96.36", "52.63"]
-    assert "The paper's own" in str(interval_table(real).caption)
+    assert any(each.title == "What the paper's figures can tell" for each in evidence_tables(real))
 
 
 @pytest.mark.parametrize("change", [{"notice": PHANTOM_NOTICE}, {"cohort": "mine"}])
 def test_and_beside_no_other(real: dict[str, Any], change: dict[str, str]) -> None:
-    tables = [*result_tables({**real, **change}), interval_table({**real, **change})]
+    tables = [*result_tables({**real, **change}), *evidence_tables({**real, **change})]
     assert not any("paper" in word for each in tables for word in (*each.columns, each.title, str(each.caption)))
     assert not any("87.75" in cell for each in tables for row in each.rows for cell in row)
 

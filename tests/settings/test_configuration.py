@@ -58,6 +58,10 @@ def test_every_entry_point_composes() -> None:
         ("permutations=-3", "permutations=-3 is too small"),
         ("answer_share=0", "answer_share=0.0 is no share of scans. Give one above 0"),
         ("answer_share=1.1", "answer_share=1.1 is no share of scans"),
+        ("refits=1", "refits=1 is too small. Give 2 or more"),
+        ("seeds=[seed1,seed0]", "seeds=[seed1,seed0] names one twice, or tag=seed0, which is there anyway"),
+        ("splits=[a,b,a]", "splits=[a,b,a] names one twice"),
+        ("splits=[a/b]", "splits='a/b' becomes a folder's name"),
         ("booster.features=best", "booster.features=best is not known. Choose one of: paper, out_of_fold"),
     ],
 )
