@@ -47,7 +47,15 @@ def main(settings: AggregateSettings) -> float:
         cohort=ensemble.cohort,
         folds=None if folds is None else {fold: made for fold, (_, made) in folds.items()},
         shortcuts=shortcuts(store, scans.index),
-        wanted=Wanted(settings.permutations, settings.answer_share, settings.methods),
+        wanted=Wanted(
+            settings.permutations,
+            settings.answer_share,
+            settings.methods,
+            settings.method_repeats,
+            settings.confirmatory,
+            settings.threshold_class,
+            settings.threshold_sensitivity,
+        ),
         **booster,
     )
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)

@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES, Estimate
+from cnr_iemn.patients.cells import ends as _ends
+from cnr_iemn.patients.cells import interval as _interval
+from cnr_iemn.patients.cells import signed as _signed
+from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES
 from cnr_iemn.patients.intervals import wilson as wilson_interval
+from cnr_iemn.patients.method_tables import method_table, operating_point_table
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
 from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title, model_title, percent
-from cnr_iemn.registry import PAPER_COUNTS
+from cnr_iemn.registry import BOOSTER, PAPER_COUNTS
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
 _INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
@@ -26,6 +30,8 @@ def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
         tables.append(permutation_table(metrics))
     if metrics["calibration"] is not None:
         tables += [calibration_table(metrics), undecided_table(metrics)]
+    if metrics["operating_point"] is not None:
+        tables.append(operating_point_table(metrics))
     if len(metrics["models"]) > 1:
         tables.append(comparison_table(metrics))
     if len(metrics["arms"]) > 1:
@@ -137,7 +143,8 @@ def arm_table(metrics: Mapping[str, Any]) -> ResultTable:
     for name, each in metrics["arms"].items():
         wilson = each["intervals"]["wilson"]["accuracy"]
         against = metrics["arm_comparisons"].get(name)
-        role = "declared before the run" if each["declared"] else "exploratory"
+        confirmatory = each["declared"] and metrics["confirmatory"] == BOOSTER
+        role = "declared before the run" if confirmatory else "exploratory"
         note = f"{role}; {SELECTED}" if each["selected_on"] else role
         difference = "–" if against is None else f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
         cells = (ARM_TITLES[name], percent(each["accuracy"]), _interval(wilson), difference)
@@ -165,34 +172,6 @@ def audit_table(metrics: Mapping[str, Any]) -> ResultTable:
     return ResultTable(title, ("shortcut", "AUC"), tuple(rows), metrics.get("notice"), caption)
 
 
-def method_table(metrics: Mapping[str, Any]) -> ResultTable:
-    """Return the other ways from slices to patients; the first column is the one to choose by."""
-    classes = metrics["classes"]
-    rows = []
-    for name, each in metrics["methods"].items():
-        against = each["declared_against_it"]
-        sensitivities = (
-            f"{percent(each['sensitivity'][label])} {_interval(each['intervals']['sensitivity'][label])}"
-            for label in classes
-        )
-        difference = f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
-        rows.append((name, percent(each["within_training"]), percent(each["accuracy"]), *sensitivities, difference))
-    columns = (
-        "method",
-        "training scans: balanced accuracy",
-        "accuracy",
-        *(f"sensitivity {label}" for label in classes),
-        "less the declared",
-    )
-    caption = (
-        "All exploratory, on the predictions and the split of the declared stage 2. On the training scans each scan is "
-        "answered by what has learnt from other patients: choose by that column, or the validation scans have selected."
-    )
-    return ResultTable(
-        "Other ways from slices to patients, validation scans, %", columns, tuple(rows), metrics.get("notice"), caption
-    )
-
-
 def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapping[str, Any]]) -> ResultTable:
     columns = ("against", "only ours right", "only it right", "difference, %", _INTERVAL, "exact McNemar p", "p, Holm")
     rows = tuple(
@@ -208,17 +187,3 @@ def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapp
         for name, each in entries.items()
     )
     return ResultTable(title, columns, rows, metrics.get("notice"), "Interval of the paired difference: Tango's score.")
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
-
-
-def _interval(estimate: Estimate) -> str:
-    low, high = estimate["low"], estimate["high"]
-    return "–" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _ends(comparison: Mapping[str, Any], *, sign: int = 1) -> str:
-    low, high = sorted(100 * sign * comparison[end] for end in ("low", "high"))
-    return f"[{low:+.1f}, {high:+.1f}]"

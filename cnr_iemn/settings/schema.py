@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from cnr_iemn.permissions import Permissions
+from cnr_iemn.registry import BOOSTER
 
 
 @dataclass
@@ -225,7 +226,9 @@ class AggregateSettings:
 
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
     ``answer_share``: of training scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
-    ``methods``: whether other ways from slices to patients are tried beside.
+    ``methods``: whether other ways from slices to patients are tried beside, ``method_repeats`` times within the
+    training scans. ``confirmatory``: the way that counts, booster or one of ``registry.METHODS``. ``threshold_class``:
+    whose ``threshold_sensitivity`` (0 to 1) is fixed on training scans; auto, null or a class.
     """
 
     study: str = "default"
@@ -233,6 +236,10 @@ class AggregateSettings:
     permutations: int = 99
     answer_share: float = 0.9
     methods: bool = True
+    method_repeats: int = 3
+    confirmatory: str = BOOSTER
+    threshold_class: str | None = "auto"
+    threshold_sensitivity: float = 0.9
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

@@ -85,9 +85,9 @@ def test_the_declared_way_stands_beside_the_papers_and_the_third() -> None:
     assert arms["out_of_fold_full_data_networks"]["selected_on"] == VALIDATION
     assert set(metrics["arm_comparisons"]) == {"paper", "out_of_fold_full_data_networks"}
     titles = [table.title for table in evidence_tables(metrics)]
-    assert len(titles) == 5
+    assert len(titles) == 6
     assert "selected on this set" in str(evidence_tables(metrics)[-1].rows)
-    assert len(evidence_tables(alone)) == 4
+    assert len(evidence_tables(alone)) == 5
     tested = assemble_results(whole, make_summaries(SCANS), cohort="three", wanted=Wanted(permutations=3)).metrics
     assert "3 permutations" in str(evidence_tables(tested)[1].rows)
 
