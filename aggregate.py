@@ -46,7 +46,17 @@ def main(settings: AggregateSettings) -> float:
         cohort=ensemble.cohort,
         folds=folds,
         shortcuts=shortcuts(store, scans.index),
-        wanted=Wanted(settings.permutations, settings.answer_share, settings.methods, settings.refits, repeats),
+        wanted=Wanted(
+            settings.permutations,
+            settings.answer_share,
+            settings.methods,
+            settings.method_repeats,
+            settings.confirmatory,
+            settings.threshold_class,
+            settings.threshold_sensitivity,
+            settings.refits,
+            repeats,
+        ),
         **booster,
     )
     folder = root / settings.study / "ensembles" / name

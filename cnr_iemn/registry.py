@@ -52,6 +52,26 @@ PAPER_SENSITIVITY = {"Normal": 95.83, "COVID-19": 96.36, "CAP": 52.63}
 PAPER_COUNTS = {"validation": (86, 98), "validation, CAP": (10, 19), "tests": (73, 90), "tests, CAP": (9, 20)}
 """Scans that the paper's ensemble has right, and of how many (sections 3.1.2 and 3.2)."""
 
+BOOSTER, BOOSTER_METHOD = "booster", "XGBoost on percentages"
+"""The word of settings for the booster that aggregate.py keeps, and what the table of methods calls it."""
+METHODS = (
+    "majority vote of the slices",
+    "infected from 3% of the slices",
+    "three least healthy slices",
+    "logistic regression on percentages",
+    BOOSTER_METHOD,
+    "XGBoost on percentages, classes weighted",
+    "XGBoost on mean probabilities",
+    "XGBoost on both",
+    "logistic regression on few features",
+    "XGBoost on few features",
+    "infected first, then which",
+    "attention over the slices",
+)
+"""Ways from slices to patients, in the order of their table (``patients.methods``)."""
+THRESHOLD_CLASS = "COVID-19"
+"""Of the SPGC cohort: the class whose sensitivity is set on training scans, being the one that must not be missed."""
+
 N_GROUPS = 20
 """Groups of slices in stage 2 (section 2.2)."""
 N_REGIONS = 5

@@ -1,7 +1,7 @@
 """Beside stage 2's figures: could they be chance, are its probabilities right, would another way do better?"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,32 +13,48 @@ from numpy.typing import NDArray
 from cnr_iemn.patients.answers import Answers
 from cnr_iemn.patients.audit import audit_shortcuts
 from cnr_iemn.patients.method_study import study_methods
-from cnr_iemn.patients.nested import calibration_evidence
+from cnr_iemn.patients.methods import Method
+from cnr_iemn.patients.nested import calibration_evidence, nested_probabilities
+from cnr_iemn.patients.operating_point import AUTO, operating_point, threshold_class
 from cnr_iemn.patients.out_of_fold import Features
 from cnr_iemn.patients.permutation import permutation_test
 from cnr_iemn.patients.slice_sets import SliceSets
 from cnr_iemn.patients.spread import Repeats, measure_spread
 from cnr_iemn.records import probability_columns
+from cnr_iemn.registry import BOOSTER, BOOSTER_METHOD
 
 
 @dataclass(frozen=True)
 class Wanted:
     """``permutations`` of the training labels, 0 for none; ``answer_share``: see ``calibration_evidence``; ``methods``:
-    whether the other ways to the patient's class are tried; ``refits`` of the booster, 0 for none, and ``repeats`` of
-    the study with other seeds: see ``measure_spread``.
+    whether the other ways to the patient's class are tried, ``method_repeats`` times within the training scans;
+    ``confirmatory``: what is declared before the run, the booster or one of ``registry.METHODS``. ``threshold_class``
+    and ``threshold_sensitivity``: of the operating point, see ``operating_point``. ``refits`` of the booster, 0 for
+    none, and ``repeats`` of the study with other seeds: see ``measure_spread``.
     """
 
     permutations: int = 0
     answer_share: float = 0.9
     methods: bool = False
+    method_repeats: int = 3
+    confirmatory: str = BOOSTER
+    threshold_class: str | None = AUTO
+    threshold_sensitivity: float = 0.9
     refits: int = 0
     repeats: Repeats = field(default_factory=Repeats)
+
+    @property
+    def confirmatory_method(self) -> str:
+        """The declared method under its name in the table of methods."""
+        return BOOSTER_METHOD if self.confirmatory == BOOSTER else self.confirmatory
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """``values``: permutation_test, calibration, spread, methods, audit; JSON-ready, None where not asked for or not to
-    be had. ``seconds``: what each part took.
+    """``values``: permutation_test, calibration, operating_point, spread, methods, method_choice, audit; JSON-ready,
+    None where not asked for or not to be had; and ``confirmatory``.
+
+    ``seconds``: what each part took.
     """
 
     values: dict[str, Any]
@@ -52,6 +68,7 @@ def gather_evidence(
     scans: pd.DataFrame,
     classes: tuple[str, ...],
     learn: Callable[..., Answers],
+    methods: Mapping[str, Method],
     wanted: Wanted,
     shortcuts: pd.DataFrame | None,
     *,
@@ -60,8 +77,9 @@ def gather_evidence(
     """Return the evidence for the declared stage 2, whose features, slices and answers are given.
 
     ``shortcuts``: of every scan, for the audit; None for no audit. ``learn``: ``train_answers`` as the declared booster
-    was trained; takes features and, as ``labels``, other ones.
+    was trained; takes features and, as ``labels``, other ones. ``methods``: those of the table.
     """
+    label = threshold_class(wanted.threshold_class, classes)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -73,24 +91,46 @@ def gather_evidence(
     def answer(labels: list[str]) -> NDArray[np.float64]:
         return learn(features, labels=labels).held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
 
-    training = chosen.patients.loc[features.training.index, "label"].tolist()
-    truth = [classes.index(label) for label in chosen.held_out["label"]]
-    values: dict[str, Any] = {"methods": None, "audit": None}
+    training = chosen.patients.loc[features.training.index]
+    training_truth, truth = (
+        np.array([classes.index(label) for label in each["label"]], dtype=np.int64)
+        for each in (training, chosen.held_out)
+    )
+    told = chosen.held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
+    values: dict[str, Any] = {
+        "confirmatory": wanted.confirmatory,
+        **dict.fromkeys(("calibration", "operating_point", "methods", "method_choice", "audit")),
+    }
     with timed("permutation test"):
         values["permutation_test"] = permutation_test(
-            answer, training, truth, permutations=wanted.permutations, seed=seed
+            answer, training["label"].tolist(), truth.tolist(), permutations=wanted.permutations, seed=seed
         )
     with timed("calibration"):
-        values["calibration"] = calibration_evidence(
-            chosen, features, classes, learn, share=wanted.answer_share, seed=seed
-        )
+        nested = nested_probabilities(features, training, classes, learn, seed=seed)
+        if nested is not None:
+            known = nested, training_truth, told, truth, classes
+            values["calibration"] = calibration_evidence(*known, share=wanted.answer_share, seed=seed)
+            if label is not None:
+                values["operating_point"] = operating_point(
+                    *known, label=label, sensitivity=wanted.threshold_sensitivity
+                )
     with timed("spread"):
         values["spread"] = measure_spread(
             chosen, features, classes, learn, wanted.repeats, refits=wanted.refits, seed=seed
         )
     if wanted.methods:
         with timed("methods"):
-            values["methods"] = study_methods(sets, scans, classes, reference=chosen.correct, seed=seed)
+            values |= study_methods(
+                sets,
+                scans,
+                classes,
+                confirmatory=wanted.confirmatory_method,
+                repeats=wanted.method_repeats,
+                label=label,
+                sensitivity=wanted.threshold_sensitivity,
+                seed=seed,
+                methods=methods,
+            )
     if shortcuts is not None:
         with timed("audit"):
             labels = np.array([classes.index(label) for label in chosen.patients["label"]], dtype=np.int64)

@@ -4,19 +4,14 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+from cnr_iemn.patients.cells import ends, interval_text, signed
 from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES
+from cnr_iemn.patients.method_tables import method_table, operating_point_table
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
 from cnr_iemn.patients.paper_figures import paper_comparison_table, paper_figure_table
 from cnr_iemn.patients.spread_tables import spread_table
-from cnr_iemn.patients.tables import (
-    SELECTED,
-    ResultTable,
-    beside_the_paper,
-    ensemble_title,
-    interval_text,
-    model_title,
-    percent,
-)
+from cnr_iemn.patients.tables import SELECTED, ResultTable, beside_the_paper, ensemble_title, model_title, percent
+from cnr_iemn.registry import BOOSTER
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
 _INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
@@ -47,9 +42,12 @@ def evidence_by_topic(metrics: Mapping[str, Any]) -> dict[str, tuple[ResultTable
     if beside_the_paper(metrics):
         trust += [paper_figure_table(), paper_comparison_table()]
     calibrated = metrics["calibration"] is not None
+    probabilities = [calibration_table(metrics), undecided_table(metrics)] if calibrated else []
+    if metrics["operating_point"] is not None:
+        probabilities.append(operating_point_table(metrics))
     return {
         "trust": tuple(trust),
-        "probabilities": (calibration_table(metrics), undecided_table(metrics)) if calibrated else (),
+        "probabilities": tuple(probabilities),
         "shortcuts": () if metrics["audit"] is None else (audit_table(metrics),),
         "methods": () if metrics["methods"] is None else (method_table(metrics),),
     }
@@ -154,9 +152,10 @@ def arm_table(metrics: Mapping[str, Any]) -> ResultTable:
     for name, each in metrics["arms"].items():
         wilson = each["intervals"]["wilson"]["accuracy"]
         against = metrics["arm_comparisons"].get(name)
-        role = "declared before the run" if each["declared"] else "exploratory"
+        confirmatory = each["declared"] and metrics["confirmatory"] == BOOSTER
+        role = "declared before the run" if confirmatory else "exploratory"
         note = f"{role}; {SELECTED}" if each["selected_on"] else role
-        difference = "–" if against is None else f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
+        difference = "–" if against is None else f"{signed(-against['difference'])} {ends(against, sign=-1)}"
         cells = (ARM_TITLES[name], percent(each["accuracy"]), interval_text(wilson), difference)
         rows.append((*cells, percent(each["balanced_accuracy"]), note))
     columns = ("stage 2", "accuracy", _INTERVAL, "less the declared", "balanced accuracy", "note")
@@ -182,34 +181,6 @@ def audit_table(metrics: Mapping[str, Any]) -> ResultTable:
     return ResultTable(title, ("shortcut", "AUC"), tuple(rows), metrics.get("notice"), caption)
 
 
-def method_table(metrics: Mapping[str, Any]) -> ResultTable:
-    """Return the other ways from slices to patients; the first column is the one to choose by."""
-    classes = metrics["classes"]
-    rows = []
-    for name, each in metrics["methods"].items():
-        against = each["declared_against_it"]
-        sensitivities = (
-            f"{percent(each['sensitivity'][label])} {interval_text(each['intervals']['sensitivity'][label])}"
-            for label in classes
-        )
-        difference = f"{_signed(-against['difference'])} {_ends(against, sign=-1)}"
-        rows.append((name, percent(each["within_training"]), percent(each["accuracy"]), *sensitivities, difference))
-    columns = (
-        "method",
-        "training scans: balanced accuracy",
-        "accuracy",
-        *(f"sensitivity {label}" for label in classes),
-        "less the declared",
-    )
-    caption = (
-        "All exploratory, on the predictions and the split of the declared stage 2. On the training scans each scan is "
-        "answered by what has learnt from other patients: choose by that column, or the validation scans have selected."
-    )
-    return ResultTable(
-        "Other ways from slices to patients, validation scans, %", columns, tuple(rows), metrics.get("notice"), caption
-    )
-
-
 def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapping[str, Any]]) -> ResultTable:
     columns = ("against", "only ours right", "only it right", "difference, %", _INTERVAL, "exact McNemar p", "p, Holm")
     rows = tuple(
@@ -217,20 +188,11 @@ def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapp
             name,
             str(each["only_first"]),
             str(each["only_second"]),
-            _signed(each["difference"]),
-            _ends(each),
+            signed(each["difference"]),
+            ends(each),
             f"{each['p']:.2g}",
             f"{each['p_holm']:.2g}",
         )
         for name, each in entries.items()
     )
     return ResultTable(title, columns, rows, metrics.get("notice"), "Interval of the paired difference: Tango's score.")
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
-
-
-def _ends(comparison: Mapping[str, Any], *, sign: int = 1) -> str:
-    low, high = sorted(100 * sign * comparison[end] for end in ("low", "high"))
-    return f"[{low:+.1f}, {high:+.1f}]"

@@ -4,6 +4,7 @@ The first class is the healthy one (Normal): the rules of "infected" slices coun
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnr_iemn.cohort.parts import part_of_slices
+from cnr_iemn.patients.attention import attention_pooling
 from cnr_iemn.patients.booster import predict_probabilities, train_booster
 from cnr_iemn.patients.group_features import group_percentages
 from cnr_iemn.patients.slice_sets import ScanArray
-from cnr_iemn.registry import N_GROUPS
+from cnr_iemn.registry import BOOSTER_METHOD, N_GROUPS
 
 Floats = NDArray[np.float64]
 Answer = Callable[[Sequence[ScanArray]], Floats]
@@ -105,8 +107,13 @@ def logistic(values: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Fl
     return lambda others: np.asarray(model.predict_proba(others))
 
 
-def boosted(*, weighted: bool = False) -> Learner:
-    """Return the paper's XGBoost; ``weighted``: every class weighs the same, however many its scans."""
+def boosted(
+    *, weighted: bool = False, rounds: int = 100, max_depth: int = 6, eta: float = 0.3, seed: int = 0
+) -> Learner:
+    """Return the paper's XGBoost; ``weighted``: every class weighs the same, however many its scans.
+
+    The other arguments are those of ``train_booster``.
+    """
 
     def learn(values: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
         classes = [str(k) for k in range(int(labels.max()) + 1)]
@@ -115,16 +122,28 @@ def boosted(*, weighted: bool = False) -> Learner:
             counts = np.bincount(labels)
             weights = len(labels) / (len(counts) * counts[labels])
         names = [classes[k] for k in labels]
-        booster = train_booster(pd.DataFrame(values).add_prefix("f"), names, classes, weights=weights)
+        booster = train_booster(
+            pd.DataFrame(values).add_prefix("f"),
+            names,
+            classes,
+            rounds=rounds,
+            max_depth=max_depth,
+            eta=eta,
+            seed=seed,
+            weights=weights,
+        )
         return lambda others: predict_probabilities(booster, pd.DataFrame(others).add_prefix("f"))
 
     return learn
 
 
-def infected_first(scans: Sequence[ScanArray], labels: NDArray[np.int64]) -> Answer:
-    """Ask first whether a scan is infected, by XGBoost on few features; then with what, on its infected slices."""
+def infected_first(scans: Sequence[ScanArray], labels: NDArray[np.int64], *, trees: Learner | None = None) -> Answer:
+    """Ask first whether a scan is infected, by ``trees`` on few features; then with what, on its infected slices.
+
+    ``trees``: XGBoost, by default with the paper's settings.
+    """
     infected = labels > 0
-    whether = tabular(few_features, boosted())(scans, infected.astype(np.int64))
+    whether = tabular(few_features, trees or boosted())(scans, infected.astype(np.int64))
     if labels.max() == 1:
         return whether
     which = tabular(_among_infected, logistic)(
@@ -149,16 +168,25 @@ def _among_infected(scan: ScanArray) -> Floats:
     return np.concatenate([shares, disease.mean(axis=0), three_surest(scan)[1:]]).astype(np.float64)
 
 
-METHODS: dict[str, Method] = {
-    "majority vote of the slices": rule(shares_of_slices),
-    "infected from 3% of the slices": rule(infected_rule),
-    "three least healthy slices": rule(three_surest),
-    "logistic regression on percentages": tabular(percentages, logistic),
-    "XGBoost on percentages": tabular(percentages, boosted()),
-    "XGBoost on percentages, classes weighted": tabular(percentages, boosted(weighted=True)),
-    "XGBoost on mean probabilities": tabular(mean_probabilities, boosted()),
-    "XGBoost on both": tabular(lambda scan: np.hstack([percentages(scan), mean_probabilities(scan)]), boosted()),
-    "logistic regression on few features": tabular(few_features, logistic),
-    "XGBoost on few features": tabular(few_features, boosted()),
-    "infected first, then which": infected_first,
-}
+def methods_with(*, rounds: int = 100, max_depth: int = 6, eta: float = 0.3, seed: int = 0) -> dict[str, Method]:
+    """Return every method under its name, those of ``registry.METHODS``; the arguments are those of ``boosted``."""
+    settings = partial(boosted, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
+    trees = settings()
+    return {
+        "majority vote of the slices": rule(shares_of_slices),
+        "infected from 3% of the slices": rule(infected_rule),
+        "three least healthy slices": rule(three_surest),
+        "logistic regression on percentages": tabular(percentages, logistic),
+        BOOSTER_METHOD: tabular(percentages, trees),
+        "XGBoost on percentages, classes weighted": tabular(percentages, settings(weighted=True)),
+        "XGBoost on mean probabilities": tabular(mean_probabilities, trees),
+        "XGBoost on both": tabular(lambda scan: np.hstack([percentages(scan), mean_probabilities(scan)]), trees),
+        "logistic regression on few features": tabular(few_features, logistic),
+        "XGBoost on few features": tabular(few_features, trees),
+        "infected first, then which": partial(infected_first, trees=trees),
+        "attention over the slices": attention_pooling,
+    }
+
+
+METHODS = methods_with()
+"""With the paper's settings of XGBoost."""

@@ -14,6 +14,8 @@ from cnr_iemn.patients.out_of_fold import Features
 from cnr_iemn.patients.undecided import Undecided, measure_undecided, threshold_for
 from cnr_iemn.records import probability_columns
 
+Parts = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Rows of the rest and rows of the part, for each part."""
 _PARTS = 5
 
 
@@ -28,31 +30,26 @@ class CalibrationEvidence(TypedDict):
 
 
 def calibration_evidence(
-    chosen: Answers,
-    features: Features,
+    nested: NDArray[np.float64],
+    training_truth: NDArray[np.int64],
+    told: NDArray[np.float64],
+    truth: NDArray[np.int64],
     classes: tuple[str, ...],
-    learn: Callable[[Features], Answers],
     *,
     share: float,
     seed: int,
-) -> CalibrationEvidence | None:
+) -> CalibrationEvidence:
     """Learn temperature and threshold on the training scans, and measure both on the validation scans.
 
-    ``learn``: trains stage 2 as the declared one was. ``share``: of the training scans that the threshold answers, 0 to
-    1. None where a class has a single training patient, so that no part can be left out.
+    ``nested``: of ``nested_probabilities``; ``told``: of the validation scans, float64 [scans, classes];
+    ``training_truth``, ``truth``: class indices. ``share``: of the training scans that the threshold answers, 0 to 1.
     """
-    columns = probability_columns(classes)
-    training = chosen.patients.loc[features.training.index]
-    nested = nested_probabilities(features, training, classes, learn, seed=seed)
-    if nested is None:
-        return None
-    temperature = temperature_of(nested, _indices(training, classes))
+    temperature = temperature_of(nested, training_truth)
     threshold = threshold_for(with_temperature(nested, temperature).max(axis=1), share)
-    told, truth = chosen.held_out[columns].to_numpy(dtype=np.float64), _indices(chosen.held_out, classes)
     calibrated = with_temperature(told, temperature)
     return {
         "temperature": temperature,
-        "learnt_on": len(training),
+        "learnt_on": len(training_truth),
         "before": measure_calibration(told, truth, classes, seed=seed),
         "after": measure_calibration(calibrated, truth, classes, seed=seed),
         "undecided": measure_undecided(calibrated, truth, classes, threshold=threshold, wanted_share=share),
@@ -82,7 +79,7 @@ def nested_probabilities(
     return found
 
 
-def patient_parts(training: pd.DataFrame, *, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]] | None:
+def patient_parts(training: pd.DataFrame, *, seed: int) -> Parts | None:
     """Return five parts by patient, stratified by class: rows of the rest, rows of the part.
 
     ``training``: patient_id and label of the scans. None where a class has a single patient.
@@ -92,7 +89,3 @@ def patient_parts(training: pd.DataFrame, *, seed: int) -> list[tuple[NDArray[np
         return None
     cut = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     return list(cut.split(training, training["label"], training["patient_id"]))
-
-
-def _indices(patients: pd.DataFrame, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    return np.array([classes.index(label) for label in patients["label"]], dtype=np.int64)

@@ -22,6 +22,7 @@ from cnr_iemn.patients.contributions import Contributions, contributions
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.evidence import Wanted, gather_evidence
 from cnr_iemn.patients.group_features import feature_columns
+from cnr_iemn.patients.methods import methods_with
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, Folds, ways_to_features
 from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
 from cnr_iemn.patients.slice_sets import SliceSets, out_of_fold_sets, paper_sets
@@ -75,6 +76,7 @@ def assemble_results(
     first = next(iter(predictions.values()))
     classes, scans = first.metadata.classes, first.scans
     learn = partial(train_answers, scans=scans, classes=classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
+    methods = methods_with(rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
     ways = ways_to_features(predictions, folds)
     arms = {name: learn(features) for name, features in ways.items()}
     declared, features = next(iter(ways.items()))
@@ -82,7 +84,7 @@ def assemble_results(
     alone = {name: learn(features.only(feature_columns(name, classes))) for name in predictions}
     evaluation = chosen.evaluation(classes)
     sets = out_of_fold_sets(folds) if folds else paper_sets(predictions)
-    evidence = gather_evidence(chosen, features, sets, scans, classes, learn, wanted, shortcuts, seed=seed)
+    evidence = gather_evidence(chosen, features, sets, scans, classes, learn, methods, wanted, shortcuts, seed=seed)
     held_out = [table.loc[chosen.held_out.index] for table in features.answering]
     explained = contributions(chosen.booster, held_out, classes=classes, models=tuple(predictions))
     metrics = {

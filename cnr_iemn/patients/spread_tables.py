@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cnr_iemn.patients.cells import interval_text
 from cnr_iemn.patients.spread import FIGURES
 from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title, percent
 
@@ -21,7 +22,7 @@ def spread_table(metrics: Mapping[str, Any]) -> ResultTable:
     refits = spread["refits"]
     if refits is not None:
         rows += _summary_rows(f"{refits['n']} refits", refits, classes)
-        rows.append((f"{refits['n']} refits, 5 to 95%", *_cells(refits, classes, _ends)))
+        rows.append((f"{refits['n']} refits, 5 to 95%", *_cells(refits, classes, interval_text)))
     for kind in ("seeds", "splits"):
         found = spread[kind]
         if found is not None:
@@ -62,8 +63,3 @@ def _summary_rows(name: str, summaries: Mapping[str, Any], classes: list[str]) -
 def _cells(figures: Mapping[str, Any], classes: list[str], text: Callable[[Any], str]) -> tuple[str, ...]:
     values = [*(figures[name] for name in FIGURES), *(figures["sensitivity"][name] for name in classes)]
     return tuple(text(value) for value in values)
-
-
-def _ends(summary: Mapping[str, float | None]) -> str:
-    low, high = summary["low"], summary["high"]
-    return percent(None) if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"

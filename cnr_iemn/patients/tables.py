@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from cnr_iemn.patients.cells import interval_text
 from cnr_iemn.patients.intervals import CONFIDENCE, Estimate, proportion_intervals
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.registry import BACKBONES, PAPER_COHORT, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
@@ -163,12 +164,6 @@ def _rows(
 
 def _wilson(scores: Mapping[str, Any]) -> Estimate:
     return proportion_intervals(scores["confusion_matrix"], list(scores["sensitivity"]))["accuracy"]
-
-
-def interval_text(estimate: Estimate) -> str:
-    """Return an interval of fractions in percent, with a digit."""
-    low, high = estimate["low"], estimate["high"]
-    return _NONE if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def is_paper_ensemble(metrics: Mapping[str, Any]) -> bool:

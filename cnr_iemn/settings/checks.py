@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.registry import BACKBONES
+from cnr_iemn.registry import BACKBONES, BOOSTER, METHODS
 from cnr_iemn.settings.ranges import search_space
 from cnr_iemn.settings.schema import (
     AggregateSettings,
@@ -59,6 +59,7 @@ def check_settings(settings: object) -> None:
                 "aggregate.py has tables and drawings, for which TensorBoard has no place, and no checkpoint. Give "
                 "logger=wandb, or leave logger out: report.html holds everything."
             )
+        _check_methods(settings)
         _one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
         if settings.refits != 0:
             _at_least("refits", settings.refits, 2)
@@ -87,6 +88,21 @@ def ensemble_models(ensemble: object) -> tuple[str, ...]:
 def ensemble_name(ensemble: object) -> str:
     """Return the folder name of an ensemble: ``all``, a model's name, or names joined by ``+``."""
     return "all" if ensemble == "all" else "+".join(ensemble_models(ensemble))
+
+
+def _check_methods(settings: AggregateSettings) -> None:
+    _one_of("confirmatory", settings.confirmatory, (BOOSTER, *METHODS))
+    if settings.confirmatory != BOOSTER and not settings.methods:
+        raise ConfigurationError(
+            f"confirmatory={settings.confirmatory} is one of the methods, and methods=false leaves them out. "
+            "Give methods=true, or confirmatory=booster."
+        )
+    _at_least("method_repeats", settings.method_repeats, 1)
+    if not 0 < settings.threshold_sensitivity <= 1:
+        raise ConfigurationError(
+            f"threshold_sensitivity={settings.threshold_sensitivity} is no sensitivity to reach. "
+            "Give one above 0 and up to 1, such as 0.9."
+        )
 
 
 def _check_data(data: DataSettings) -> None:

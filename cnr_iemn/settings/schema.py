@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from cnr_iemn.permissions import Permissions
+from cnr_iemn.registry import BOOSTER
 
 
 @dataclass
@@ -225,8 +226,11 @@ class AggregateSettings:
 
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
     ``answer_share``: of training scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
-    ``methods``: whether other ways from slices to patients are tried beside. ``refits``: of the booster on resampled
-    training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with other seeds.
+    ``methods``: whether other ways from slices to patients are tried beside, ``method_repeats`` times within the
+    training scans. ``confirmatory``: the way that counts, booster or one of ``registry.METHODS``. ``threshold_class``:
+    whose ``threshold_sensitivity`` (0 to 1) is fixed on training scans; auto, null or a class. ``refits``: of the
+    booster on resampled training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with
+    other seeds.
     """
 
     study: str = "default"
@@ -238,6 +242,10 @@ class AggregateSettings:
     refits: int = 50
     seeds: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
+    method_repeats: int = 3
+    confirmatory: str = BOOSTER
+    threshold_class: str | None = "auto"
+    threshold_sensitivity: float = 0.9
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

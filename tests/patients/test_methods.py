@@ -119,6 +119,8 @@ def test_the_papers_method_is_the_papers(metrics: dict) -> None:
     again = metrics["methods"]["XGBoost on percentages"]
     assert again["confusion_matrix"] == metrics["confusion_matrix"]
     assert again["declared_against_it"]["difference"] == 0
+    assert again["operating_point"] == metrics["operating_point"]
+    assert [name for name, each in metrics["methods"].items() if each["confirmatory"]] == ["XGBoost on percentages"]
     table = evidence_tables(metrics)[-1]
     assert len(table.rows) == len(METHODS)
 
@@ -140,18 +142,19 @@ def test_within_training_each_scan_is_answered_once_by_what_has_not_learnt_from_
 
         return answer
 
-    right = np.ones((scans["split"] == "validation").sum(), dtype=bool)
-    study_methods(sets, scans, CLASSES, reference=right, methods={"watched": method})
-    assert sorted(answered) == sorted(SCANS)  # validation scans once, training scans once
+    study_methods(sets, scans, CLASSES, confirmatory="watched", repeats=2, methods={"watched": method})
+    training = [name for name, scan in SCANS.items() if scan.split == "training"]
+    assert sorted(answered) == sorted([*SCANS, *training])  # validation scans once, training scans once a cut
 
 
 def test_what_is_within_training_does_not_know_the_validation_scans(metrics: dict) -> None:
     scans = PREDICTIONS["resnext50"].scans
     sets = paper_sets(PREDICTIONS)
     spoilt = {k: tuple(a[..., ::-1] for a in v) if SCANS[k].split == "validation" else v for k, v in sets.items()}
-    right = np.ones((scans["split"] == "validation").sum(), dtype=bool)
     chosen = {name: METHODS[name] for name in ("three least healthy slices", "logistic regression on few features")}
-    found = study_methods(spoilt, scans, CLASSES, reference=right, methods=chosen)
-    for name, each in found.items():
+    first = next(iter(chosen))
+    found = study_methods(spoilt, scans, CLASSES, confirmatory=first, repeats=3, label="COVID-19", methods=chosen)
+    for name, each in found["methods"].items():
         assert each["within_training"] == metrics["methods"][name]["within_training"]
+        assert each["operating_point"]["threshold"] == metrics["methods"][name]["operating_point"]["threshold"]
         assert each["accuracy"] != metrics["methods"][name]["accuracy"]

@@ -11,7 +11,7 @@ from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.calibration import temperature_of, with_temperature
 from cnr_iemn.patients.evidence import Wanted
 from cnr_iemn.patients.evidence_tables import evidence_tables
-from cnr_iemn.patients.nested import calibration_evidence, nested_probabilities
+from cnr_iemn.patients.nested import nested_probabilities
 from cnr_iemn.patients.out_of_fold import Features, paper_features
 from cnr_iemn.patients.results import assemble_results
 from tests.builders import make_predictions, make_scans, make_summaries
@@ -57,12 +57,13 @@ def test_each_training_scan_is_answered_once_by_other_patients() -> None:
 def test_temperature_and_threshold_do_not_know_the_validation_scans() -> None:
     learn = Learn()
     chosen = learn(FEATURES)
-    found = calibration_evidence(chosen, FEATURES, CLASSES, learn, share=0.8, seed=0)
-    assert found is not None
     training = chosen.patients.loc[FEATURES.training.index]
     nested = nested_probabilities(FEATURES, training, CLASSES, learn, seed=0)
     assert nested is not None
     truth = np.array([CLASSES.index(label) for label in training["label"]])
+    found = assemble_results(
+        PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=Wanted(answer_share=0.8), rounds=20, max_depth=3
+    ).metrics["calibration"]
     assert found["temperature"] == temperature_of(nested, truth)
     confidence = with_temperature(nested, found["temperature"]).max(axis=1)
     assert (confidence >= found["undecided"]["threshold"]).mean() == pytest.approx(0.8)
@@ -86,7 +87,7 @@ def test_the_tables_say_what_was_learnt_where() -> None:
     metrics = assemble_results(
         PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=Wanted(answer_share=0.7)
     ).metrics
-    _, calibration, undecided = evidence_tables(metrics)
+    _, calibration, undecided, _ = evidence_tables(metrics)
     assert "learnt on 30 training scans" in str(calibration.caption)
     assert "networks that some of them have trained" in str(calibration.caption)
     assert "70.00% of the training scans" in str(undecided.caption)

@@ -84,10 +84,10 @@ def test_the_declared_way_stands_beside_the_papers_and_the_third() -> None:
     assert arms["paper"]["confusion_matrix"] == alone["confusion_matrix"]
     assert arms["out_of_fold_full_data_networks"]["selected_on"] == VALIDATION
     assert set(metrics["arm_comparisons"]) == {"paper", "out_of_fold_full_data_networks"}
-    assert len(evidence_tables(metrics)) == 5
+    assert len(evidence_tables(metrics)) == 6
     (ways,) = [table for table in evidence_tables(metrics) if table.title == "Stage 2, %"]
     assert "selected on this set" in str(ways.rows)
-    assert len(evidence_tables(alone)) == 4
+    assert len(evidence_tables(alone)) == 5
     tested = assemble_results(whole, make_summaries(SCANS), cohort="three", wanted=Wanted(permutations=3)).metrics
     assert "3 permutations" in str(evidence_tables(tested)[1].rows)
 

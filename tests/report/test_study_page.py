@@ -133,7 +133,7 @@ def test_every_table_and_figure_is_there(page: str, folder: Path) -> None:
         "against each backbone",
         "Calibration, 18",
         "Undecided, %",
-        "Other ways from slices to patients, validation",
+        "Ways from slices to patients, validation",
         "Findings of preparation",
         "Aggregation",
         "Networks",
@@ -209,7 +209,7 @@ def test_names_are_text_and_never_html(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_has_no_section_and_the_card_says_so(tmp_path: Path) -> None:
     found = study()
-    metrics = {**found.metrics, "calibration": None}
+    metrics = {**found.metrics, "calibration": None, "operating_point": None}
     assert metrics["permutation_test"] is metrics["audit"] is metrics["methods"] is None
     write_report(tmp_path, replace(found, metrics=metrics), store_of(SCANS), ORIGIN, study="x")
     page, card = ((tmp_path / name).read_text() for name in ("report.html", "model_card.md"))

@@ -1,0 +1,167 @@
+"""Attention over the slices of a scan (Ilse, Tomczak, Welling, ICML 2018): learns from the patient's class alone.
+
+A scan is a bag of slices. Each slice's score is w . tanh(V h + c), with h all models' probabilities and its place in
+the scan; a softmax over the scan's slices makes weights of the scores, the weighted mean of h goes into a multinomial
+logistic regression, and all is fitted together. No slice label is needed: scans without them teach it as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+from scipy.special import log_softmax, softmax
+
+from cnr_iemn.patients.slice_sets import ScanArray
+
+Floats = NDArray[np.float64]
+HIDDEN = 4
+"""Length of V h: 209 scans cannot fill more."""
+PENALTY = 0.01
+"""Of the squared weights, beside the mean log-loss of a scan."""
+_ITERATIONS = 100
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Slices of scans, one after the other. ``values``: float64 [slices, inputs]; ``starts``: first slice of each."""
+
+    values: Floats
+    starts: NDArray[np.int64]
+
+    @cached_property
+    def owner(self) -> NDArray[np.int64]:
+        """The scan of each slice, int64 [slices]."""
+        return np.repeat(np.arange(len(self.starts)), np.diff(np.append(self.starts, len(self.values))))
+
+    def pooled(self, weights: Floats) -> Floats:
+        """Return the weighted sum of each scan's slices, float64 [scans, inputs]."""
+        n = len(self.values)
+        return np.asarray(csr_array((weights, np.arange(n), np.append(self.starts, n))) @ self.values)
+
+    def softmax(self, scores: Floats) -> Floats:
+        """Return weights of the slices, float64 [slices], which sum to 1 over each scan."""
+        shifted = np.exp(scores - np.maximum.reduceat(scores, self.starts)[self.owner])
+        return np.asarray(shifted / np.add.reduceat(shifted, self.starts)[self.owner])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``parts`` cuts the vector of all parameters into V, c, w, W and b."""
+
+    inputs: int
+    classes: int
+    hidden: int = HIDDEN
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.hidden * (self.inputs + 2) + self.classes * (self.inputs + 1)
+
+    def parts(self, vector: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Return V [inputs, hidden], c [hidden], w [hidden], W [inputs, classes], b [classes]: views."""
+        d, h, k = self.inputs, self.hidden, self.classes
+        v, c, w, u, b = np.split(vector, np.cumsum([d * h, h, h, d * k]))
+        return v.reshape(d, h), c, w, u.reshape(d, k), b
+
+
+def bags_of(scans: Sequence[ScanArray], *, position: bool = True) -> Bags:
+    """Return the slices' inputs: probabilities, model after model, and the place in the scan, 0 to 1."""
+    places = [(np.arange(scan.shape[1]) + 0.5) / scan.shape[1] for scan in scans]
+    rows = [scan.transpose(1, 0, 2).reshape(scan.shape[1], -1) for scan in scans]
+    values = np.concatenate(rows).astype(np.float64)
+    if position:
+        values = np.column_stack([values, np.concatenate(places)])
+    return Bags(values, np.cumsum([0, *(len(row) for row in rows[:-1])]))
+
+
+def attention_weights(bags: Bags, vector: Floats, shape: Shape) -> Floats:
+    """Return the weight of each slice within its scan, float64 [slices]."""
+    v, c, w, _, _ = shape.parts(vector)
+    return bags.softmax(np.tanh(bags.values @ v + c) @ w)
+
+
+def loss_and_gradient(
+    vector: Floats, bags: Bags, labels: NDArray[np.int64], shape: Shape, penalty: float = PENALTY
+) -> tuple[float, Floats]:
+    """Return the mean log-loss with the penalty of all weights but the offsets c and b, and its gradient."""
+    v, c, w, u, b = shape.parts(vector)
+    hidden = np.tanh(bags.values @ v + c)
+    weights = bags.softmax(hidden @ w)
+    pooled = bags.pooled(weights)
+    log_p = log_softmax(pooled @ u + b, axis=1)
+    rows, n = np.arange(len(labels)), len(labels)
+    loss = -log_p[rows, labels].mean() + penalty * sum(float((part**2).sum()) for part in (v, w, u))
+
+    slope = np.exp(log_p) / n  # of the loss by each scan's scores
+    slope[rows, labels] -= 1 / n
+    of_pooled = slope @ u.T
+    # a slice's score moves the pooled vector by its weight times how far the slice is from it
+    of_weight = np.einsum("ij,ij->i", bags.values, of_pooled[bags.owner])
+    of_score = weights * (of_weight - np.add.reduceat(weights * of_weight, bags.starts)[bags.owner])
+    of_hidden = of_score[:, None] * (1 - hidden**2) * w
+    gradient = (
+        bags.values.T @ of_hidden + 2 * penalty * v,
+        of_hidden.sum(axis=0),
+        hidden.T @ of_score + 2 * penalty * w,
+        pooled.T @ slope + 2 * penalty * u,
+        slope.sum(axis=0),
+    )
+    return float(loss), np.concatenate([part.ravel() for part in gradient])
+
+
+@dataclass(frozen=True)
+class AttentionModel:
+    """Fitted parameters; ``mean`` and ``deviation`` of the training slices' inputs, which standardise all others."""
+
+    vector: Floats
+    shape: Shape
+    mean: Floats
+    deviation: Floats
+    position: bool
+
+    def weights(self, scan: ScanArray) -> Floats:
+        """Return what each slice of a scan counts, float64 [n_slices]; they sum to 1."""
+        return attention_weights(self._bags([scan]), self.vector, self.shape)
+
+    def __call__(self, scans: Sequence[ScanArray]) -> Floats:
+        """Return class probabilities, float64 [scans, classes]."""
+        bags = self._bags(scans)
+        *_, u, b = self.shape.parts(self.vector)
+        pooled = bags.pooled(attention_weights(bags, self.vector, self.shape))
+        return np.asarray(softmax(pooled @ u + b, axis=1))
+
+    def _bags(self, scans: Sequence[ScanArray]) -> Bags:
+        bags = bags_of(scans, position=self.position)
+        return Bags((bags.values - self.mean) / self.deviation, bags.starts)
+
+
+def attention_pooling(
+    scans: Sequence[ScanArray], labels: NDArray[np.int64], *, position: bool = True, penalty: float = PENALTY
+) -> AttentionModel:
+    """Fit the model by L-BFGS; the same scans give the same model.
+
+    It begins with equal weights for all slices (w = 0). The loss has several minima, and which is found hangs on the
+    first V, which is drawn once and for all. ``labels``: class index of each scan. ``position``: without it the order
+    of the slices does not count.
+    """
+    raw = bags_of(scans, position=position)
+    mean, deviation = raw.values.mean(axis=0), raw.values.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    bags = Bags((raw.values - mean) / deviation, raw.starts)
+    shape = Shape(bags.values.shape[1], int(labels.max()) + 1)
+    start = np.zeros(shape.size)
+    first, *_ = shape.parts(start)
+    first[:] = np.random.default_rng(0).standard_normal(first.shape) / np.sqrt(shape.inputs)
+    fitted = minimize(
+        loss_and_gradient,
+        start,
+        args=(bags, labels, shape, penalty),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": _ITERATIONS},
+    )
+    return AttentionModel(np.asarray(fitted.x, dtype=np.float64), shape, mean, deviation, position)

@@ -1,0 +1,23 @@
+"""Figures as the cells of a table: differences and intervals, in percent."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cnr_iemn.patients.intervals import Estimate
+
+
+def signed(fraction: float) -> str:
+    """Return a difference with its sign."""
+    return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Return the ends of a figure's interval, with a digit."""
+    low, high = estimate["low"], estimate["high"]
+    return "–" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def ends(comparison: Mapping[str, Any], *, sign: int = 1) -> str:
+    """Return the ends of a difference's interval; ``sign`` -1: of the second less the first."""
+    low, high = sorted(100 * sign * comparison[end] for end in ("low", "high"))
+    return f"[{low:+.1f}, {high:+.1f}]"
