@@ -1,5 +1,6 @@
 """What simple measurements say of one scan, without a network: the inputs of the baselines."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +57,11 @@ def summarise_scan(
     hu = low + np.arange(256) * (high - low) / 255.0
     middle = _middle_column(lungs)
     counts = np.zeros((len(grey), 2, 256), dtype=np.int64)  # voxels by slice, side and grey level
+    halves = slice(middle), slice(middle, None)
     for index, (image, mask) in enumerate(zip(grey, lungs, strict=True)):
         inside = np.asarray(mask, dtype=bool)
-        left = np.nonzero(inside)[1] >= middle
-        counts[index] = np.bincount(left * 256 + image[inside].astype(np.int64), minlength=512).reshape(2, 256)
+        for side, columns in enumerate(halves):
+            counts[index, side] = np.bincount(image[:, columns][inside[:, columns]], minlength=256)
     by_slice = counts.sum(axis=1)
     levels = by_slice.sum(axis=0)
     dense = counts[:, :, hu > DENSE_HU].sum(axis=(0, 2))
@@ -77,9 +79,10 @@ def summarise_scan(
     )
 
 
-def _middle_column(lungs: NDArray[np.uint8] | NDArray[np.bool_]) -> float:
+def _middle_column(lungs: NDArray[np.uint8] | NDArray[np.bool_]) -> int:
+    """Return the first column of the half with the higher ones."""
     columns = np.flatnonzero(np.any(lungs, axis=(0, 1)))
-    return (columns[0] + columns[-1]) / 2 if len(columns) else 0.0
+    return math.ceil((columns[0] + columns[-1]) / 2) if len(columns) else 0
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,0 +1,44 @@
+"""The notebooks run from top to bottom and are kept without what they showed."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.pipeline import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SHOWN = {
+    "01_scan_and_mask": ["phantom: True", "litres"],
+    "02_train_on_the_phantom": ["phantom study: no diagnostic meaning", "Table 2. Scans", "called COVID-19"],
+}
+"""What their outputs say."""
+
+
+def test_there_are_notebooks() -> None:
+    assert set(SHOWN) <= {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_stripped(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None), cell.source
+            assert set(cell.metadata) == set()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_runs_without_a_warning(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the kernel's package is the one that is tested
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # no one's own start-up files
+    notebook = nbformat.read(path, as_version=4)
+    where = tmp_path / "here"
+    where.mkdir()
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(where)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"] == []
+    text = "".join(output.get("text", "") + str(output.get("data", {})) for output in outputs)
+    assert [said for said in SHOWN.get(path.stem, []) if said not in text] == []
+    assert "image/png" in text
+    assert list(where.iterdir()) == []  # whatever a notebook writes it writes elsewhere
