@@ -11,6 +11,7 @@ from tests.pipeline import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHOWN = {
     "01_scan_and_mask": ["phantom: True", "litres"],
+    "03_read_a_report": ["phantom study: no diagnostic meaning", "COVID-19", "within_training"],
     "02_train_on_the_phantom": ["phantom study: no diagnostic meaning", "Table 2. Scans", "called COVID-19"],
 }
 """What their outputs say."""
