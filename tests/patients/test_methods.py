@@ -159,6 +159,8 @@ def test_what_was_declared_is_the_reference_of_all_others() -> None:
     assert {row[0]: row[-1] for row in table.rows} == {
         name: "confirmatory" if name == declared else "exploratory" for name in NAMES
     }
+    points = next(each for each in evidence_tables(found) if "threshold fixed on training" in each.title)
+    assert [row[0] for row in points.rows if row[-1] == "confirmatory"] == [declared]
     assert f"Declared before the run: {declared}" in str(table.caption)
     assert "predict.py and patients.csv answer by the booster" in str(table.caption)
 
