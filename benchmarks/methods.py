@@ -22,6 +22,7 @@ from scipy.stats import ttest_rel
 
 from benchmarks.simulated_cohorts import (
     CAP,
+    COUNTS,
     COVID,
     MODELS,
     NORMAL,
@@ -105,15 +106,20 @@ def answer_cohort(
     return found
 
 
-def simulated(model: str, repeats: int) -> dict[str, Any]:
+def simulated(
+    model: str,
+    repeats: int,
+    methods: Mapping[str, Method] = METHODS,
+    counts: Mapping[str, tuple[int, int, int]] = COUNTS,
+) -> dict[str, Any]:
     """Return the rows of an error model over ``repeats`` cohorts, and what was simulated; JSON-ready."""
     cohorts: list[dict[str, Answered]] = []
     facts: list[tuple[float, float, float]] = []
     started = time.perf_counter()
     for seed in range(repeats):
-        cohort: SimulatedCohort = simulate(MODELS[model], seed)
+        cohort: SimulatedCohort = simulate(MODELS[model], seed, counts)
         facts.append((*error_correlations(cohort), slice_accuracy(cohort)))
-        cohorts.append(answer_cohort(cohort.sets, cohort.scans))
+        cohorts.append(answer_cohort(cohort.sets, cohort.scans, methods))
     within, between, accuracy = np.mean(facts, axis=0)
     rows = {name: _over_cohorts([each[name] for each in cohorts], cohorts) for name in cohorts[0]}
     others = [name for name in rows if name != BOOSTER_METHOD]

@@ -22,8 +22,7 @@ def method_table(metrics: Mapping[str, Any]) -> ResultTable:
         if each["within_training_sd"] is not None:
             within += f" ±{100 * each['within_training_sd']:.2f}"
         difference = "–" if each["confirmatory"] else f"{signed(-against['difference'])} {ends(against, sign=-1)}"
-        note = "confirmatory" if each["confirmatory"] else "exploratory"
-        rows.append((name, within, percent(each["accuracy"]), *sensitivities, difference, note))
+        rows.append((name, within, percent(each["accuracy"]), *sensitivities, difference, _role(metrics, name)))
     columns = (
         "method",
         "training scans: balanced accuracy",
@@ -36,9 +35,16 @@ def method_table(metrics: Mapping[str, Any]) -> ResultTable:
     return ResultTable(title, columns, tuple(rows), metrics.get("notice"), _caption(metrics, choice))
 
 
+def _declared(metrics: Mapping[str, Any]) -> str:
+    return str(BOOSTER_METHOD if metrics["confirmatory"] == BOOSTER else metrics["confirmatory"])
+
+
+def _role(metrics: Mapping[str, Any], method: str) -> str:
+    return "confirmatory" if method == _declared(metrics) else "exploratory"
+
+
 def _caption(metrics: Mapping[str, Any], choice: Mapping[str, Any] | None) -> str:
-    declared = BOOSTER_METHOD if metrics["confirmatory"] == BOOSTER else metrics["confirmatory"]
-    caption = f"Declared before the run: {declared}. "
+    caption = f"Declared before the run: {_declared(metrics)}. "
     if choice is not None:
         again = f", cut {choice['repeats']} times, ± deviation over the cuts" if choice["repeats"] > 1 else ""
         caption += (
@@ -60,10 +66,11 @@ def operating_point_table(metrics: Mapping[str, Any]) -> ResultTable:
             f"{percent(point['training_sensitivity'])} / {percent(point['training_specificity'])}",
             f"{percent(point['sensitivity']['value'])} {interval_text(point['sensitivity'])}",
             f"{percent(point['specificity']['value'])} {interval_text(point['specificity'])}",
+            _role(metrics, name),
         )
         for name, point in ({BOOSTER_METHOD: own} | others).items()
     )
-    columns = ("method", "threshold", "training scans: sensitivity / specificity", "sensitivity", "specificity")
+    columns = ("method", "threshold", "training scans: sensitivity / specificity", "sensitivity", "specificity", "note")
     caption = (
         f"{own['label']} from this probability on, fixed to find {percent(own['wanted_sensitivity'])}% of it on the "
         "training scans, each answered by what has learnt from other patients. Wilson's intervals."

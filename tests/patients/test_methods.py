@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold
 
 from cnr_iemn.patients.evidence import Wanted
 from cnr_iemn.patients.evidence_tables import evidence_tables
@@ -24,6 +26,7 @@ from cnr_iemn.patients.methods import (
 )
 from cnr_iemn.patients.results import assemble_results
 from cnr_iemn.patients.slice_sets import ScanArray, paper_sets
+from cnr_iemn.registry import METHODS as NAMES
 from tests.builders import make_predictions, make_scans, make_summaries
 
 SCANS = make_scans(8, 6)
@@ -109,7 +112,9 @@ def test_answers_are_averaged_over_a_scans_sets() -> None:
 
 @pytest.fixture(scope="module")
 def metrics() -> dict:
-    found = assemble_results(PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=Wanted(methods=True))
+    found = assemble_results(
+        PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=Wanted(methods=True, method_repeats=2)
+    )
     assert set(found.seconds) == {"permutation test", "calibration", "spread", "methods"}
     return found.metrics
 
@@ -123,6 +128,59 @@ def test_the_papers_method_is_the_papers(metrics: dict) -> None:
     assert [name for name, each in metrics["methods"].items() if each["confirmatory"]] == ["XGBoost on percentages"]
     table = evidence_tables(metrics)[-1]
     assert len(table.rows) == len(METHODS)
+
+
+def test_every_method_has_a_name_that_settings_know(metrics: dict) -> None:
+    assert tuple(METHODS) == NAMES
+    choice = metrics["method_choice"]
+    best = max(NAMES, key=lambda name: metrics["methods"][name]["within_training"])
+    assert (choice["chosen"], choice["parts"], choice["repeats"]) == (best, 5, 2)
+    assert best in str(evidence_tables(metrics)[-1].caption)
+
+
+def test_what_was_declared_is_the_reference_of_all_others() -> None:
+    declared = "three least healthy slices"
+    wanted = Wanted(methods=True, method_repeats=1, confirmatory=declared)
+    found = assemble_results(
+        PREDICTIONS, make_summaries(SCANS), cohort="three", wanted=wanted, rounds=5, max_depth=2
+    ).metrics
+    rows = found["methods"]
+    assert found["confirmatory"] == declared
+    assert [name for name, each in rows.items() if each["confirmatory"]] == [declared]
+    assert rows["XGBoost on percentages"]["confusion_matrix"] == found["confusion_matrix"]  # with its settings
+    for each in rows.values():
+        against = each["declared_against_it"]
+        assert against["difference"] == pytest.approx(rows[declared]["accuracy"] - each["accuracy"])
+        assert each["within_training_sd"] is None
+    p = sorted(each["declared_against_it"]["p"] for name, each in rows.items() if name != declared)
+    least = min(each["declared_against_it"]["p_holm"] for each in rows.values())
+    assert least == pytest.approx(min(1, p[0] * (len(METHODS) - 1)))  # not corrected for itself
+    table = evidence_tables(found)[-1]
+    assert {row[0]: row[-1] for row in table.rows} == {
+        name: "confirmatory" if name == declared else "exploratory" for name in NAMES
+    }
+    points = next(each for each in evidence_tables(found) if "threshold fixed on training" in each.title)
+    assert [row[0] for row in points.rows if row[-1] == "confirmatory"] == [declared]
+    assert f"Declared before the run: {declared}" in str(table.caption)
+    assert "predict.py and patients.csv answer by the booster" in str(table.caption)
+
+
+def test_within_training_is_the_mean_over_cuts_by_patient() -> None:
+    scans, sets = PREDICTIONS["resnext50"].scans, paper_sets(PREDICTIONS)
+    name = "logistic regression on few features"
+    found = study_methods(sets, scans, CLASSES, confirmatory=name, repeats=3, seed=4, methods={name: METHODS[name]})
+    training = scans[scans["split"] == "training"]
+    truth, values = np.array([CLASSES.index(label) for label in training["label"]]), []
+    for seed in (4, 5, 6):
+        told = np.empty(len(truth), dtype=int)
+        for rest, part in StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(
+            training, training["label"], training["patient_id"]
+        ):
+            learnt = METHODS[name]([sets[k][0] for k in training.index[rest]], truth[rest])
+            told[part] = learnt([sets[k][0] for k in training.index[part]]).argmax(axis=1)
+        values.append(balanced_accuracy_score(truth, told))
+    assert found["methods"][name]["within_training"] == pytest.approx(np.mean(values))
+    assert found["methods"][name]["within_training_sd"] == pytest.approx(np.std(values, ddof=1))
 
 
 def test_within_training_each_scan_is_answered_once_by_what_has_not_learnt_from_it() -> None:
@@ -153,7 +211,7 @@ def test_what_is_within_training_does_not_know_the_validation_scans(metrics: dic
     spoilt = {k: tuple(a[..., ::-1] for a in v) if SCANS[k].split == "validation" else v for k, v in sets.items()}
     chosen = {name: METHODS[name] for name in ("three least healthy slices", "logistic regression on few features")}
     first = next(iter(chosen))
-    found = study_methods(spoilt, scans, CLASSES, confirmatory=first, repeats=3, label="COVID-19", methods=chosen)
+    found = study_methods(spoilt, scans, CLASSES, confirmatory=first, repeats=2, label="COVID-19", methods=chosen)
     for name, each in found["methods"].items():
         assert each["within_training"] == metrics["methods"][name]["within_training"]
         assert each["operating_point"]["threshold"] == metrics["methods"][name]["operating_point"]["threshold"]

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.registry import BACKBONES
+from cnr_iemn.registry import BACKBONES, METHODS
 from cnr_iemn.settings import schema
 from cnr_iemn.settings.checks import check_settings, ensemble_models, ensemble_name
 from cnr_iemn.settings.entry_point import configuration_folder
@@ -62,12 +62,24 @@ def test_every_entry_point_composes() -> None:
         ("seeds=[seed1,seed0]", "seeds=[seed1,seed0] names one twice, or tag=seed0, which is there anyway"),
         ("splits=[a,b,a]", "splits=[a,b,a] names one twice"),
         ("splits=[a/b]", "splits='a/b' becomes a folder's name"),
+        ("confirmatory=best", "confirmatory=best is not known. Choose one of: booster, majority vote of the slices,"),
+        ("threshold_sensitivity=0", "threshold_sensitivity=0.0 is no sensitivity to reach"),
+        ("method_repeats=0", "method_repeats=0 is too small. Give 1 or more"),
         ("booster.features=best", "booster.features=best is not known. Choose one of: paper, out_of_fold"),
     ],
 )
 def test_what_aggregate_cannot_do_is_said_before_anything_is_read(words: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         compose("aggregate", words)
+
+
+def test_every_method_may_be_declared_but_needs_the_table_of_methods() -> None:
+    assert compose("aggregate").confirmatory == "booster"
+    for name in METHODS[1], METHODS[5], METHODS[10]:  # a per cent sign, a comma
+        assert compose("aggregate", f'confirmatory="{name}"').confirmatory == name
+    with pytest.raises(ConfigurationError, match=r"methods=false leaves them out\. Give methods=true"):
+        compose("aggregate", 'confirmatory="infected first, then which"', "methods=false")
+    assert compose("aggregate", "threshold_class=null").threshold_class is None
 
 
 def test_the_demo_gives_each_backbone_a_size_it_takes() -> None:
