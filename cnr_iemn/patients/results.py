@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xgboost
 
-from cnr_iemn.files import write_bytes_atomic, write_text_atomic
+from cnr_iemn.files import write_text_atomic
 from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
 from cnr_iemn.patients.booster import save_booster
@@ -22,7 +21,8 @@ from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.evidence import Wanted, gather_evidence
 from cnr_iemn.patients.group_features import feature_columns
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, Folds, ways_to_features
-from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
+from cnr_iemn.patients.parquet import write_parquet
+from cnr_iemn.patients.predictions import Predictions
 from cnr_iemn.patients.slice_sets import out_of_fold_sets, paper_sets
 from cnr_iemn.patients.summaries import ScanSummary
 from cnr_iemn.records import SCHEMA_VERSION, VALIDATION
@@ -135,11 +135,8 @@ def _selected_on(predictions: Mapping[str, Predictions], way: str) -> str | None
 def write_results(folder: Path, results: Results) -> None:
     """Write features.parquet, booster.ubj, patients.csv and, last, metrics.json; each whole or not at all."""
     notice = {"notice": results.metrics["notice"]} if "notice" in results.metrics else {}
-    about = json.dumps({**notice, "schema_version": SCHEMA_VERSION}).encode()
     table = pa.Table.from_pandas(results.features, preserve_index=False)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({METADATA_KEY: about}), buffer, compression="zstd")
-    write_bytes_atomic(folder / "features.parquet", buffer.getvalue().to_pybytes())
+    write_parquet(folder / "features.parquet", table, {**notice, "schema_version": SCHEMA_VERSION})
     save_booster(folder / "booster.ubj", results.booster)
     patients = results.patients.reset_index()
     for name, value in {"schema_version": SCHEMA_VERSION, **notice}.items():
