@@ -13,7 +13,7 @@ from cnr_iemn.settings.schema import AggregateSettings
 @entry_point("aggregate", AggregateSettings)
 def main(settings: AggregateSettings) -> float:
     """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from rich.console import Console
 
@@ -52,7 +52,7 @@ def main(settings: AggregateSettings) -> float:
     )
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
     write_results(folder, results)
-    write_ensemble(folder, ensemble)
+    write_ensemble(folder, replace(ensemble, calibration=results.calibration))
 
     console = Console(width=None if Console().is_terminal else 140)
     if (results.metrics["permutation_test"] or {}).get("leaks"):

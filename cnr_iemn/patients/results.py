@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cnr_iemn.patients.booster import save_booster
 from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.evidence import Wanted, gather_evidence
+from cnr_iemn.patients.frozen import FrozenCalibration, add_calibrated
 from cnr_iemn.patients.group_features import feature_columns
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, Folds, ways_to_features
 from cnr_iemn.patients.parquet import write_parquet
@@ -36,14 +38,15 @@ class Results:
     """What stage 2 has learnt and how well it answers.
 
     ``metrics``: JSON-ready, all fractions 0 to 1. ``patients``: one row a scan, training and validation. ``features``:
-    ``Features.as_table``. ``booster``: trained on those of the training scans. ``seconds``: of the evidence,
-    part by part.
+    ``Features.as_table``. ``booster``: trained on those of the training scans. ``calibration``: its temperature and
+    threshold. ``seconds``: of the evidence, part by part.
     """
 
     metrics: dict[str, Any]
     patients: pd.DataFrame
     features: pd.DataFrame
     booster: xgboost.Booster
+    calibration: FrozenCalibration | None
     seconds: dict[str, float]
 
 
@@ -101,7 +104,10 @@ def assemble_results(
         "slices": {name: slice_accuracy(each) for name, each in predictions.items()},
         "slice_baselines": slice_baselines(first, summaries),
     }
-    return Results(metrics, chosen.patients, features.as_table(scans["fold"]), chosen.booster, evidence.seconds)
+    today = datetime.now(UTC).date().isoformat()
+    frozen = FrozenCalibration.of(evidence.values["calibration"], cohort=cohort, date=today)
+    patients, table = add_calibrated(chosen.patients, frozen, classes), features.as_table(scans["fold"])
+    return Results(metrics, patients, table, chosen.booster, frozen, evidence.seconds)
 
 
 def _arm_figures(
