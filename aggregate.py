@@ -1,6 +1,8 @@
 """Stage 2: group percentages of saved predictions -> XGBoost -> the class of every patient, and the paper's tables.
 
 python aggregate.py study=default ensemble=all
+python aggregate.py study=default evaluate=predictions.parquet labels=labels.csv
+python aggregate.py study=one compare=other
 """
 
 from pathlib import Path
@@ -12,21 +14,31 @@ from cnr_iemn.settings.schema import AggregateSettings
 
 @entry_point("aggregate", AggregateSettings)
 def main(settings: AggregateSettings) -> float:
-    """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy."""
+    """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy.
+
+    With ``evaluate`` or ``compare`` nothing is trained: see ``engine.external``.
+    """
     from dataclasses import asdict, replace
 
     from rich.console import Console
 
     from cnr_iemn.cohort.shortcuts import shortcuts
     from cnr_iemn.cohort.twins import require_distinct
-    from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.ensembles import describe_ensemble, grey_checksums, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.external import compare, evaluate
     from cnr_iemn.engine.runs import finished_runs, fold_runs
     from cnr_iemn.patients.evidence import Wanted
     from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
     from cnr_iemn.patients.predictions import check_joinable, read_predictions
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
+    from cnr_iemn.records import TRAINING
 
+    console = Console(width=None if Console().is_terminal else 140)
+    if settings.compare is not None:
+        return compare(settings, console)
+    if settings.evaluate is not None:
+        return evaluate(settings, console)
     wanted = Path(settings.runs), settings.study, ensemble_models(settings.ensemble), settings.tag
     runs = finished_runs(*wanted)
     predictions = {model: read_predictions(run.predictions) for model, run in runs.items()}
@@ -52,15 +64,15 @@ def main(settings: AggregateSettings) -> float:
     )
     folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
     write_results(folder, results)
-    write_ensemble(folder, replace(ensemble, calibration=results.calibration))
+    learnt_from = grey_checksums(store, scans.index[scans["split"] == TRAINING])
+    write_ensemble(folder, replace(ensemble, calibration=results.calibration, learnt_from=learnt_from))
 
-    console = Console(width=None if Console().is_terminal else 140)
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)
     for table in (*result_tables(results.metrics), *evidence_tables(results.metrics)):
         console.print(table.rich())
     console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("comparison-")):
         console.print(f"wrote {path}", soft_wrap=True)
     return float(results.metrics["accuracy"])
 

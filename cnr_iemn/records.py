@@ -34,6 +34,7 @@ NEW_SCAN_COLUMNS: dict[str, str] = {
     "n_slices": "int64",
     "z_mm": "float64",  # missing where the slices have no position
     "phantom": "bool",  # the scan says that it is synthetic
+    "grey_sha256": "string",  # of the scan's grey slices, as the store has it for the study's own scans
 }
 """Fixed columns of the predictions.parquet of new scans (predict.py): a row for every slice and network of an ensemble;
 ``p_<class>`` (float32 probabilities) follow."""

@@ -30,7 +30,12 @@ def new_scans(
         phantom=ensemble.phantom,
     )
     return NewScans(
-        {s.scan_id: NewScan(s.z_mm, s.phantom, np.stack([s.networks[m] for m in ensemble.members])) for s in scans},
+        {
+            scan.scan_id: NewScan(
+                scan.z_mm, scan.phantom, scan.grey_sha256, np.stack([scan.networks[m] for m in ensemble.members])
+            )
+            for scan in scans
+        },
         metadata,
     )
 

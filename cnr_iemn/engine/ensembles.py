@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Ensemble:
 
     ``features``: how the booster's features were made, paper or out_of_fold; out of fold each fold has its members, and
     the booster's answers to each fold's features are averaged. ``calibration``: None where none could be learnt.
+    ``learnt_from``: SHA-256 of the training scans' grey slices in the store, by scan_id.
     """
 
     study: str
@@ -50,6 +51,7 @@ class Ensemble:
     cohort: str
     features: str = "paper"
     calibration: FrozenCalibration | None = None
+    learnt_from: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -119,6 +121,11 @@ def store_of(run: RunFolder) -> SliceStore:
     return store
 
 
+def grey_checksums(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of each scan's grey slices."""
+    return {scan_id: store.scan(scan_id).grey_sha256 for scan_id in scan_ids}
+
+
 def stored_summaries(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, ScanSummary]:
     """Return the measurements of scans that the baselines use."""
     window = store.settings.window
@@ -147,7 +154,7 @@ def _pixel_settings(record: Mapping[str, Any]) -> PixelSettings:
     ingest = record["configuration"]["ingest"]
     low, high = ingest["window"]
     lungs = record["configuration"]["lungs"]
-    allowed = Permissions(**{field.name: ingest[field.name] for field in fields(Permissions)})
+    allowed = Permissions(**{each.name: ingest[each.name] for each in fields(Permissions)})
     return PixelSettings(size=ingest["size"], lungs=lungs, window=(low, high), crop=ingest["crop"], allowed=allowed)
 
 

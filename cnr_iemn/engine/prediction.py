@@ -1,5 +1,6 @@
 """A trained ensemble's answer for new scans."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,8 @@ class OneScan:
 class ScanSlices:
     """What the networks say of one scan.
 
-    ``networks``: float32 [n_slices, classes] by member of the ensemble, head first. ``phantom``: it is synthetic.
+    ``networks``: float32 [n_slices, classes] by member of the ensemble, head first. ``phantom`` and ``grey_sha256``:
+    as ``StoredScan`` has them.
     """
 
     scan_id: str
@@ -49,6 +51,7 @@ class ScanSlices:
     lung_litres: float
     findings: tuple[str, ...]
     phantom: bool
+    grey_sha256: str
     networks: Mapping[Member, NDArray[np.float32]]
 
     @property
@@ -104,7 +107,8 @@ class EnsembleNetworks:
         table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
         networks = {member: self._predict(member, prepared, table) for member in self.ensemble.members}
         facts = prepared.z_mm, prepared.lung_litres, prepared.findings, prepared.phantom
-        return ScanSlices(scan_id, *facts, networks)
+        digest = hashlib.sha256(prepared.grey.tobytes()).hexdigest()
+        return ScanSlices(scan_id, *facts, digest, networks)
 
     def _predict(self, member: Member, prepared: PreparedScan, table: SliceTable) -> NDArray[np.float32]:
         dataset = SliceDataset(OneScan(prepared), table, image_size=member.image_size)

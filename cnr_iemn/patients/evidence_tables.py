@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES, Estimate
+from cnr_iemn.patients.intervals import RESAMPLES
 from cnr_iemn.patients.intervals import wilson as wilson_interval
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
+from cnr_iemn.patients.tables import INTERVAL as _INTERVAL
 from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title, model_title, percent
+from cnr_iemn.patients.tables import ends as _ends
+from cnr_iemn.patients.tables import interval as _interval
+from cnr_iemn.patients.tables import signed as _signed
 from cnr_iemn.registry import PAPER_COUNTS
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
-_INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 LEAK = "Permuted training labels do not lead to chance: something leaks, and no figure of this study can be trusted."
 ARM_TITLES = {
     PAPER: "paper: scans that trained the networks are scored by them",
@@ -208,17 +211,3 @@ def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapp
         for name, each in entries.items()
     )
     return ResultTable(title, columns, rows, metrics.get("notice"), "Interval of the paired difference: Tango's score.")
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
-
-
-def _interval(estimate: Estimate) -> str:
-    low, high = estimate["low"], estimate["high"]
-    return "–" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _ends(comparison: Mapping[str, Any], *, sign: int = 1) -> str:
-    low, high = sorted(100 * sign * comparison[end] for end in ("low", "high"))
-    return f"[{low:+.1f}, {high:+.1f}]"

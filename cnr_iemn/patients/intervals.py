@@ -53,6 +53,32 @@ def patient_bootstrap(
     answer. ``patients``: whose scan each one is. A figure that some resamples cannot have is None.
     """
     truth = np.asarray(labels, dtype=np.int64)
+    weights = _resampled(truth, patients, resamples=resamples, seed=seed)
+    figures = weighted_figures(truth, probabilities, weights)
+    return {name: _estimate(values, confidence) for name, values in figures.items()}
+
+
+def paired_bootstrap(
+    labels: Sequence[int],
+    probabilities: tuple[Floats, Floats],
+    patients: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return the difference, first less second, of each figure of ``patient_bootstrap`` with its percentile interval.
+
+    ``probabilities``: of both for the same scans; each resample of patients is one for both.
+    """
+    truth = np.asarray(labels, dtype=np.int64)
+    weights = _resampled(truth, patients, resamples=resamples, seed=seed)
+    first, second = (weighted_figures(truth, each, weights) for each in probabilities)
+    return {name: _estimate(first[name] - second[name], confidence) for name in first}
+
+
+def _resampled(truth: NDArray[np.int64], patients: Sequence[str], *, resamples: int, seed: int) -> Floats:
+    """Return how often each scan counts, [1 + resamples, scans]: once, then as its patient is drawn in the class."""
     _, first, owner = np.unique(np.asarray(patients, dtype=str), return_index=True, return_inverse=True)
     rng = np.random.default_rng(seed)
     drawn = np.zeros((resamples + 1, len(first)))
@@ -60,18 +86,19 @@ def patient_bootstrap(
     for label in np.unique(truth[first]):
         members = np.flatnonzero(truth[first] == label)
         drawn[1:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-    weights = drawn[:, owner]
+    return np.asarray(drawn[:, owner])
+
+
+def _estimate(values: Floats, confidence: float) -> Estimate:
+    """Return the first value, between the percentiles of the others; None where one of them is not to be had."""
     tail = (1 - confidence) / 2
-    estimates: dict[str, Estimate] = {}
-    for name, values in weighted_figures(truth, probabilities, weights).items():
-        low, high = np.quantile(values[1:], [tail, 1 - tail])
-        known = bool(np.isfinite(values).all())
-        estimates[name] = {
-            "value": float(values[0]) if known else None,
-            "low": float(low) if known else None,
-            "high": float(high) if known else None,
-        }
-    return estimates
+    low, high = np.quantile(values[1:], [tail, 1 - tail])
+    known = bool(np.isfinite(values).all())
+    return {
+        "value": float(values[0]) if known else None,
+        "low": float(low) if known else None,
+        "high": float(high) if known else None,
+    }
 
 
 def weighted_figures(truth: NDArray[np.int64], probabilities: Floats, weights: Floats) -> dict[str, Floats]:

@@ -30,7 +30,7 @@ _ARROW_TYPES = {
 
 @dataclass(frozen=True)
 class NewScan:
-    """One scan as an ensemble's networks see it, head first.
+    """One scan as an ensemble's networks see it, head first; ``phantom``, ``grey_sha256``: as ``StoredScan`` has them.
 
     ``z_mm``: float64 [n_slices], NaN where the slices have no position. ``networks``: class probabilities in the order
     of the metadata's networks, float32 [networks, n_slices, classes].
@@ -38,6 +38,7 @@ class NewScan:
 
     z_mm: NDArray[np.float64]
     phantom: bool
+    grey_sha256: str
     networks: NDArray[np.float32]
 
 
@@ -128,6 +129,7 @@ def _rows(scan_id: str, scan: NewScan, k: int, network: NetworkId, classes: tupl
             "n_slices": n_slices,
             "z_mm": scan.z_mm,
             "phantom": scan.phantom,
+            "grey_sha256": scan.grey_sha256,
         }
     )
     rows[probability_columns(classes)] = scan.networks[k]
@@ -147,7 +149,8 @@ def _scan(scan_id: str, rows: pd.DataFrame, metadata: NewScansMetadata, path: Pa
     columns = probability_columns(metadata.classes)
     networks = np.stack([each[columns].to_numpy(dtype=np.float32) for each in ordered])
     z_mm = ordered[0]["z_mm"].to_numpy(dtype=np.float64, na_value=np.nan)
-    return NewScan(z_mm, bool(ordered[0]["phantom"].any()), networks)
+    first = ordered[0].iloc[0]
+    return NewScan(z_mm, bool(first["phantom"]), str(first["grey_sha256"]), networks)
 
 
 def _network_names(rows: pd.DataFrame) -> "pd.Series[str]":

@@ -144,13 +144,17 @@ def write_results(folder: Path, results: Results) -> None:
     table = pa.Table.from_pandas(results.features, preserve_index=False)
     write_parquet(folder / "features.parquet", table, {**notice, "schema_version": SCHEMA_VERSION})
     save_booster(folder / "booster.ubj", results.booster)
-    patients = results.patients.reset_index()
+    write_figures(folder, results.patients, results.metrics)
+
+
+def write_figures(folder: Path, patients: pd.DataFrame, metrics: Mapping[str, Any]) -> None:
+    """Write patients.csv and metrics.json. ``patients``: index scan_id; ``metrics``: JSON-ready."""
+    notice = {"notice": metrics["notice"]} if "notice" in metrics else {}
+    table = patients.reset_index()
     for name, value in {"schema_version": SCHEMA_VERSION, **notice}.items():
-        patients.insert(0, name, value)
-    write_text_atomic(folder / "patients.csv", patients.to_csv(index=False, lineterminator="\n"))
-    write_text_atomic(
-        folder / "metrics.json", json.dumps(results.metrics, indent=1, ensure_ascii=False, allow_nan=False)
-    )
+        table.insert(0, name, value)
+    write_text_atomic(folder / "patients.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text_atomic(folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _column(scans: pd.DataFrame, name: str) -> dict[str, str]:

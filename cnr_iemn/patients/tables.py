@@ -8,11 +8,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cnr_iemn.patients.intervals import CONFIDENCE, Estimate
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.registry import BACKBONES, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
 
 _NONE = "–"
 SELECTED = "selected on this set"
+INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 
 
 @dataclass(frozen=True)
@@ -147,3 +149,20 @@ def _scan_note(metrics: Mapping[str, Any], *models: str) -> str:
 def percent(fraction: float | None) -> str:
     """Return a fraction in percent, with two digits."""
     return _NONE if fraction is None else f"{100 * fraction:.2f}"
+
+
+def interval(estimate: Estimate) -> str:
+    """Return the ends of a fraction's interval in percent."""
+    low, high = estimate["low"], estimate["high"]
+    return _NONE if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def signed(fraction: float) -> str:
+    """Return a difference of fractions in percent, with its sign."""
+    return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
+
+
+def ends(difference: Mapping[str, Any], *, sign: int = 1) -> str:
+    """Return low and high of a difference in percent. ``sign``: -1 for the difference the other way round."""
+    low, high = sorted(100 * sign * difference[end] for end in ("low", "high"))
+    return f"[{low:+.1f}, {high:+.1f}]"

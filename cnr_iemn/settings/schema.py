@@ -226,6 +226,9 @@ class AggregateSettings:
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
     ``answer_share``: of training scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
     ``methods``: whether other ways from slices to patients are tried beside.
+    ``evaluate``: predictions of predict.py, a file or a list, scored by the ensemble as it is; ``labels``: their true
+    classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans; ``compare_on``: the
+    validation scans, or a set that both have scored.
     """
 
     study: str = "default"
@@ -233,6 +236,10 @@ class AggregateSettings:
     permutations: int = 99
     answer_share: float = 0.9
     methods: bool = True
+    evaluate: Any = None
+    labels: Any = None
+    compare: str | None = None
+    compare_on: str = "validation"
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)
