@@ -21,7 +21,7 @@ from cnr_iemn.settings.schema import AggregateSettings
 
 
 def evaluate(settings: AggregateSettings, console: Console) -> float:
-    """Score labelled scans from elsewhere and print the tables. Returns the accuracy, what is not answered being wrong."""
+    """Score labelled scans from elsewhere and print the tables. Returns the accuracy; not answered is wrong."""
     name = ensemble_name(settings.ensemble)
     predictions, labels = (
         [Path(path) for path in paths_of(key, value)]

@@ -82,9 +82,7 @@ def read_answered(folder: Path, *, name: str, make: str) -> Answered:
         )
     names = dict.fromkeys(("scan_id", "patient_id", "label", "predicted"), str)
     empty = {column: [""] for column in probability_columns(metrics["classes"])}  # elsewhere "NA" may be a name
-    patients = pd.read_csv(
-        paths[1], dtype=names, keep_default_na=False, na_values=empty, float_precision="round_trip"
-    ).set_index("scan_id")
+    patients = pd.read_csv(paths[1], dtype=names, keep_default_na=False, na_values=empty).set_index("scan_id")
     chosen = patients["split"] == VALIDATION if "split" in patients else patients["predicted"] != ""
     return Answered(name, metrics, patients[chosen])
 
