@@ -1,6 +1,8 @@
 """Stage 2: group percentages of saved predictions -> XGBoost -> the class of every patient, and the paper's tables.
 
 python aggregate.py study=default ensemble=all
+python aggregate.py study=default evaluate=predictions.parquet labels=labels.csv
+python aggregate.py study=one compare=other
 """
 
 from pathlib import Path
@@ -12,14 +14,18 @@ from cnr_iemn.settings.schema import AggregateSettings
 
 @entry_point("aggregate", AggregateSettings)
 def main(settings: AggregateSettings) -> float:
-    """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy."""
-    from dataclasses import asdict
+    """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy.
+
+    With ``evaluate`` or ``compare`` nothing is trained: see ``engine.external``.
+    """
+    from dataclasses import asdict, replace
 
     from rich.console import Console
 
     from cnr_iemn.cohort.shortcuts import shortcuts
     from cnr_iemn.cohort.twins import require_distinct
-    from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.ensembles import describe_ensemble, grey_checksums, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.external import compare, evaluate
     from cnr_iemn.engine.joined import join_runs
     from cnr_iemn.engine.provenance import provenance
     from cnr_iemn.engine.repeats import find_repeats
@@ -28,8 +34,14 @@ def main(settings: AggregateSettings) -> float:
     from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
+    from cnr_iemn.records import TRAINING
     from cnr_iemn.report.study import write_report
 
+    console = Console(width=None if Console().is_terminal else 140)
+    if settings.compare is not None:
+        return compare(settings, console)
+    if settings.evaluate is not None:
+        return evaluate(settings, console)
     root, name = Path(settings.runs), ensemble_name(settings.ensemble)
     booster = asdict(settings.booster)
     way = booster.pop("features")
@@ -61,19 +73,20 @@ def main(settings: AggregateSettings) -> float:
     )
     folder = root / settings.study / "ensembles" / name
     write_results(folder, results)
-    write_ensemble(folder, ensemble)
+    learnt_from = grey_checksums(store, scans.index[scans["split"] == TRAINING])
+    write_ensemble(folder, replace(ensemble, calibration=results.calibration, learnt_from=learnt_from))
     origin = provenance(joined, booster_seed=settings.booster.seed)
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study)
 
-    console = Console(width=None if Console().is_terminal else 140)
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)
     tables = (*result_tables(results.metrics), *evidence_tables(results.metrics))
     for table in tables:
         console.print(table.rich())
     console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    written = (*folder.iterdir(), *(folder / "figures").iterdir())
+    for path in sorted(path for path in written if path.is_file() and not path.name.startswith("comparison-")):
         console.print(f"wrote {path}", soft_wrap=True)
     if settings.logger.name == "wandb":
         from cnr_iemn.engine.wandb_ensemble import log_ensemble

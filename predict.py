@@ -17,17 +17,18 @@ from cnr_iemn.settings.schema import PredictSettings
 def main(settings: PredictSettings) -> float:
     """Answer for every scan below the input. Returns the share of scans that were answered."""
     from cnr_iemn.ct.find import find_scans
-    from cnr_iemn.engine import prediction
+    from cnr_iemn.engine import answers, prediction
     from cnr_iemn.engine.ensembles import read_ensemble
     from cnr_iemn.engine.hardware import choose_hardware
+    from cnr_iemn.files import sha256_of_file
     from cnr_iemn.patients.booster import load_booster, mean_probabilities
-    from cnr_iemn.registry import PHANTOM_NOTICE
 
     hardware = choose_hardware(settings.gpus)
     study, source = Path(settings.runs) / settings.study, Path(settings.input)
     name = ensemble_name(settings.ensemble)
     ensemble = read_ensemble(Path(settings.runs), settings.study, name)
-    booster = load_booster(study / "ensembles" / name / "booster.ubj")
+    booster_file = study / "ensembles" / name / "booster.ubj"
+    booster = load_booster(booster_file)
     found = find_scans(source, workers=1)
     networks = prediction.EnsembleNetworks(study, ensemble, hardware, batch_size=settings.batch_size)
 
@@ -38,18 +39,17 @@ def main(settings: PredictSettings) -> float:
     if not scans:
         raise ScanError(f"None of the {len(found)} scans in {source} can be answered:\n{refused}")
 
-    probabilities = mean_probabilities(booster, prediction.ensemble_features(scans, ensemble))
-    answers = prediction.scan_answers(scans, probabilities, ensemble.classes)
+    kept = answers.new_scans(scans, ensemble, name=name, booster_sha256=sha256_of_file(booster_file), refused=failures)
+    told = answers.scan_answers(scans, mean_probabilities(booster, kept.features()), ensemble)
     output = Path(settings.output) if settings.output else study / "predictions" / source.resolve().name
-    prediction.write_answers(output, ensemble, answers, failures)
+    answers.write_answers(output, ensemble, told, kept)
 
-    if ensemble.phantom:
-        print(PHANTOM_NOTICE)
-    for answer in answers:
-        figures = "  ".join(f"{label} {value:.3f}" for label, value in answer["probabilities"].items())
-        findings = f"  ({'; '.join(answer['findings'])})" if answer["findings"] else ""
-        print(f"{answer['scan']}: {answer['class']}  {figures}  {answer['n_slices']} slices{findings}")
-    print(f"wrote {output}/predictions.json, predictions.csv and slices.csv")
+    if kept.notice:
+        print(kept.notice)
+    for answer in told:
+        print(answers.answer_line(answer))
+    print(answers.calibration_line(ensemble))
+    print(f"wrote {output}/predictions.json, predictions.csv, slices.csv and predictions.parquet")
     if failures:
         raise PartialFailureError(f"{len(failures)} of {len(found)} scans were refused:\n{refused}")
     return len(scans) / len(found)

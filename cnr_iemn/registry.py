@@ -79,3 +79,5 @@ N_REGIONS = 5
 
 PHANTOM_NOTICE = "phantom study: no diagnostic meaning"
 """Heads whatever a study trained on phantoms says about a scan."""
+PHANTOM_SCANS_NOTICE = "phantom scans: no diagnostic meaning"
+"""Heads what a study of real scans says about phantoms."""

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from cnr_iemn.cohort.store import SliceStore, StoredScan
+from cnr_iemn.patients.booster import load_booster, mean_probabilities
+from cnr_iemn.patients.new_scans import read_new_scans
 from cnr_iemn.patients.predictions import read_predictions
 from cnr_iemn.registry import PHANTOM_NOTICE
 from tests.pipeline import MODELS, TINY, entry_point, measured_rows
@@ -145,6 +147,20 @@ def test_predict_gives_the_answer_of_the_study(
         assert found == pytest.approx(rows["p_COVID-19"].tolist(), abs=2e-2)  # bf16, other batches
     for name in ("predictions.csv", "slices.csv"):
         assert (pd.read_csv(output / name)["notice"] == PHANTOM_NOTICE).all()
+    calibrated = pd.Series({name: patients.loc["P005", f"calibrated_{name}"] for name in document["classes"]})
+    assert answer["calibrated"] == pytest.approx(calibrated.to_dict(), abs=1e-6)
+    assert calibrated.sum() == pytest.approx(1)
+    frozen = document["calibration"]
+    assert answer["undecided"] is bool(calibrated.max() < frozen["threshold"])
+    metrics = json.loads((copy / "runs" / "tiny" / "ensembles" / ENSEMBLE / "metrics.json").read_text())
+    assert frozen["temperature"] == metrics["calibration"]["temperature"]
+    assert (frozen["n"], frozen["answer_share"], frozen["cohort"]) == (9, 0.9, metrics["cohort"])
+    (row,) = pd.read_csv(output / "predictions.csv").to_dict("records")
+    assert (row["class"], row["undecided"], row["phantom"]) == (answer["class"], answer["undecided"], True)
+    assert row["calibrated_CAP"] == pytest.approx(answer["calibrated"]["CAP"])
+    new = read_new_scans(output / "predictions.parquet")
+    booster = load_booster(copy / "runs" / "tiny" / "ensembles" / ENSEMBLE / "booster.ubj")
+    assert mean_probabilities(booster, new.features())[0].tolist() == list(answer["probabilities"].values())
 
 
 def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +175,50 @@ def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytes
     assert [answer["scan"] for answer in document["scans"]] == ["P005"]
     assert list(document["refused"]) == ["P004"]
     assert victim.name in capsys.readouterr().err
+
+
+def test_labelled_scans_are_scored_and_a_study_compared(
+    tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
+    split = pd.read_csv(copy / "runs" / "tiny" / "split.csv").set_index("scan_id")["split"]
+    held_out, seen = (split.index[split == side] for side in ("validation", "training"))
+    for scan_id in held_out[:3]:
+        (source,) = cohort.parent.glob(f"*/{scan_id}")
+        shutil.copytree(source, copy / "T1" / scan_id)
+    victim = sorted((copy / "T1" / held_out[0]).iterdir())[3]
+    victim.write_bytes(victim.read_bytes()[:-200])
+    ensemble = [*study(copy)[1:], f"ensemble=[{','.join(MODELS)}]"]
+    assert entry_point("predict")([*ensemble, "gpus=0", f"input={copy / 'T1'}"]) == 1
+    folder = copy / "runs" / "tiny" / "ensembles" / ENSEMBLE
+    patients = pd.read_csv(folder / "patients.csv").set_index("scan_id")
+    lines = [f"{scan_id.upper()},{patients.loc[scan_id, 'label'].lower()}" for scan_id in held_out[:3]]
+    (copy / "T1-labels.csv").write_text("\ufeffStudy,Label\n" + "\n".join(lines), encoding="utf-8")
+    predictions = copy / "runs" / "tiny" / "predictions" / "T1" / "predictions.parquet"
+    words = [*ensemble, f"evaluate={predictions}", f"labels={copy / 'T1-labels.csv'}"]
+    capsys.readouterr()
+    assert entry_point("aggregate")(words) == 0
+    said = capsys.readouterr().out
+    assert PHANTOM_NOTICE in said
+    assert f"not answered: {held_out[0]}" in said
+    scored = pd.read_csv(folder / "external" / "T1" / "patients.csv").set_index("scan_id")
+    columns = ["p_Normal", "p_COVID-19", "p_CAP", "calibrated_CAP"]
+    assert scored.loc[held_out[1:3], columns].to_numpy() == pytest.approx(
+        patients.loc[held_out[1:3], columns].to_numpy(), abs=1e-6
+    )
+
+    ensembles = json.loads((folder / "ensemble.json").read_text())
+    ensembles["learnt_from"][seen[0]] = read_new_scans(predictions).scans[held_out[1]].grey_sha256
+    (folder / "ensemble.json").write_text(json.dumps(ensembles))
+    assert entry_point("aggregate")(words) == 2
+    assert f"The study has learnt from {held_out[1]} (training scan {seen[0]})" in capsys.readouterr().err
+
+    shutil.copytree(copy / "runs" / "tiny" / "ensembles", copy / "runs" / "other" / "ensembles")
+    assert entry_point("aggregate")([*ensemble, "compare=other"]) == 0
+    found = json.loads((folder / "comparison-other.json").read_text())
+    assert (found["n"], found["accuracy"]["comparison"]["difference"]) == (6, 0)
+    assert entry_point("aggregate")([*ensemble, "compare=other", "compare_on=T1"]) == 0
+    assert (folder / "external" / "T1" / "comparison-other.json").is_file()
 
 
 @pytest.mark.parametrize(

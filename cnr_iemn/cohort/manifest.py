@@ -6,12 +6,10 @@ file, a folder of images, an image, or several images with ; between them, head 
 slice_index (from 0, head first), class.
 """
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
 from cnr_iemn.cohort.covid_ct_md import refuse_unknown
+from cnr_iemn.cohort.csv_rows import Problems, read_rows
 from cnr_iemn.ct.find import MAX_SLICES, is_litter, is_nifti, is_zip, natural_key
 from cnr_iemn.ct.images import SUFFIXES, VALUES, ImageStack
 from cnr_iemn.errors import CohortError
@@ -28,17 +27,6 @@ HEALTHY = ("normal", "healthy", "negative", "control", "non-covid", "noncovid")
 _COLUMNS = {"scan_id", "path", "class"}
 _OPTIONAL = {"split", "patient_id", "values", "offset", "spacing_mm"}
 _SLICE_COLUMNS = {"scan_id", "slice_index", "class"}
-
-
-@dataclass
-class _Problems:
-    """Everything that is wrong, with its line, to be told at once."""
-
-    path: Path
-    found: list[str] = field(default_factory=list)
-
-    def add(self, line: int, text: str) -> None:
-        self.found.append(f"  {self.path.name}:{line}: {text}")
 
 
 def read_manifest(
@@ -57,8 +45,8 @@ def read_manifest(
     ``labelled_normals``: the first so many scans of the healthy class count as slice-labelled; None = all. A scan of
     one slice is labelled by its class. Raises CohortError with every problem of both files and their lines.
     """
-    rows = _read_rows(path, _COLUMNS, _OPTIONAL)
-    problems = _Problems(path)
+    rows = read_rows(path, _COLUMNS, _OPTIONAL)
+    problems = Problems(path)
     names = _classes(rows, problems) if classes is None else tuple(classes)
     if len(names) < 2:
         problems.add(1, f"one class only ({', '.join(names)}); two at least are needed to tell apart")
@@ -80,7 +68,7 @@ def read_manifest(
     return Cohort(name, path, names, tuple(_labelled(kept, labels, names, labelled_normals)), split or None)
 
 
-def _classes(rows: list[tuple[int, dict[str, str]]], problems: _Problems) -> tuple[str, ...]:
+def _classes(rows: list[tuple[int, dict[str, str]]], problems: Problems) -> tuple[str, ...]:
     """Return the classes in the order in which they appear, but the healthy one first, known by its name."""
     names = list(dict.fromkeys(row["class"] for _, row in rows))
     healthy = [name for name in names if name.lower() in HEALTHY]
@@ -89,40 +77,8 @@ def _classes(rows: list[tuple[int, dict[str, str]]], problems: _Problems) -> tup
     return tuple(sorted(names, key=lambda name: name not in healthy))
 
 
-def _read_rows(path: Path, required: set[str], optional: set[str]) -> list[tuple[int, dict[str, str]]]:
-    if not path.is_file():
-        raise CohortError(f"The manifest {path} does not exist. Give the path of a CSV file.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CohortError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
-    with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file)
-        there = {name.strip() for name in reader.fieldnames or ()}
-        missing, unknown = required - there, there - required - optional
-        if missing or unknown:
-            raise CohortError(
-                f"{path}: columns {', '.join(sorted(there)) or 'none'}; "
-                + (f"missing {', '.join(sorted(missing))}; " if missing else "")
-                + (f"unknown {', '.join(sorted(unknown))}; " if unknown else "")
-                + f"known are {', '.join(sorted(required | optional))}."
-            )
-        rows = []
-        for row in reader:
-            if None in row:
-                raise CohortError(
-                    f"{path}:{reader.line_num}: more fields than columns. Quote a field that has a comma."
-                )
-            values = {key.strip(): (value or "").strip() for key, value in row.items()}
-            if any(values.values()):
-                rows.append((reader.line_num, values))
-    if not rows:
-        raise CohortError(f"{path} lists nothing. Give a line for each scan.")
-    return rows
-
-
 def _record(
-    line: int, row: dict[str, str], folder: Path, classes: tuple[str, ...], problems: _Problems
+    line: int, row: dict[str, str], folder: Path, classes: tuple[str, ...], problems: Problems
 ) -> ScanRecord | None:
     before = len(problems.found)
     scan_id = row["scan_id"]
@@ -137,7 +93,7 @@ def _record(
     return ScanRecord(scan_id, row.get("patient_id") or scan_id, first, row["class"], images=stack)
 
 
-def _stack(line: int, row: dict[str, str], folder: Path, problems: _Problems) -> ImageStack | None:
+def _stack(line: int, row: dict[str, str], folder: Path, problems: Problems) -> ImageStack | None:
     """Return the images that a row names, None where it names another kind of scan."""
     files = _image_files(line, [folder / part.strip() for part in row["path"].split(";") if part.strip()], problems)
     if not files:
@@ -156,7 +112,7 @@ def _stack(line: int, row: dict[str, str], folder: Path, problems: _Problems) ->
     return ImageStack(row["scan_id"], tuple(files), values, offset or 0.0, lengths or None)  # type: ignore[arg-type]
 
 
-def _image_files(line: int, paths: list[Path], problems: _Problems) -> list[Path]:
+def _image_files(line: int, paths: list[Path], problems: Problems) -> list[Path]:
     """Return the image files among these paths or in the one folder; none where they are another kind of scan."""
     missing = [path for path in paths if not path.exists()]
     for path in missing:
@@ -188,14 +144,14 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _check_ids(rows: list[tuple[int, dict[str, str]]], problems: _Problems) -> None:
+def _check_ids(rows: list[tuple[int, dict[str, str]]], problems: Problems) -> None:
     counts = Counter(row["scan_id"] for _, row in rows)
     for line, row in rows:
         if counts[row["scan_id"]] > 1:
             problems.add(line, f"scan_id {row['scan_id']!r} is given {counts[row['scan_id']]} times")
 
 
-def _check_splits(rows: list[tuple[int, dict[str, str]]], problems: _Problems) -> None:
+def _check_splits(rows: list[tuple[int, dict[str, str]]], problems: Problems) -> None:
     """Every scan has a split or none has, and all scans of a patient have the same."""
     given = [row for _, row in rows if row.get("split")]
     side: dict[str, tuple[str, int]] = {}
@@ -213,9 +169,9 @@ def _slice_labels(
     path: Path, scans: dict[str, ScanRecord], classes: tuple[str, ...]
 ) -> tuple[dict[str, dict[int, str]], list[str]]:
     """Return the class of each listed slice by scan, and what is wrong with the file."""
-    problems = _Problems(path)
+    problems = Problems(path)
     labels: dict[str, dict[int, str]] = {}
-    for line, row in _read_rows(path, _SLICE_COLUMNS, set()):
+    for line, row in read_rows(path, _SLICE_COLUMNS, set()):
         scan = scans.get(row["scan_id"])
         if scan is None:
             problems.add(line, f"scan_id {row['scan_id']!r} is not in the manifest")

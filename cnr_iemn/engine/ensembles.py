@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from cnr_iemn.cohort.store import PixelSettings, SliceStore
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.errors import RunError
 from cnr_iemn.files import sha256_of_file, write_text_atomic
+from cnr_iemn.patients.frozen import FrozenCalibration
 from cnr_iemn.patients.predictions import Predictions
 from cnr_iemn.patients.summaries import ScanSummary, summarise_scan
 from cnr_iemn.permissions import Permissions
-from cnr_iemn.records import SCHEMA_VERSION
+from cnr_iemn.records import SCHEMA_VERSION, NetworkId
 from cnr_iemn.registry import PHANTOM_NOTICE
 
 
@@ -38,7 +39,8 @@ class Ensemble:
     """What a trained study needs to answer for a new scan.
 
     ``features``: how the booster's features were made, paper or out_of_fold; out of fold each fold has its members, and
-    the booster's answers to each fold's features are averaged.
+    the booster's answers to each fold's features are averaged. ``calibration``: None where none could be learnt.
+    ``learnt_from``: SHA-256 of the training scans' grey slices in the store, by scan_id.
     """
 
     study: str
@@ -48,7 +50,8 @@ class Ensemble:
     phantom: bool
     cohort: str
     features: str = "paper"
-    calibration: None = None
+    calibration: FrozenCalibration | None = None
+    learnt_from: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -57,10 +60,9 @@ class Ensemble:
         return tuple(dict.fromkeys(member.model for member in self.members))
 
     @property
-    def sets(self) -> tuple[tuple[Member, ...], ...]:
-        """The members that make the booster's features together: all of them, or those of each fold."""
-        folds = dict.fromkeys(member.fold for member in self.members)
-        return tuple(tuple(member for member in self.members if member.fold == fold) for fold in folds)
+    def networks(self) -> tuple[NetworkId, ...]:
+        """What the predictions of new scans name the members by, in their order."""
+        return tuple(NetworkId(each.model, each.fold, each.checkpoint_sha256) for each in self.members)
 
 
 def describe_ensemble(
@@ -119,6 +121,11 @@ def store_of(run: RunFolder) -> SliceStore:
     return store
 
 
+def grey_checksums(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of each scan's grey slices."""
+    return {scan_id: store.scan(scan_id).grey_sha256 for scan_id in scan_ids}
+
+
 def stored_summaries(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, ScanSummary]:
     """Return the measurements of scans that the baselines use."""
     window = store.settings.window
@@ -147,7 +154,7 @@ def _pixel_settings(record: Mapping[str, Any]) -> PixelSettings:
     ingest = record["configuration"]["ingest"]
     low, high = ingest["window"]
     lungs = record["configuration"]["lungs"]
-    allowed = Permissions(**{field.name: ingest[field.name] for field in fields(Permissions)})
+    allowed = Permissions(**{each.name: ingest[each.name] for each in fields(Permissions)})
     return PixelSettings(size=ingest["size"], lungs=lungs, window=(low, high), crop=ingest["crop"], allowed=allowed)
 
 
@@ -178,7 +185,10 @@ def read_ensemble(runs: Path, study: str, name: str) -> Ensemble:
         pixels = values.pop("pixels")
         allowed = Permissions(**pixels["allowed"])
         settings = PixelSettings(**{**pixels, "window": tuple(pixels["window"]), "allowed": allowed})
-        return Ensemble(members=members, pixels=settings, classes=tuple(values.pop("classes")), **values)
+        frozen = values.pop("calibration", None)
+        calibration = None if frozen is None else FrozenCalibration(**frozen)
+        classes = tuple(values.pop("classes"))
+        return Ensemble(members=members, pixels=settings, classes=classes, calibration=calibration, **values)
     except (KeyError, TypeError) as error:
         raise RunError(
             f"{path} was written by another version of the project ({error}). "

@@ -1,13 +1,12 @@
 """A trained ensemble's answer for new scans."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -18,10 +17,6 @@ from cnr_iemn.engine.ensembles import Ensemble, Member, checkpoint_of
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.training import load_weights
 from cnr_iemn.errors import ScanError
-from cnr_iemn.files import json_text, write_text_atomic
-from cnr_iemn.patients.group_features import feature_columns, group_percentages
-from cnr_iemn.records import SCHEMA_VERSION, probability_columns
-from cnr_iemn.registry import PHANTOM_NOTICE
 from cnr_iemn.slices.datamodule import SliceDataset, SliceTable, plain_loader
 from cnr_iemn.slices.inference import predict_slices
 from cnr_iemn.slices.network import SliceNetwork
@@ -47,19 +42,26 @@ class OneScan:
 class ScanSlices:
     """What the networks say of one scan.
 
-    ``sets``: for each set of the ensemble's networks float32 [n_slices, classes] by model, head first.
+    ``networks``: float32 [n_slices, classes] by member of the ensemble, head first. ``phantom`` and ``grey_sha256``:
+    as ``StoredScan`` has them.
     """
 
     scan_id: str
     z_mm: NDArray[np.float64]
     lung_litres: float
     findings: tuple[str, ...]
-    sets: tuple[Mapping[str, NDArray[np.float32]], ...]
+    phantom: bool
+    grey_sha256: str
+    networks: Mapping[Member, NDArray[np.float32]]
 
     @property
     def probabilities(self) -> dict[str, NDArray[np.float32]]:
-        """The mean over the sets, by model."""
-        return {model: np.mean([each[model] for each in self.sets], axis=0) for model in self.sets[0]}
+        """The mean over the folds, by model."""
+        models = dict.fromkeys(member.model for member in self.networks)
+        return {
+            model: np.mean([values for member, values in self.networks.items() if member.model == model], axis=0)
+            for model in models
+        }
 
     @property
     def n_slices(self) -> int:
@@ -103,8 +105,10 @@ class EnsembleNetworks:
     def slices(self, scan_id: str, prepared: PreparedScan) -> ScanSlices:
         """Predict the slices of one scan."""
         table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
-        sets = tuple({each.model: self._predict(each, prepared, table) for each in one} for one in self.ensemble.sets)
-        return ScanSlices(scan_id, prepared.z_mm, prepared.lung_litres, prepared.findings, sets)
+        networks = {member: self._predict(member, prepared, table) for member in self.ensemble.members}
+        facts = prepared.z_mm, prepared.lung_litres, prepared.findings, prepared.phantom
+        digest = hashlib.sha256(prepared.grey.tobytes()).hexdigest()
+        return ScanSlices(scan_id, *facts, digest, networks)
 
     def _predict(self, member: Member, prepared: PreparedScan, table: SliceTable) -> NDArray[np.float32]:
         dataset = SliceDataset(OneScan(prepared), table, image_size=member.image_size)
@@ -114,83 +118,3 @@ class EnsembleNetworks:
             device=self.hardware.device,
             precision=member.precision,
         ).classes
-
-
-def ensemble_features(scans: list[ScanSlices], ensemble: Ensemble) -> tuple[pd.DataFrame, ...]:
-    """Return the booster's features of these scans from each set of networks, percent, one row each (section 2.2)."""
-    columns = [name for model in ensemble.models for name in feature_columns(model, ensemble.classes)]
-
-    def features(slices: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        answers = (slices[model].argmax(axis=1) for model in ensemble.models)
-        return np.concatenate([group_percentages(each, n_classes=len(ensemble.classes)).ravel() for each in answers])
-
-    return tuple(
-        pd.DataFrame([features(scan.sets[k]) for scan in scans], [scan.scan_id for scan in scans], columns)
-        for k in range(len(ensemble.sets))
-    )
-
-
-def scan_answers(
-    scans: list[ScanSlices], probabilities: NDArray[np.float64], classes: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Return one JSON-ready answer for each scan; ``probabilities``: the booster's, float64 [scans, classes]."""
-    return [
-        {
-            "scan": scan.scan_id,
-            "class": classes[int(row.argmax())],
-            "probabilities": dict(zip(classes, row.tolist(), strict=True)),
-            "n_slices": scan.n_slices,
-            "lung_litres": scan.lung_litres,
-            "findings": list(scan.findings),
-            "slices": [
-                {
-                    "slice_index": k,
-                    "z_mm": float(scan.z_mm[k]),
-                    "probabilities": {
-                        model: dict(zip(classes, values[k].tolist(), strict=True))
-                        for model, values in scan.probabilities.items()
-                    },
-                }
-                for k in range(scan.n_slices)
-            ],
-        }
-        for scan, row in zip(scans, probabilities, strict=True)
-    ]
-
-
-def write_answers(output: Path, ensemble: Ensemble, answers: list[dict[str, Any]], failures: Mapping[str, str]) -> None:
-    """Write predictions.json, predictions.csv (a line a scan) and slices.csv (a line a slice and model)."""
-    notice = {"notice": PHANTOM_NOTICE} if ensemble.phantom else {}
-    head = {"schema_version": SCHEMA_VERSION, "study": ensemble.study, "models": list(ensemble.models)}
-    document = {**notice, **head, "classes": list(ensemble.classes), "scans": answers, "refused": dict(failures)}
-    write_text_atomic(output / "predictions.json", json_text(document))
-    columns = probability_columns(ensemble.classes)
-    scans = [
-        {
-            **notice,
-            "schema_version": SCHEMA_VERSION,
-            "scan": answer["scan"],
-            "class": answer["class"],
-            **dict(zip(columns, answer["probabilities"].values(), strict=True)),
-            "n_slices": answer["n_slices"],
-            "lung_litres": answer["lung_litres"],
-            "findings": "; ".join(answer["findings"]),
-        }
-        for answer in answers
-    ]
-    slices = [
-        {
-            **notice,
-            "schema_version": SCHEMA_VERSION,
-            "scan": answer["scan"],
-            "slice_index": entry["slice_index"],
-            "z_mm": entry["z_mm"],
-            "model": model,
-            **dict(zip(columns, values.values(), strict=True)),
-        }
-        for answer in answers
-        for entry in answer["slices"]
-        for model, values in entry["probabilities"].items()
-    ]
-    write_text_atomic(output / "predictions.csv", pd.DataFrame(scans).to_csv(index=False))
-    write_text_atomic(output / "slices.csv", pd.DataFrame(slices).to_csv(index=False))

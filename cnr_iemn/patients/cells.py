@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.intervals import Estimate
+from cnr_iemn.patients.intervals import CONFIDENCE, Estimate
+
+INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 
 
 def signed(fraction: float) -> str:

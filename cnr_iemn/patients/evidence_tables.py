@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from cnr_iemn.patients.cells import ends, interval_text, signed
-from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES
+from cnr_iemn.patients.cells import INTERVAL, ends, interval_text, signed
+from cnr_iemn.patients.intervals import RESAMPLES
 from cnr_iemn.patients.method_tables import method_table, operating_point_table
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
 from cnr_iemn.patients.paper_figures import paper_comparison_table, paper_figure_table
@@ -14,7 +14,6 @@ from cnr_iemn.patients.tables import SELECTED, ResultTable, beside_the_paper, en
 from cnr_iemn.registry import BOOSTER
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}
-_INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 LEAK = "Permuted training labels do not lead to chance: something leaks, and no figure of this study can be trusted."
 ARM_TITLES = {
     PAPER: "paper: scans that trained the networks are scored by them",
@@ -68,7 +67,7 @@ def interval_table(metrics: Mapping[str, Any]) -> ResultTable:
         f"the models as they are. What lies in one interval these scans cannot tell apart."
     )
     title = f"How far {ensemble_title(metrics)}'s figures can be trusted, %"
-    return ResultTable(title, ("figure", "value", _INTERVAL, "how"), rows, metrics.get("notice"), caption)
+    return ResultTable(title, ("figure", "value", INTERVAL, "how"), rows, metrics.get("notice"), caption)
 
 
 def permutation_table(metrics: Mapping[str, Any]) -> ResultTable:
@@ -158,7 +157,7 @@ def arm_table(metrics: Mapping[str, Any]) -> ResultTable:
         difference = "–" if against is None else f"{signed(-against['difference'])} {ends(against, sign=-1)}"
         cells = (ARM_TITLES[name], percent(each["accuracy"]), interval_text(wilson), difference)
         rows.append((*cells, percent(each["balanced_accuracy"]), note))
-    columns = ("stage 2", "accuracy", _INTERVAL, "less the declared", "balanced accuracy", "note")
+    columns = ("stage 2", "accuracy", INTERVAL, "less the declared", "balanced accuracy", "note")
     return ResultTable("Stage 2, %", columns, tuple(rows), metrics.get("notice"))
 
 
@@ -182,7 +181,7 @@ def audit_table(metrics: Mapping[str, Any]) -> ResultTable:
 
 
 def _compared(metrics: Mapping[str, Any], title: str, entries: Mapping[str, Mapping[str, Any]]) -> ResultTable:
-    columns = ("against", "only ours right", "only it right", "difference, %", _INTERVAL, "exact McNemar p", "p, Holm")
+    columns = ("against", "only ours right", "only it right", "difference, %", INTERVAL, "exact McNemar p", "p, Holm")
     rows = tuple(
         (
             name,

@@ -26,6 +26,15 @@ def group_percentages(
     return 100.0 * counts / np.where(sizes > 0, sizes, np.nan)
 
 
+def percentages(scan: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the features of one scan, model after model, in the order of their ``feature_columns``.
+
+    ``scan``: class probabilities of its slices, head first, float32 [models, n_slices, classes].
+    """
+    n_classes = scan.shape[2]
+    return np.concatenate([group_percentages(model.argmax(axis=1), n_classes=n_classes).ravel() for model in scan])
+
+
 def feature_columns(model: str, classes: Sequence[str], *, n_groups: int = N_GROUPS) -> list[str]:
     """Return one model's feature names, ``<model>/g<group>/<class>``, by group, then by class."""
     return [f"{model}/g{group:02d}/{name}" for group in range(n_groups) for name in classes]

@@ -55,17 +55,40 @@ def patient_bootstrap(
     truth = np.asarray(labels, dtype=np.int64)
     drawn = draw_patients(truth, patients, resamples=resamples, rng=np.random.default_rng(seed))
     weights = np.vstack([np.ones(len(truth)), drawn])  # first the patients as they are
+    figures = weighted_figures(truth, probabilities, weights)
+    return {name: _estimate(values, confidence) for name, values in figures.items()}
+
+
+def paired_bootstrap(
+    labels: Sequence[int],
+    probabilities: tuple[Floats, Floats],
+    patients: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return the difference, first less second, of each figure of ``patient_bootstrap`` with its percentile interval.
+
+    ``probabilities``: of both for the same scans; each resample of patients is one for both.
+    """
+    truth = np.asarray(labels, dtype=np.int64)
+    drawn = draw_patients(truth, patients, resamples=resamples, rng=np.random.default_rng(seed))
+    weights = np.vstack([np.ones(len(truth)), drawn])
+    first, second = (weighted_figures(truth, each, weights) for each in probabilities)
+    return {name: _estimate(first[name] - second[name], confidence) for name in first}
+
+
+def _estimate(values: Floats, confidence: float) -> Estimate:
+    """Return the first value, between the percentiles of the others; None where one of them is not to be had."""
     tail = (1 - confidence) / 2
-    estimates: dict[str, Estimate] = {}
-    for name, values in weighted_figures(truth, probabilities, weights).items():
-        low, high = np.quantile(values[1:], [tail, 1 - tail])
-        known = bool(np.isfinite(values).all())
-        estimates[name] = {
-            "value": float(values[0]) if known else None,
-            "low": float(low) if known else None,
-            "high": float(high) if known else None,
-        }
-    return estimates
+    low, high = np.quantile(values[1:], [tail, 1 - tail])
+    known = bool(np.isfinite(values).all())
+    return {
+        "value": float(values[0]) if known else None,
+        "low": float(low) if known else None,
+        "high": float(high) if known else None,
+    }
 
 
 def clustered_accuracy(
@@ -82,10 +105,7 @@ def clustered_accuracy(
     hits, counts = np.bincount(owner, right), np.bincount(owner)
     _, truth = np.unique(np.asarray(labels, dtype=str)[first], return_inverse=True)
     drawn = draw_patients(truth, owners.tolist(), resamples=RESAMPLES, rng=np.random.default_rng(seed))
-    shares = (drawn @ hits) / (drawn @ counts)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(shares, [tail, 1 - tail])
-    return {"value": float(right.mean()), "low": float(low), "high": float(high)}
+    return _estimate(np.append(right.mean(), (drawn @ hits) / (drawn @ counts)), CONFIDENCE)
 
 
 def draw_patients(

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from cnr_iemn.cohort.parts import part_of_slices
 from cnr_iemn.patients.attention import attention_pooling
 from cnr_iemn.patients.booster import predict_probabilities, train_booster
-from cnr_iemn.patients.group_features import group_percentages
+from cnr_iemn.patients.group_features import percentages
 from cnr_iemn.patients.slice_sets import ScanArray
 from cnr_iemn.registry import BOOSTER_METHOD, N_GROUPS
 
@@ -31,12 +31,6 @@ Learner = Callable[[Floats, NDArray[np.int64]], Callable[[Floats], Floats]]
 
 INFECTED_SHARE = 0.03
 """Share of slices from which a scan counts as infected (Heidarian et al., COVID-FACT, 2021)."""
-
-
-def percentages(scan: ScanArray) -> Floats:
-    """Return the paper's features: percentages of the slices' classes in 20 groups, model after model."""
-    n_classes = scan.shape[2]
-    return np.concatenate([group_percentages(model.argmax(axis=1), n_classes=n_classes).ravel() for model in scan])
 
 
 def mean_probabilities(scan: ScanArray) -> Floats:

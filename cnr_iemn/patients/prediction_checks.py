@@ -21,9 +21,9 @@ def check_table(table: pd.DataFrame, metadata: PredictionMetadata, *, source: st
         or _missing_values(table)
         or _unknown_values(table, metadata)
         or _contradictions(table)
-        or _wrong_slices(table)
-        or _wrong_probabilities(table, probability_columns(metadata.classes), "class probabilities")
-        or _wrong_probabilities(table, _regions(table), "region probabilities")
+        or wrong_slices(table)
+        or wrong_probabilities(table, probability_columns(metadata.classes), "class probabilities")
+        or wrong_probabilities(table, _regions(table), "region probabilities")
     )
     if problem:
         raise RunError(
@@ -82,7 +82,7 @@ def _contradictions(table: pd.DataFrame) -> str | None:
     return None
 
 
-def _wrong_slices(table: pd.DataFrame) -> str | None:
+def wrong_slices(table: pd.DataFrame) -> str | None:
     """Find the first scan whose slices are not 0 to n_slices - 1, each once."""
     twice = table.duplicated(["scan_id", "slice_index"])
     if twice.any():
@@ -101,7 +101,8 @@ def _wrong_slices(table: pd.DataFrame) -> str | None:
     return None
 
 
-def _wrong_probabilities(table: pd.DataFrame, columns: list[str], name: str) -> str | None:
+def wrong_probabilities(table: pd.DataFrame, columns: list[str], name: str) -> str | None:
+    """Find the first row in which the probabilities of these columns, called ``name``, are none."""
     if not columns:
         return None
     values = table[columns].to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,6 +1,5 @@
 """Slice predictions of one backbone for every scan of a cohort: the file that joins stage 1 to stage 2."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,15 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cnr_iemn.errors import RunError
-from cnr_iemn.files import write_bytes_atomic
+from cnr_iemn.patients.parquet import read_parquet, write_parquet
 from cnr_iemn.patients.prediction_checks import check_table
 from cnr_iemn.records import (
     PREDICTION_COLUMNS,
-    SCHEMA_VERSION,
     VALIDATION,
     PredictionMetadata,
     probability_columns,
@@ -25,9 +22,7 @@ from cnr_iemn.records import (
 )
 from cnr_iemn.registry import PHANTOM_NOTICE
 
-METADATA_KEY = b"cnr_iemn"
-"""Key of the parquet schema's metadata that holds ``PredictionMetadata`` as JSON."""
-
+_AGAIN = "Run train.py for this model, study and tag again (overwrite=true)."
 _ARROW_TYPES = {"string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "bool": pa.bool_()}
 
 
@@ -65,12 +60,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     metadata = predictions.metadata
     check_table(predictions.table, metadata, source=str(path))
     notice = {"notice": PHANTOM_NOTICE} if metadata.phantom else {}
-    text = json.dumps({**notice, **asdict(metadata)}, ensure_ascii=False)
     schema = _schema(metadata.classes, _count_regions(list(predictions.table.columns)))
     table = pa.Table.from_pandas(predictions.table, schema=schema, preserve_index=False)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({METADATA_KEY: text.encode()}), buffer, compression="zstd")
-    write_bytes_atomic(path, buffer.getvalue().to_pybytes())
+    write_parquet(path, table, {**notice, **asdict(metadata)})
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -80,16 +72,9 @@ def read_predictions(path: Path) -> Predictions:
     version or lacks a column; where a scan misses a slice, has one twice, or carries two labels, splits or patients;
     where a class is unknown; or where probabilities are not finite, outside [0, 1] or do not sum to 1 within 0.001.
     """
-    if not path.is_file():
-        raise RunError(f"There are no predictions at {path}. Run train.py for this model, study and tag first.")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(
-            f"{path} cannot be read as parquet ({error}). Delete it and run train.py for this model, study and tag "
-            "again."
-        ) from error
-    metadata = _parse_metadata(table.schema.metadata, path)
+    first = "Run train.py for this model, study and tag first."
+    table, about = read_parquet(path, first=first, again=_AGAIN)
+    metadata = _parse_metadata(about, path)
     _check_schema(table, metadata, path)
     dtypes = {name: PREDICTION_COLUMNS.get(name, "float32") for name in table.column_names}
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype()}.get)
@@ -204,21 +189,13 @@ def _listed(names: "pd.Index[Any]", limit: int = 5) -> str:
     return f"{'scan' if len(names) == 1 else 'scans'} {shown}{more}"
 
 
-def _parse_metadata(schema_metadata: Mapping[bytes, bytes] | None, path: Path) -> PredictionMetadata:
-    remedy = "Run train.py for this model, study and tag again (overwrite=true)."
-    text = (schema_metadata or {}).get(METADATA_KEY)
-    if text is None:
-        raise RunError(f"{path} was not written by this program: its schema has no entry cnr_iemn. {remedy}")
+def _parse_metadata(about: dict[str, Any], path: Path) -> PredictionMetadata:
+    about.pop("notice", None)
     try:
-        values = json.loads(text)
-        values.pop("notice", None)
-        version = values.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise RunError(f"{path} has schema_version {version}, this program reads {SCHEMA_VERSION}. {remedy}")
-        tuples = {key: tuple(values[key]) for key in ("classes", "training_scan_ids")}
-        return PredictionMetadata(**{**values, **tuples})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"{path} has damaged metadata ({error}). {remedy}") from error
+        tuples = {key: tuple(about[key]) for key in ("classes", "training_scan_ids")}
+        return PredictionMetadata(**{**about, **tuples})
+    except (TypeError, KeyError) as error:
+        raise RunError(f"{path} has damaged metadata ({error}). {_AGAIN}") from error
 
 
 def _count_regions(columns: list[str]) -> int:

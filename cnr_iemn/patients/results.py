@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xgboost
 
-from cnr_iemn.files import write_bytes_atomic, write_text_atomic
+from cnr_iemn.files import write_text_atomic
 from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
 from cnr_iemn.patients.booster import save_booster
@@ -21,10 +21,12 @@ from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.contributions import Contributions, contributions
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
 from cnr_iemn.patients.evidence import Wanted, gather_evidence
+from cnr_iemn.patients.frozen import FrozenCalibration, add_calibrated
 from cnr_iemn.patients.group_features import feature_columns
 from cnr_iemn.patients.methods import methods_with
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, Folds, ways_to_features
-from cnr_iemn.patients.predictions import METADATA_KEY, Predictions
+from cnr_iemn.patients.parquet import write_parquet
+from cnr_iemn.patients.predictions import Predictions
 from cnr_iemn.patients.slice_sets import SliceSets, out_of_fold_sets, paper_sets
 from cnr_iemn.patients.summaries import ScanSummary
 from cnr_iemn.records import SCHEMA_VERSION, VALIDATION
@@ -38,15 +40,16 @@ class Results:
     """What stage 2 has learnt and how well it answers.
 
     ``metrics``: JSON-ready, all fractions 0 to 1. ``patients``: one row a scan, training and validation. ``features``:
-    ``Features.as_table``. ``booster``: trained on those of the training scans. ``contributions``: to its answers for
-    the validation scans. ``slices``: as the networks of the declared way see them. ``seconds``: of the evidence, part
-    by part.
+    ``Features.as_table``. ``booster``: trained on those of the training scans. ``calibration``: its temperature and
+    threshold. ``contributions``: to its answers for the validation scans. ``slices``: as the networks of the declared
+    way see them. ``seconds``: of the evidence, part by part.
     """
 
     metrics: dict[str, Any]
     patients: pd.DataFrame
     features: pd.DataFrame
     booster: xgboost.Booster
+    calibration: FrozenCalibration | None
     contributions: Contributions
     slices: SliceSets
     seconds: dict[str, float]
@@ -110,8 +113,10 @@ def assemble_results(
         "slices": {name: slice_accuracy(each) for name, each in predictions.items()},
         "slice_baselines": slice_baselines(first, summaries),
     }
-    table = features.as_table(scans["fold"])
-    return Results(metrics, chosen.patients, table, chosen.booster, explained, sets, evidence.seconds)
+    today = datetime.now(UTC).date().isoformat()
+    frozen = FrozenCalibration.of(evidence.values["calibration"], cohort=cohort, date=today)
+    patients, table = add_calibrated(chosen.patients, frozen, classes), features.as_table(scans["fold"])
+    return Results(metrics, patients, table, chosen.booster, frozen, explained, sets, evidence.seconds)
 
 
 def _arm_figures(
@@ -145,19 +150,20 @@ def _selected_on(predictions: Mapping[str, Predictions], way: str) -> str | None
 def write_results(folder: Path, results: Results) -> None:
     """Write features.parquet, booster.ubj, patients.csv and, last, metrics.json; each whole or not at all."""
     notice = {"notice": results.metrics["notice"]} if "notice" in results.metrics else {}
-    about = json.dumps({**notice, "schema_version": SCHEMA_VERSION}).encode()
     table = pa.Table.from_pandas(results.features, preserve_index=False)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({METADATA_KEY: about}), buffer, compression="zstd")
-    write_bytes_atomic(folder / "features.parquet", buffer.getvalue().to_pybytes())
+    write_parquet(folder / "features.parquet", table, {**notice, "schema_version": SCHEMA_VERSION})
     save_booster(folder / "booster.ubj", results.booster)
-    patients = results.patients.reset_index()
+    write_figures(folder, results.patients, results.metrics)
+
+
+def write_figures(folder: Path, patients: pd.DataFrame, metrics: Mapping[str, Any]) -> None:
+    """Write patients.csv and metrics.json. ``patients``: index scan_id; ``metrics``: JSON-ready."""
+    notice = {"notice": metrics["notice"]} if "notice" in metrics else {}
+    table = patients.reset_index()
     for name, value in {"schema_version": SCHEMA_VERSION, **notice}.items():
-        patients.insert(0, name, value)
-    write_text_atomic(folder / "patients.csv", patients.to_csv(index=False, lineterminator="\n"))
-    write_text_atomic(
-        folder / "metrics.json", json.dumps(results.metrics, indent=1, ensure_ascii=False, allow_nan=False)
-    )
+        table.insert(0, name, value)
+    write_text_atomic(folder / "patients.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text_atomic(folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _column(scans: pd.DataFrame, name: str) -> dict[str, str]:

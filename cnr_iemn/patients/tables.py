@@ -12,13 +12,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cnr_iemn.patients.cells import interval_text
-from cnr_iemn.patients.intervals import CONFIDENCE, Estimate, proportion_intervals
+from cnr_iemn.patients.cells import INTERVAL, interval_text
+from cnr_iemn.patients.intervals import Estimate, proportion_intervals
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.registry import BACKBONES, PAPER_COHORT, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
 
 _NONE = "–"
-_INTERVAL = f"{100 * CONFIDENCE:.0f}% interval"
 SELECTED = "selected on this set"
 
 
@@ -73,7 +72,7 @@ def slice_table(metrics: Mapping[str, Any]) -> ResultTable:
     ]
     title = f"Table 1. Slices, %. {metrics['cohort']}, {next(iter(slices.values()))['n_slices']} validation slices"
     rows = _rows(metrics, entries, metrics["slice_baselines"])
-    caption = f"{_INTERVAL}: patients resampled with all their slices, which are alike; networks as they are."
+    caption = f"{INTERVAL}: patients resampled with all their slices, which are alike; networks as they are."
     return ResultTable(title, _columns(metrics, "SPGC validation"), rows, metrics.get("notice"), caption)
 
 
@@ -97,7 +96,7 @@ def scan_table(metrics: Mapping[str, Any]) -> ResultTable:
     rows = _rows(metrics, entries, metrics["baselines"])
     caption = (
         f"{ensemble_title(metrics)} against the most frequent class: exact binomial p = {metrics['majority_p']:.2g}. "
-        f"{_INTERVAL}: Wilson's."
+        f"{INTERVAL}: Wilson's."
     )
     title = f"Table 2. Scans, %{how}. {metrics['cohort']}, {metrics['n_patients']} validation scans"
     return ResultTable(title, _columns(metrics, "SPGC validation, 98 scans"), rows, metrics.get("notice"), caption)
@@ -121,7 +120,7 @@ def confusion_table(metrics: Mapping[str, Any]) -> ResultTable:
         "true class",
         *(f"predicted {name}" for name in classes),
         "sensitivity, %",
-        _INTERVAL,
+        INTERVAL,
         *(["paper: SPGC validation, 98 scans: sensitivity, %"] if beside else []),
     )
     note = _scan_note(metrics, *metrics["models"]) or None
@@ -136,7 +135,7 @@ def beside_the_paper(metrics: Mapping[str, Any]) -> bool:
 
 def _columns(metrics: Mapping[str, Any], paper: str) -> tuple[str, ...]:
     recalls = (f"recall {name}" for name in metrics["classes"])
-    figures = f"accuracy, {_INTERVAL}", "balanced accuracy", *recalls
+    figures = f"accuracy, {INTERVAL}", "balanced accuracy", *recalls
     return ("model", *figures, *([f"paper: {paper}: accuracy"] if beside_the_paper(metrics) else []), "note")
 
 

@@ -65,9 +65,18 @@ def check_settings(settings: object) -> None:
             _at_least("refits", settings.refits, 2)
         _repeats("seeds", settings.seeds, "tag", settings.tag)
         _repeats("splits", settings.splits, "study", settings.study)
+        _check_scoring(settings)
     if isinstance(settings, AggregateSettings | PredictSettings):
         _name("study", settings.study)
         ensemble_models(settings.ensemble)
+
+
+def paths_of(key: str, value: object) -> tuple[str, ...]:
+    """Return the paths of a setting that is null, one path or a list of them."""
+    paths = () if value is None else (value,) if isinstance(value, str) else value
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) and path for path in paths):
+        raise ConfigurationError(f"{key}={value!r} names no file. Give a path, or a list: '{key}=[a,b]'.")
+    return tuple(paths)
 
 
 def ensemble_models(ensemble: object) -> tuple[str, ...]:
@@ -103,6 +112,25 @@ def _check_methods(settings: AggregateSettings) -> None:
             f"threshold_sensitivity={settings.threshold_sensitivity} is no sensitivity to reach. "
             "Give one above 0 and up to 1, such as 0.9."
         )
+
+
+def _check_scoring(settings: AggregateSettings) -> None:
+    evaluate, labels = paths_of("evaluate", settings.evaluate), paths_of("labels", settings.labels)
+    if bool(evaluate) != bool(labels):
+        raise ConfigurationError(
+            "evaluate= and labels= belong together: the predictions.parquet that predict.py has written, and the true "
+            "classes of its scans (CSV, columns Study and Label). Give both."
+        )
+    if settings.compare is None:
+        if settings.compare_on != "validation":
+            raise ConfigurationError("compare_on= says on which scans to compare. Name the other study with compare=.")
+        return
+    if evaluate:
+        raise ConfigurationError("compare= and evaluate= are two tasks. Give one, then the other.")
+    study, slash, name = settings.compare.partition("/")
+    for part in (study, name) if slash else (study,):
+        _name("compare", part)
+    _name("compare_on", settings.compare_on)
 
 
 def _check_data(data: DataSettings) -> None:

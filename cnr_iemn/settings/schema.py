@@ -230,7 +230,9 @@ class AggregateSettings:
     training scans. ``confirmatory``: the way that counts, booster or one of ``registry.METHODS``. ``threshold_class``:
     whose ``threshold_sensitivity`` (0 to 1) is fixed on training scans; auto, null or a class. ``refits``: of the
     booster on resampled training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with
-    other seeds.
+    other seeds. ``evaluate``: predictions of predict.py, a file or a list, scored by the ensemble as it is;
+    ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
+    ``compare_on``: the validation scans, or a set that both have scored.
     """
 
     study: str = "default"
@@ -246,6 +248,10 @@ class AggregateSettings:
     confirmatory: str = BOOSTER
     threshold_class: str | None = "auto"
     threshold_sensitivity: float = 0.9
+    evaluate: Any = None
+    labels: Any = None
+    compare: str | None = None
+    compare_on: str = "validation"
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

@@ -2,14 +2,17 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cnr_iemn.engine.answers import calibration_line
 from cnr_iemn.engine.ensembles import describe_ensemble, read_ensemble, store_of, write_ensemble
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.errors import RunError
+from cnr_iemn.patients.frozen import FrozenCalibration
 from cnr_iemn.permissions import Permissions
 from tests.builders import make_predictions
 
@@ -57,9 +60,27 @@ def test_an_ensemble_is_read_as_it_was_written(run: RunFolder, tmp_path: Path) -
     assert ensemble.pixels.allowed == Permissions(allow_gaps=True)
     write_ensemble(tmp_path / "study" / "ensembles" / "one", ensemble)
     assert read_ensemble(tmp_path, "study", "one") == ensemble
+    frozen = FrozenCalibration(1.5, 0.6, 0.9, 209, "three", "2021-06-30")
+    calibrated = replace(ensemble, calibration=frozen, learnt_from={"P001": "f00d"})
+    write_ensemble(tmp_path / "study" / "ensembles" / "one", calibrated)
+    assert read_ensemble(tmp_path, "study", "one") == calibrated
 
 
-@pytest.mark.parametrize("change", ["a permission that is no more", "no permissions", "a member's key"])
+def test_an_ensemble_from_before_calibration_is_not_calibrated(run: RunFolder, tmp_path: Path) -> None:
+    ensemble = describe_ensemble("study", {"resnext50": run}, {"resnext50": make_predictions()})
+    folder = tmp_path / "study" / "ensembles" / "one"
+    write_ensemble(folder, ensemble)
+    values = json.loads((folder / "ensemble.json").read_text())
+    assert values["calibration"] is None
+    del values["learnt_from"]
+    (folder / "ensemble.json").write_text(json.dumps(values))
+    assert read_ensemble(tmp_path, "study", "one").calibration is None
+    assert calibration_line(ensemble).startswith("The probabilities are the booster's own, not calibrated")
+
+
+@pytest.mark.parametrize(
+    "change", ["a permission that is no more", "no permissions", "a member's key", "half a calibration"]
+)
 def test_an_ensemble_of_another_version(change: str, run: RunFolder, tmp_path: Path) -> None:
     ensemble = describe_ensemble("study", {"resnext50": run}, {"resnext50": make_predictions()})
     folder = tmp_path / "study" / "ensembles" / "one"
@@ -67,6 +88,8 @@ def test_an_ensemble_of_another_version(change: str, run: RunFolder, tmp_path: P
     values = json.loads((folder / "ensemble.json").read_text())
     if change == "a member's key":
         del values["members"][0]["position"]
+    elif change == "half a calibration":
+        values["calibration"] = {"temperature": 1.5}
     elif change == "no permissions":
         del values["pixels"]["allowed"]
     else:

@@ -11,7 +11,8 @@ import pytest
 
 from cnr_iemn import files
 from cnr_iemn.errors import RunError
-from cnr_iemn.patients.predictions import METADATA_KEY, Predictions, read_predictions, write_predictions
+from cnr_iemn.patients.parquet import METADATA_KEY
+from cnr_iemn.patients.predictions import Predictions, read_predictions, write_predictions
 from cnr_iemn.records import PREDICTION_COLUMNS
 from cnr_iemn.registry import PHANTOM_NOTICE
 from tests.builders import FakeScan, make_predictions

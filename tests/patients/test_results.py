@@ -11,7 +11,7 @@ from cnr_iemn.errors import RunError
 from cnr_iemn.patients.booster import load_booster, predict_probabilities
 from cnr_iemn.patients.evaluation import binomial_p, slice_accuracy
 from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.predictions import METADATA_KEY
+from cnr_iemn.patients.parquet import METADATA_KEY
 from cnr_iemn.patients.results import Results, assemble_results, write_results
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from tests.builders import make_predictions, make_scans, make_summaries
@@ -89,7 +89,8 @@ def test_the_files_say_the_same_as_the_results(tmp_path: Path, of_four: Results)
     patients = pd.read_csv(folder / "patients.csv")
     probabilities = ["p_Normal", "p_COVID-19", "p_CAP"]
     fixed = ["notice", "schema_version", "scan_id", "patient_id", "split", "label", "predicted"]
-    assert list(patients.columns) == [*fixed, *probabilities, "correct"]
+    calibrated = [f"calibrated_{name}" for name in SPGC_CLASSES]
+    assert list(patients.columns) == [*fixed, *probabilities, "correct", *calibrated, "undecided"]
     assert set(patients["notice"]) == {PHANTOM_NOTICE}
     assert patients["scan_id"].tolist() == list(SCANS)
     held_out = patients[patients["split"] == "validation"]

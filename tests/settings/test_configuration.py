@@ -57,6 +57,13 @@ def test_every_entry_point_composes() -> None:
         ("permutations=1", "permutations=1 is too small. Give 2 or more"),
         ("permutations=-3", "permutations=-3 is too small"),
         ("answer_share=0", "answer_share=0.0 is no share of scans. Give one above 0"),
+        ("evaluate=a.parquet", "evaluate= and labels= belong together"),
+        ("labels=a.csv", "evaluate= and labels= belong together"),
+        ("evaluate={a:b} labels=b.csv", "evaluate={'a': 'b'} names no file"),
+        ("evaluate=a.parquet labels=b.csv compare=c", "compare= and evaluate= are two tasks"),
+        ("compare_on=T1", "compare_on= says on which scans to compare. Name the other study"),
+        ("compare=a/b/c", "compare='b/c' becomes a folder's name"),
+        ("compare=a/", "compare='' becomes a folder's name"),
         ("answer_share=1.1", "answer_share=1.1 is no share of scans"),
         ("refits=1", "refits=1 is too small. Give 2 or more"),
         ("seeds=[seed1,seed0]", "seeds=[seed1,seed0] names one twice, or tag=seed0, which is there anyway"),
@@ -70,7 +77,7 @@ def test_every_entry_point_composes() -> None:
 )
 def test_what_aggregate_cannot_do_is_said_before_anything_is_read(words: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(message)):
-        compose("aggregate", words)
+        compose("aggregate", *words.split())
 
 
 def test_every_method_may_be_declared_but_needs_the_table_of_methods() -> None:

@@ -1,0 +1,181 @@
+"""Slice predictions of an ensemble's networks for new scans: what scores them again without the networks."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cnr_iemn.errors import RunError
+from cnr_iemn.patients.group_features import feature_columns, percentages
+from cnr_iemn.patients.parquet import read_parquet, write_parquet
+from cnr_iemn.patients.prediction_checks import wrong_probabilities, wrong_slices
+from cnr_iemn.patients.slice_sets import SliceSets
+from cnr_iemn.records import NEW_SCAN_COLUMNS, NEW_SCANS, NetworkId, NewScansMetadata, probability_columns
+from cnr_iemn.registry import PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE
+
+_AGAIN = "Run predict.py on these scans again."
+_ARROW_TYPES = {
+    "string": pa.string(),
+    "Int64": pa.int64(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+}
+
+
+@dataclass(frozen=True)
+class NewScan:
+    """One scan as an ensemble's networks see it, head first; ``phantom``, ``grey_sha256``: as ``StoredScan`` has them.
+
+    ``z_mm``: float64 [n_slices], NaN where the slices have no position. ``networks``: class probabilities in the order
+    of the metadata's networks, float32 [networks, n_slices, classes].
+    """
+
+    z_mm: NDArray[np.float64]
+    phantom: bool
+    grey_sha256: str
+    networks: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NewScans:
+    """``scans``: by scan_id, in the order in which they were found; at least one."""
+
+    scans: Mapping[str, NewScan]
+    metadata: NewScansMetadata
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models, in the order of the booster's features."""
+        return tuple(dict.fromkeys(network.model for network in self.metadata.networks))
+
+    @property
+    def notice(self) -> str | None:
+        """What heads whatever is said of these scans, None where neither they nor the study are synthetic."""
+        if self.metadata.phantom:
+            return PHANTOM_NOTICE
+        return PHANTOM_SCANS_NOTICE if any(scan.phantom for scan in self.scans.values()) else None
+
+    @property
+    def sets(self) -> SliceSets:
+        """Each scan as every set of networks sees it: the ensemble's only one, or one for each fold."""
+        networks = self.metadata.networks
+        folds = dict.fromkeys(network.fold for network in networks)
+        rows = [[k for k, network in enumerate(networks) if network.fold == fold] for fold in folds]
+        return {scan_id: tuple(scan.networks[each] for each in rows) for scan_id, scan in self.scans.items()}
+
+    def features(self) -> tuple[pd.DataFrame, ...]:
+        """Return the booster's features of the scans from each set of networks, percent, one row each (section 2.2)."""
+        columns = [name for model in self.models for name in feature_columns(model, self.metadata.classes)]
+        by_scan = [[percentages(array) for array in arrays] for arrays in self.sets.values()]
+        return tuple(pd.DataFrame(rows, list(self.scans), columns) for rows in zip(*by_scan, strict=True))
+
+
+def write_new_scans(path: Path, new: NewScans) -> None:
+    """Write predictions.parquet of new scans: a row for every scan, network and slice, columns as in ``records``."""
+    classes = new.metadata.classes
+    table = pd.concat(
+        [
+            _rows(scan_id, scan, k, network, classes)
+            for scan_id, scan in new.scans.items()
+            for k, network in enumerate(new.metadata.networks)
+        ],
+        ignore_index=True,
+    )
+    notice = {} if new.notice is None else {"notice": new.notice}
+    arrow = pa.Table.from_pandas(table, schema=_schema(classes), preserve_index=False)
+    write_parquet(path, arrow, {**notice, **asdict(new.metadata)})
+
+
+def read_new_scans(path: Path) -> NewScans:
+    """Read and check predictions.parquet of new scans.
+
+    Raises RunError, naming the file and what to do, where it is missing, damaged, a run's own, of another schema
+    version or lacks a column; where a scan lacks a network or a slice, or has one twice; or where probabilities are
+    none.
+    """
+    table, about = read_parquet(path, first="Run predict.py on the scans first.", again=_AGAIN)
+    metadata = _parse_metadata(about, path)
+    if not table.schema.remove_metadata().equals(_schema(metadata.classes)):
+        raise RunError(f"{path} has other columns than predictions of new scans have. {_AGAIN}")
+    frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype()}.get)
+    columns = probability_columns(metadata.classes)
+    named = frame.assign(scan_id=_network_names(frame))  # each network's slices are checked as a scan's
+    problem = wrong_slices(named) or wrong_probabilities(named, columns, "class probabilities")
+    if problem:
+        raise RunError(f"{path}: {problem}. {_AGAIN}")
+    scans = {
+        str(scan_id): _scan(str(scan_id), rows, metadata, path)
+        for scan_id, rows in frame.groupby("scan_id", sort=False)
+    }
+    if not scans:
+        raise RunError(f"{path} holds no scan. {_AGAIN}")
+    return NewScans(scans, metadata)
+
+
+def _rows(scan_id: str, scan: NewScan, k: int, network: NetworkId, classes: tuple[str, ...]) -> pd.DataFrame:
+    n_slices = len(scan.z_mm)
+    rows = pd.DataFrame(
+        {
+            "scan_id": scan_id,
+            "model": network.model,
+            "fold": pd.array([network.fold] * n_slices, dtype="Int64"),
+            "slice_index": np.arange(n_slices),
+            "n_slices": n_slices,
+            "z_mm": scan.z_mm,
+            "phantom": scan.phantom,
+            "grey_sha256": scan.grey_sha256,
+        }
+    )
+    rows[probability_columns(classes)] = scan.networks[k]
+    return rows
+
+
+def _scan(scan_id: str, rows: pd.DataFrame, metadata: NewScansMetadata, path: Path) -> NewScan:
+    """Return one scan from its rows, whose networks' slices have been checked one by one."""
+    found = dict(tuple(rows.groupby(_network_names(rows), sort=False)))
+    wanted = [_network_name(scan_id, network.model, network.fold) for network in metadata.networks]
+    if sorted(found) != sorted(wanted) or rows["n_slices"].nunique() != 1:
+        raise RunError(
+            f"{path}: scan {scan_id} is not predicted once by each of the {len(wanted)} networks that the file names, "
+            f"for the same slices. {_AGAIN}"
+        )
+    ordered = [found[name].sort_values("slice_index") for name in wanted]
+    columns = probability_columns(metadata.classes)
+    networks = np.stack([each[columns].to_numpy(dtype=np.float32) for each in ordered])
+    z_mm = ordered[0]["z_mm"].to_numpy(dtype=np.float64, na_value=np.nan)
+    first = ordered[0].iloc[0]
+    return NewScan(z_mm, bool(first["phantom"]), str(first["grey_sha256"]), networks)
+
+
+def _network_names(rows: pd.DataFrame) -> "pd.Series[str]":
+    named = zip(rows["scan_id"], rows["model"], rows["fold"], strict=True)
+    return pd.Series([_network_name(*each) for each in named], rows.index)
+
+
+def _network_name(scan_id: str, model: str, fold: int | None) -> str:
+    return f"{scan_id} ({model})" if fold is None or pd.isna(fold) else f"{scan_id} ({model}, fold {fold})"
+
+
+def _schema(classes: tuple[str, ...]) -> pa.Schema:
+    fixed = [(name, _ARROW_TYPES[dtype]) for name, dtype in NEW_SCAN_COLUMNS.items()]
+    return pa.schema(fixed + [(name, pa.float32()) for name in probability_columns(classes)])
+
+
+def _parse_metadata(about: dict[str, Any], path: Path) -> NewScansMetadata:
+    if about.get("kind") != NEW_SCANS:
+        raise RunError(
+            f"{path} holds a study's own scans, not new ones: those are scored by aggregate.py without evaluate. Give "
+            "the predictions.parquet that predict.py has written."
+        )
+    about.pop("notice", None)
+    try:
+        networks = tuple(NetworkId(**each) for each in about.pop("networks"))
+        return NewScansMetadata(networks=networks, classes=tuple(about.pop("classes")), **about)
+    except (TypeError, KeyError) as error:
+        raise RunError(f"{path} has damaged metadata ({error}). {_AGAIN}") from error
