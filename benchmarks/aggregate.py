@@ -90,11 +90,12 @@ def write_study(folder: Path, size: int) -> None:
 
 
 def write_store(root: Path, scans: dict[str, FakeScan], size: int) -> None:
-    """Write one scan's grey slices and lung mask, linked under every name."""
+    """Write one scan's grey slices and lung mask, linked under every name; all have as many slices."""
     rng = np.random.default_rng(0)
+    (n_slices,) = {scan.n_slices for scan in scans.values()}
     rows, columns = np.mgrid[:size, :size] / size - 0.5
     inside = (np.hypot(rows, (np.abs(columns) - 0.22) * 1.8) < 0.3).astype(np.uint8)  # a fifth to a third of the image
-    grey = rng.integers(0, 256, (N_SLICES, size, size), dtype=np.uint8)
+    grey = rng.integers(0, 256, (n_slices, size, size), dtype=np.uint8)
     for scan_id in scans:
         scan = root / scan_id
         scan.mkdir(parents=True)
@@ -104,9 +105,9 @@ def write_store(root: Path, scans: dict[str, FakeScan], size: int) -> None:
         else:
             for name in ("grey.npy", "lungs.npy"):
                 (scan / name).hardlink_to(root / next(iter(scans)) / name)
-        z_mm = tuple(float(-2 * k) for k in range(N_SLICES))
+        z_mm = tuple(float(-2 * k) for k in range(n_slices))
         litres = float(rng.uniform(2.5, 6.0))
-        stored = StoredScan(scan_id, N_SLICES, size, (2.0, 0.7, 0.7), z_mm, litres, (), False, scan_id, scan_id)
+        stored = StoredScan(scan_id, n_slices, size, (2.0, 0.7, 0.7), z_mm, litres, (), False, scan_id, scan_id)
         (scan / "scan.json").write_text(json_text(asdict(stored)), encoding="utf-8")
 
 
