@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks.aggregate import write_store
 from cnr_iemn.engine.ensembles import describe_ensemble, write_ensemble
 from cnr_iemn.engine.joined import join_runs
 from cnr_iemn.engine.repeats import find_repeats
@@ -20,9 +21,13 @@ from cnr_iemn.patients.spread import Repeats, figures_in
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.settings.schema import SplitSettings
 from tests.builders import FakeScan, make_predictions, make_scans
+from tests.pipeline import entry_point
 
 MODELS = ("resnext50", "my_net")
-SCANS = {name: FakeScan(**{**vars(scan), "fold": k % 2}) for k, (name, scan) in enumerate(make_scans(4, 2).items())}
+SCANS = {
+    name: FakeScan(scan.label, scan.split, n_slices=40, fold=k % 2)
+    for k, (name, scan) in enumerate(make_scans(4, 2).items())
+}
 METRICS = {
     "schema_version": 1,
     "accuracy": 0.5,
@@ -42,10 +47,10 @@ def write_run(root: Path, study: str, model: str, tag: str, seed: int, *, split:
         "lungs": "pleura",
         "data": data,
         "model": {"image_size": 224, "position": "none", "library": "torchvision"},
-        "ingest": {"size": 336, "window": [-1000, 400], "crop": "none", **vars(Permissions())},
+        "ingest": {"size": 32, "window": [-1000, 400], "crop": "none", **vars(Permissions())},
     }
     cohort = {"name": "three", "root": "/data/three", "n_scans": len(SCANS)}
-    run.begin({"configuration": configuration, "cohort": cohort, "store": "cache/three"}, "")
+    run.begin({"configuration": configuration, "cohort": cohort, "store": str(root / "store")}, "")
     fold = int(tag[-1]) if "fold" in tag else None
     scans = (
         SCANS
@@ -126,7 +131,7 @@ def test_a_missing_tag_lists_what_there_is(root: Path) -> None:
     [
         (lambda r: r["configuration"].update(lungs="border"), "lungs was pleura, now border"),
         (lambda r: r["configuration"]["data"]["split"].update(seed=3), "data.split.seed was 0, now 3"),
-        (lambda r: r.update(store="cache/other"), "store was cache/three, now cache/other"),
+        (lambda r: r.update(store="cache/other"), "store was .*/store, now cache/other"),
         (lambda r: r["cohort"].update(root="/data/four"), "cohort.root was /data/three, now /data/four"),
     ],
 )
@@ -184,3 +189,22 @@ def test_a_study_on_the_same_split_with_other_settings_or_not_aggregated(root: P
     (root / "there" / "split.csv").write_text("split 0")
     with pytest.raises(RunError, match=r"here and there have the same split\.csv"):
         repeats(root, splits=["there"])
+
+
+def test_aggregate_takes_both_from_the_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(root / "store", SCANS, 32)
+    write_study(root, "there", split=1, tags={"seed0": 0})
+    words = [f"runs={root}", "ensemble=[resnext50,my_net]", "permutations=0", "methods=false"]
+    assert entry_point("aggregate")([*words, "study=there", "refits=0"]) == 0
+    assert entry_point("aggregate")([*words, "study=here", "refits=2", "seeds=[seed1]", "splits=[there]"]) == 0
+    folders = [root / study / "ensembles" / "resnext50+my_net" for study in ("here", "there")]
+    here, there = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+    spread = here["spread"]
+    assert spread["refits"]["n"] == 2
+    assert spread["seeds"]["each"]["seed0"] == spread["splits"]["each"]["here"] == figures_in(here)
+    assert list(spread["seeds"]["each"]) == ["seed0", "seed1"]
+    assert spread["splits"]["each"]["there"] == figures_in(there)
+    assert there["spread"] == {"refits": None, "seeds": None, "splits": None}
+    assert "these 2 splits, mean" in capsys.readouterr().out
+    assert entry_point("aggregate")([*words, "study=here", "seeds=[seed9]"]) == 2
+    assert "resnext50 has no run seed9" in capsys.readouterr().err
