@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnr_iemn.patients.intervals import RESAMPLES, wilson
-from cnr_iemn.patients.tables import ResultTable, ensemble_title, interval, is_paper_ensemble, percent
+from cnr_iemn.patients.tables import ResultTable, ensemble_title, interval, is_paper_ensemble, percent, with_interval
 from cnr_iemn.registry import PAPER_COUNTS
 
 _REAL_COHORT = "covid_ct_md"
@@ -29,12 +29,9 @@ def accuracy_table(sets: Sequence[Mapping[str, Any]]) -> ResultTable:
             (
                 each["set"],
                 f"{each['n_answered']} of {each['n_labelled']}",
-                f"{percent(each['accuracy'])} {interval(each['intervals']['wilson']['accuracy'])}",
-                f"{percent(missing['value'])} {interval(missing)}",
-                *(
-                    f"{percent(bootstrap[name]['value'])} {interval(bootstrap[name])}"
-                    for name in ("balanced_accuracy", "macro_f1", "macro_auc")
-                ),
+                with_interval(each["intervals"]["wilson"]["accuracy"]),
+                with_interval(missing),
+                *(with_interval(bootstrap[name]) for name in ("balanced_accuracy", "macro_f1", "macro_auc")),
             )
         )
     columns = (
@@ -48,7 +45,7 @@ def accuracy_table(sets: Sequence[Mapping[str, Any]]) -> ResultTable:
     )
     caption = (
         f"{_NOTHING_FITTED} Accuracy: Wilson's interval; the others: {RESAMPLES} resamples of patients within their "
-        f"class, the models as they are.{_mixture(sets[-1])}{_paper(sets[-1])}"
+        f"class, the models as they are; means over the classes that occur.{_mixture(sets[-1])}{_paper(sets[-1])}"
     )
     title = f"{ensemble_title(sets[0])} of study {sets[0]['study']}, external scans, %"
     return ResultTable(title, columns, tuple(rows), sets[0].get("notice"), caption)
@@ -61,8 +58,8 @@ def sensitivity_table(sets: Sequence[Mapping[str, Any]]) -> ResultTable:
             f"{each['set']}, {name}",
             *(str(count) for count in counts),
             str(sum(scan["label"] == name for scan in each["not_answered"].values())),
-            f"{percent(each['sensitivity'][name])} {interval(each['intervals']['wilson']['sensitivity'][name])}",
-            percent(each["missing_as_wrong"]["sensitivity"][name]["value"]),
+            with_interval(each["intervals"]["wilson"]["sensitivity"][name]),
+            with_interval(each["missing_as_wrong"]["sensitivity"][name]),
         )
         for each in sets
         for name, counts in zip(each["classes"], each["confusion_matrix"], strict=True)

@@ -157,6 +157,11 @@ def interval(estimate: Estimate) -> str:
     return _NONE if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def with_interval(estimate: Estimate) -> str:
+    """Return a fraction with its interval in percent."""
+    return _NONE if estimate["value"] is None else f"{percent(estimate['value'])} {interval(estimate)}"
+
+
 def signed(fraction: float) -> str:
     """Return a difference of fractions in percent, with its sign."""
     return f"{100 * fraction + 0.0:+.2f}"  # adding 0 makes -0 a plain 0
