@@ -3,9 +3,11 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import xgboost
 
 from cnr_iemn.cohort.store import PixelSettings
 from cnr_iemn.engine.ensembles import Ensemble, Member, write_ensemble
@@ -56,10 +58,7 @@ def make_new_scans(
 def write_study(runs: Path, *, calibration: FrozenCalibration | None = FROZEN, **ensemble: object) -> tuple[str, Path]:
     """Write ensemble.json and booster.ubj of study ``study``, ensemble ``two``; return the booster's hash, folder."""
     folder = runs / "study" / "ensembles" / "two"
-    training = make_scans(8, 0)
-    features = group_features({model: make_predictions(model, training, seed=7, skill=0.7) for model in MODELS})
-    labels = [training[scan_id].label for scan_id in features.index]
-    save_booster(folder / "booster.ubj", train_booster(features, labels, SPGC_CLASSES, rounds=15))
+    save_booster(folder / "booster.ubj", _booster())
     members = tuple(
         Member(network.model, "torchvision", "seed0", "x.ckpt", network.checkpoint_sha256, 224, "both", "32-true")
         for network in make_new_scans(make_scans(0, 1)).metadata.networks
@@ -68,3 +67,11 @@ def write_study(runs: Path, *, calibration: FrozenCalibration | None = FROZEN, *
     made = Ensemble("study", members, SPGC_CLASSES, pixels, False, "three", calibration=calibration)
     write_ensemble(folder, replace(made, **ensemble))  # type: ignore[arg-type]
     return sha256_of_file(folder / "booster.ubj"), folder
+
+
+@cache
+def _booster() -> xgboost.Booster:
+    training = make_scans(8, 0)
+    features = group_features({model: make_predictions(model, training, seed=7, skill=0.7) for model in MODELS})
+    labels = [training[scan_id].label for scan_id in features.index]
+    return train_booster(features, labels, SPGC_CLASSES, rounds=15)

@@ -31,9 +31,8 @@ def evaluate(settings: AggregateSettings, console: Console) -> float:
     for table in external_tables(sets):
         console.print(table.rich())
     last = list(sets.values())[-1]  # all together, or the only set
-    for scan_id, scan in last["not_answered"].items():
-        line = f"not answered: {scan_id} ({scan['label']}), for {scan['refused']}"
-        console.print(line, soft_wrap=True, markup=False)
+    for scan in last["not_answered"].values():
+        console.print(f"not answered, of class {scan['label']}: {scan['refused']}", soft_wrap=True, markup=False)
     for each in sets:
         folder = Path(settings.runs) / settings.study / "ensembles" / name / "external" / each
         console.print(f"wrote {folder}/patients.csv and metrics.json", soft_wrap=True)

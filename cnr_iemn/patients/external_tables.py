@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnr_iemn.patients.cells import interval_text
+from cnr_iemn.patients.cells import interval_text, percent, with_interval
 from cnr_iemn.patients.intervals import RESAMPLES, wilson
-from cnr_iemn.patients.tables import ResultTable, ensemble_title, is_paper_ensemble, percent
-from cnr_iemn.registry import PAPER_COUNTS
+from cnr_iemn.patients.tables import ResultTable, ensemble_title, is_paper_ensemble
+from cnr_iemn.registry import PAPER_COHORT, PAPER_COUNTS
 
-_REAL_COHORT = "covid_ct_md"
 _NOTHING_FITTED = "Nothing was fitted on these scans."
 
 
@@ -30,12 +29,9 @@ def accuracy_table(sets: Sequence[Mapping[str, Any]]) -> ResultTable:
             (
                 each["set"],
                 f"{each['n_answered']} of {each['n_labelled']}",
-                f"{percent(each['accuracy'])} {interval_text(each['intervals']['wilson']['accuracy'])}",
-                f"{percent(missing['value'])} {interval_text(missing)}",
-                *(
-                    f"{percent(bootstrap[name]['value'])} {interval_text(bootstrap[name])}"
-                    for name in ("balanced_accuracy", "macro_f1", "macro_auc")
-                ),
+                with_interval(each["intervals"]["wilson"]["accuracy"]),
+                with_interval(missing),
+                *(with_interval(bootstrap[name]) for name in ("balanced_accuracy", "macro_f1", "macro_auc")),
             )
         )
     columns = (
@@ -49,7 +45,7 @@ def accuracy_table(sets: Sequence[Mapping[str, Any]]) -> ResultTable:
     )
     caption = (
         f"{_NOTHING_FITTED} Accuracy: Wilson's interval; the others: {RESAMPLES} resamples of patients within their "
-        f"class, the models as they are.{_mixture(sets[-1])}{_paper(sets[-1])}"
+        f"class, the models as they are; means over the classes that occur.{_mixture(sets[-1])}{_paper(sets[-1])}"
     )
     title = f"{ensemble_title(sets[0])} of study {sets[0]['study']}, external scans, %"
     return ResultTable(title, columns, tuple(rows), sets[0].get("notice"), caption)
@@ -62,8 +58,8 @@ def sensitivity_table(sets: Sequence[Mapping[str, Any]]) -> ResultTable:
             f"{each['set']}, {name}",
             *(str(count) for count in counts),
             str(sum(scan["label"] == name for scan in each["not_answered"].values())),
-            f"{percent(each['sensitivity'][name])} {interval_text(each['intervals']['wilson']['sensitivity'][name])}",
-            percent(each["missing_as_wrong"]["sensitivity"][name]["value"]),
+            with_interval(each["intervals"]["wilson"]["sensitivity"][name]),
+            with_interval(each["missing_as_wrong"]["sensitivity"][name]),
         )
         for each in sets
         for name, counts in zip(each["classes"], each["confusion_matrix"], strict=True)
@@ -134,7 +130,7 @@ def _mixture(metrics: Mapping[str, Any]) -> str:
 
 def _paper(metrics: Mapping[str, Any]) -> str:
     """Return the paper's own figures where both come from the real set."""
-    real = metrics["cohort"] == _REAL_COHORT and not metrics["phantom_study"] and metrics["n_phantom_scans"] == 0
+    real = metrics["cohort"] == PAPER_COHORT and not metrics["phantom_study"] and metrics["n_phantom_scans"] == 0
     if not (real and is_paper_ensemble(metrics)):
         return ""
     counts = (PAPER_COUNTS[name] for name in ("tests", "tests, CAP"))

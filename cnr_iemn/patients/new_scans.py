@@ -105,14 +105,14 @@ def read_new_scans(path: Path) -> NewScans:
         raise RunError(f"{path} has other columns than predictions of new scans have. {_AGAIN}")
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype()}.get)
     columns = probability_columns(metadata.classes)
-    named = frame.assign(scan_id=_network_names(frame))  # each network's slices are checked as a scan's
+    frame = frame.assign(network=_network_numbers(frame, metadata, path))
+    names = np.array([_network_name(each) for each in metadata.networks])
+    named = frame.assign(scan_id=frame["scan_id"].str.cat(names[frame["network"]], " "))  # checked as scans
     problem = wrong_slices(named) or wrong_probabilities(named, columns, "class probabilities")
     if problem:
         raise RunError(f"{path}: {problem}. {_AGAIN}")
-    scans = {
-        str(scan_id): _scan(str(scan_id), rows, metadata, path)
-        for scan_id, rows in frame.groupby("scan_id", sort=False)
-    }
+    ordered = frame.sort_values(["network", "slice_index"], kind="stable").groupby("scan_id", sort=False)
+    scans = {str(scan_id): _scan(str(scan_id), rows, metadata, path) for scan_id, rows in ordered}
     if not scans:
         raise RunError(f"{path} holds no scan. {_AGAIN}")
     return NewScans(scans, metadata)
@@ -137,29 +137,35 @@ def _rows(scan_id: str, scan: NewScan, k: int, network: NetworkId, classes: tupl
 
 
 def _scan(scan_id: str, rows: pd.DataFrame, metadata: NewScansMetadata, path: Path) -> NewScan:
-    """Return one scan from its rows, whose networks' slices have been checked one by one."""
-    found = dict(tuple(rows.groupby(_network_names(rows), sort=False)))
-    wanted = [_network_name(scan_id, network.model, network.fold) for network in metadata.networks]
-    if sorted(found) != sorted(wanted) or rows["n_slices"].nunique() != 1:
+    """Return one scan from its rows in the order of networks and slices; each network's slices have been checked."""
+    n_networks, n_slices = len(metadata.networks), int(rows["n_slices"].iloc[0])
+    if rows["network"].nunique() != n_networks or rows["n_slices"].nunique() != 1:
         raise RunError(
-            f"{path}: scan {scan_id} is not predicted once by each of the {len(wanted)} networks that the file names, "
-            f"for the same slices. {_AGAIN}"
+            f"{path}: scan {scan_id} is not predicted by each of the {n_networks} networks that the file names, for "
+            f"the same slices. {_AGAIN}"
         )
-    ordered = [found[name].sort_values("slice_index") for name in wanted]
-    columns = probability_columns(metadata.classes)
-    networks = np.stack([each[columns].to_numpy(dtype=np.float32) for each in ordered])
-    z_mm = ordered[0]["z_mm"].to_numpy(dtype=np.float64, na_value=np.nan)
-    first = ordered[0].iloc[0]
-    return NewScan(z_mm, bool(first["phantom"]), str(first["grey_sha256"]), networks)
+    probabilities = rows[probability_columns(metadata.classes)].to_numpy(dtype=np.float32)
+    z_mm = rows["z_mm"].to_numpy(dtype=np.float64, na_value=np.nan)[:n_slices]
+    phantom, grey_sha256 = rows["phantom"].iloc[0], rows["grey_sha256"].iloc[0]
+    return NewScan(z_mm, bool(phantom), str(grey_sha256), probabilities.reshape(n_networks, n_slices, -1))
 
 
-def _network_names(rows: pd.DataFrame) -> "pd.Series[str]":
-    named = zip(rows["scan_id"], rows["model"], rows["fold"], strict=True)
-    return pd.Series([_network_name(*each) for each in named], rows.index)
+def _network_numbers(rows: pd.DataFrame, metadata: NewScansMetadata, path: Path) -> NDArray[np.int64]:
+    """Return each row's position among the metadata's networks."""
+    numbers = {(each.model, each.fold): k for k, each in enumerate(metadata.networks)}
+    folds = (None if pd.isna(fold) else int(fold) for fold in rows["fold"])
+    found = [numbers.get((model, fold), -1) for model, fold in zip(rows["model"], folds, strict=True)]
+    if -1 in found:
+        unknown = rows.iloc[found.index(-1)]
+        raise RunError(
+            f"{path}: scan {unknown['scan_id']} is predicted by {unknown['model']}, fold {unknown['fold']}, which is "
+            f"none of the networks that the file names. {_AGAIN}"
+        )
+    return np.array(found, dtype=np.int64)
 
 
-def _network_name(scan_id: str, model: str, fold: int | None) -> str:
-    return f"{scan_id} ({model})" if fold is None or pd.isna(fold) else f"{scan_id} ({model}, fold {fold})"
+def _network_name(network: NetworkId) -> str:
+    return f"({network.model})" if network.fold is None else f"({network.model}, fold {network.fold})"
 
 
 def _schema(classes: tuple[str, ...]) -> pa.Schema:

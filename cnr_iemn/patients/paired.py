@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from cnr_iemn.errors import RunError
 from cnr_iemn.files import write_text_atomic
-from cnr_iemn.patients.cells import ends, interval_text, signed
+from cnr_iemn.patients.cells import ends, signed, with_interval
 from cnr_iemn.patients.comparisons import compare_with, paired_interval
 from cnr_iemn.patients.evaluation import score
 from cnr_iemn.patients.intervals import paired_bootstrap, patient_bootstrap, proportion_intervals
-from cnr_iemn.patients.tables import ResultTable, percent
+from cnr_iemn.patients.tables import ResultTable
 from cnr_iemn.records import SCHEMA_VERSION, VALIDATION, probability_columns
 
 _ENOUGH = 10  # scans named in a message
@@ -186,7 +186,7 @@ def paired_table(found: dict[str, Any]) -> ResultTable:
     rows = [
         (
             "accuracy",
-            *(f"{percent(accuracy[each]['value'])} {interval_text(accuracy[each])}" for each in ("first", "second")),
+            *(with_interval(accuracy[each]) for each in ("first", "second")),
             f"{signed(test['difference'])} {ends(test)}",
             f"McNemar p = {test['p']:.2g} ({test['only_first']} : {test['only_second']})",
         )
@@ -195,7 +195,7 @@ def paired_table(found: dict[str, Any]) -> ResultTable:
         rows.append((f"sensitivity for {name}", *_cells(each), "Tango"))
     for name, each in found["figures"].items():
         rows.append((name.replace("_", " ").replace("f1", "F1").replace("auc", "AUC"), *_cells(each), "bootstrap"))
-    columns = ("figure", found["first"], found["second"], "difference", "how")
+    columns = ("figure", found["first"], found["second"], "difference", "note")
     caption = (
         "McNemar: exact, of the scans that the first or the second alone has right; its difference with Tango's "
         "interval. Sensitivities are not corrected for their number. Bootstrap: patients drawn for both at once."
@@ -205,7 +205,7 @@ def paired_table(found: dict[str, Any]) -> ResultTable:
 
 
 def _cells(each: dict[str, Any]) -> tuple[str, str, str]:
-    first, second = (f"{percent(each[name]['value'])} {interval_text(each[name])}" for name in ("first", "second"))
+    first, second = (with_interval(each[name]) for name in ("first", "second"))
     difference = each["difference"]
     known = difference["value"] is not None
     return first, second, f"{signed(difference['value'])} {ends(difference)}" if known else "–"

@@ -12,12 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cnr_iemn.patients.cells import INTERVAL, interval_text
+from cnr_iemn.patients.cells import INTERVAL, NONE, interval_text, percent, with_interval
 from cnr_iemn.patients.intervals import Estimate, proportion_intervals
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.registry import BACKBONES, PAPER_COHORT, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY
 
-_NONE = "–"
 SELECTED = "selected on this set"
 
 
@@ -90,7 +89,7 @@ def scan_table(metrics: Mapping[str, Any]) -> ResultTable:
         for model, scores in metrics["backbones"].items()
     ]
     if len(metrics["models"]) > 1:
-        paper = f"{PAPER_ENSEMBLE_ACCURACY:.2f}" if is_paper_ensemble(metrics) else _NONE
+        paper = f"{PAPER_ENSEMBLE_ACCURACY:.2f}" if is_paper_ensemble(metrics) else NONE
         note = _scan_note(metrics, *metrics["models"])
         entries.append((ensemble_title(metrics), metrics, _wilson(metrics), paper, note))
     rows = _rows(metrics, entries, metrics["baselines"])
@@ -112,7 +111,7 @@ def confusion_table(metrics: Mapping[str, Any]) -> ResultTable:
             *(str(count) for count in counts),
             percent(metrics["sensitivity"][name]),
             interval_text(intervals[name]),
-            *([f"{PAPER_SENSITIVITY[name]:.2f}" if is_paper_ensemble(metrics) else _NONE] if beside else []),
+            *([f"{PAPER_SENSITIVITY[name]:.2f}" if is_paper_ensemble(metrics) else NONE] if beside else []),
         )
         for name, counts in zip(classes, metrics["confusion_matrix"], strict=True)
     )
@@ -144,14 +143,14 @@ def _rows(
 ) -> tuple[tuple[str, ...], ...]:
     """Return a row of cells for each entry, then for each baseline."""
     simple: list[_Entry] = [
-        (f"baseline: {name}", scores, _wilson(scores) if "n_patients" in scores else None, _NONE, "")
+        (f"baseline: {name}", scores, _wilson(scores) if "n_patients" in scores else None, NONE, "")
         for name, scores in baselines.items()
     ]
     beside = beside_the_paper(metrics)
     return tuple(
         (
             name,
-            percent(scores["accuracy"]) + ("" if interval is None else f" {interval_text(interval)}"),
+            percent(scores["accuracy"]) if interval is None else with_interval(interval),
             percent(scores["balanced_accuracy"]),
             *(percent(scores["sensitivity"][label]) for label in metrics["classes"]),
             *([paper] if beside else []),
@@ -181,7 +180,7 @@ def model_title(model: str) -> str:
 
 
 def _paper(model: str, figure: str) -> str:
-    return f"{getattr(BACKBONES[model], figure):.2f}" if model in BACKBONES else _NONE
+    return f"{getattr(BACKBONES[model], figure):.2f}" if model in BACKBONES else NONE
 
 
 def _note(metrics: Mapping[str, Any], *models: str) -> str:
@@ -192,8 +191,3 @@ def _note(metrics: Mapping[str, Any], *models: str) -> str:
 def _scan_note(metrics: Mapping[str, Any], *models: str) -> str:
     """Mark figures of scans likewise; out of fold no checkpoint is chosen."""
     return "" if metrics["method"] == OUT_OF_FOLD else _note(metrics, *models)
-
-
-def percent(fraction: float | None) -> str:
-    """Return a fraction in percent, with two digits."""
-    return _NONE if fraction is None else f"{100 * fraction:.2f}"

@@ -10,10 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from cnr_iemn.cohort.store import SliceStore, StoredScan
 from cnr_iemn.files import write_text_atomic
-from cnr_iemn.patients.cells import interval_text
+from cnr_iemn.patients.cells import interval_text, percent
 from cnr_iemn.patients.evidence_tables import LEAK, evidence_by_topic, evidence_tables
 from cnr_iemn.patients.results import Results
-from cnr_iemn.patients.tables import ResultTable, ensemble_title, percent, result_tables
+from cnr_iemn.patients.tables import ResultTable, ensemble_title, result_tables
 from cnr_iemn.records import VALIDATION
 from cnr_iemn.report.drawing import PALETTE, Drawing
 from cnr_iemn.report.figures import study_figures

@@ -140,7 +140,7 @@ def test_tables_have_a_row_for_each_set_and_say_what_is_missing(sets: dict[str, 
     assert [row[:2] for row in accuracy.rows] == [("T1", "10 of 10"), ("T2", "9 of 11"), ("together", "19 of 21")]
     caps = next(row for row in sensitivity.rows if row[0] == "T2, CAP")
     assert caps[4] == "2"
-    assert next(row for row in sensitivity.rows if row[0] == "T1, CAP")[5:] == ("– –", "–")
+    assert next(row for row in sensitivity.rows if row[0] == "T1, CAP")[5:] == ("–", "–")
     assert [len(table.rows) for table in (sensitivity, calibration, undecided)] == [9, 6, 9]
     assert "Nothing was fitted" in str(accuracy.caption)
     assert "The paper's own" not in str(accuracy.caption)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -62,7 +63,8 @@ def test_rows_may_stand_in_any_order(tmp_path: Path) -> None:
     [
         ("a slice", r"scan Normal-000 \(resnext50\): 17 of 18 slices are there, the first missing one is slice 3"),
         ("twice", r"scan Normal-000 \(resnext50\): slice 3 occurs more than once"),
-        ("a network", r"scan Normal-000 is not predicted once by each of the 2 networks"),
+        ("a network", r"scan Normal-000 is not predicted by each of the 2 networks"),
+        ("another network", r"scan Normal-000 is predicted by resnext50, fold 4, which is none of the networks"),
         ("probability", "scan Normal-000 .*, slice 3: class probabilities do not sum to 1"),
         ("column", "has other columns than predictions of new scans have"),
         ("nothing", "holds no scan"),
@@ -81,6 +83,9 @@ def test_what_is_not_whole_is_refused(change: str, message: str, tmp_path: Path)
         table = table.take([*range(len(rows)), int(np.argmax(third))])
     elif change == "a network":
         table = table.filter(~((rows["scan_id"] == "Normal-000") & (rows["model"] == "resnext50")).to_numpy())
+    elif change == "another network":
+        folds = pa.array([4] + [None] * (len(rows) - 1), pa.int64())
+        table = table.set_column(table.schema.get_field_index("fold"), table.schema.field("fold"), [folds])
     elif change == "probability":
         values = rows["p_CAP"].where(~third, 2.0 - rows["p_CAP"]).clip(0, 1).astype("float32")
         table = table.set_column(table.schema.get_field_index("p_CAP"), table.schema.field("p_CAP"), [values])

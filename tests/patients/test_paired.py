@@ -157,6 +157,7 @@ def test_the_table_shows_both_and_the_difference(found: dict[str, Any]) -> None:
     ("change", "message"),
     [
         ("scans", r"only a/all for s3, s5\. Train both on one split"),
+        ("more scans", r"only b/all for s45\. Train both"),
         ("labels", r"they disagree on the label of s4 \(COVID-19, CAP\)"),
         ("patients", r"they disagree on the patient_id of s4"),
         ("classes", r"cannot be compared: classes"),
@@ -173,6 +174,8 @@ def test_what_is_not_of_the_same_scans_is_refused(change: str, message: str, run
     rows, other, about = table(told(0.6, 1)), "a" if change == "itself" else "b", {}
     if change == "scans":
         rows = rows.drop(index=["s3", "s5"])
+    elif change == "more scans":
+        rows = pd.concat([rows, rows.iloc[-1:].rename(index={"s44": "s45"})])
     elif change == "labels":
         rows.loc["s4", "label"] = "CAP"
     elif change == "patients":
