@@ -226,7 +226,6 @@ def study_table(study: Path, tag: str) -> Table:
         table.add_column(column)
     for name, each in answered.items():
         row = against.get(name)
-        moved_to = ([each.sensitivity(k, how) for k in (COVID, CAP)] for how in ("trained", "equal"))
         table.add_row(
             name if row else f"{name} (the paper's)",
             " / ".join(f"{100 * each.sensitivity(k, 'as_is'):.1f}" for k in range(3)),
