@@ -99,10 +99,15 @@ def test_the_papers_method_is_compared_with_itself_at_its_own_sensitivity() -> N
     cohort = simulate(MODELS["A"], 0, SMALL)
     chosen = {name: METHODS[name] for name in (BOOSTER_METHOD, "three least healthy slices")}
     found = answer_cohort(cohort.sets, cohort.scans, {**chosen, "again": METHODS[BOOSTER_METHOD]})
-    np.testing.assert_array_equal(found["again"].matched, found[BOOSTER_METHOD].matched)
+    paper = found[BOOSTER_METHOD]
+    for how in ("as_is", "trained", "equal"):
+        np.testing.assert_array_equal(getattr(found["again"], how), getattr(paper, how))
     truth = indices(cohort, VALIDATION)
-    expected = np.mean(found[BOOSTER_METHOD].matched[truth == CAP] == CAP)
-    assert found[BOOSTER_METHOD].sensitivity(CAP) == expected
+    assert paper.sensitivity(CAP) == np.mean(paper.equal[truth == CAP] == CAP)
+    assert paper.sensitivity(COVID) == paper.sensitivity(COVID, "as_is")
+    other = found["three least healthy slices"]
+    assert other.sensitivity(COVID, "as_is") != paper.sensitivity(COVID)
+    assert other.sensitivity(COVID) == paper.sensitivity(COVID)
 
 
 def test_what_is_printed_says_that_it_is_simulated() -> None:
@@ -111,6 +116,7 @@ def test_what_is_printed_says_that_it_is_simulated() -> None:
     assert found["notice"] == "simulated, not evidence"
     assert "simulated, not evidence" in str(simulated_table("C", found).title)
     paper, other = found["methods"][BOOSTER_METHOD], found["methods"][names[0]]
-    assert paper["cap_difference"] == [0, 0, 0]
-    low, high = other["cap_difference"][1:]
-    assert low < other["cap_difference"][0] < high
+    assert paper["cap_difference"]["equal"] == [0, 0, 0]
+    middle, low, high = other["cap_difference"]["equal"]
+    assert low < middle < high
+    assert other["covid_difference"]["equal"][0] == 0
