@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.patients.answers import Answers
-from cnr_iemn.patients.audit import audit_shortcuts
+from cnr_iemn.patients.audit_use import audit_answers
 from cnr_iemn.patients.method_study import study_methods
 from cnr_iemn.patients.nested import calibration_evidence
 from cnr_iemn.patients.out_of_fold import Features
@@ -35,6 +35,7 @@ class Wanted:
 class Evidence:
     """``values``: permutation_test, calibration, methods, audit; JSON-ready, None where not asked for or not to be had.
 
+    ``ablations`` is None here: only the engine can run the networks again.
     ``seconds``: what each part took.
     """
 
@@ -72,7 +73,7 @@ def gather_evidence(
 
     training = chosen.patients.loc[features.training.index, "label"].tolist()
     truth = [classes.index(label) for label in chosen.held_out["label"]]
-    values: dict[str, Any] = {"methods": None, "audit": None}
+    values: dict[str, Any] = {"methods": None, "audit": None, "ablations": None}
     with timed("permutation test"):
         values["permutation_test"] = permutation_test(
             answer, training, truth, permutations=wanted.permutations, seed=seed
@@ -86,7 +87,5 @@ def gather_evidence(
             values["methods"] = study_methods(sets, scans, classes, reference=chosen.correct, seed=seed)
     if shortcuts is not None:
         with timed("audit"):
-            labels = np.array([classes.index(label) for label in chosen.patients["label"]], dtype=np.int64)
-            owners = chosen.patients["patient_id"].tolist()
-            values["audit"] = audit_shortcuts(shortcuts.loc[chosen.patients.index], labels, owners, seed=seed)
+            values["audit"] = audit_answers(chosen.patients, shortcuts, classes, seed=seed)
     return Evidence(values, seconds)
