@@ -50,7 +50,16 @@ def main(settings: AggregateSettings) -> float:
         wanted=Wanted(settings.permutations, settings.answer_share, settings.methods),
         **booster,
     )
-    folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
+    study = Path(settings.runs) / settings.study
+    if settings.ablations:
+        from cnr_iemn.engine.ablations import ablate  # torch only here
+        from cnr_iemn.patients.slice_sets import out_of_fold_sets, paper_sets
+
+        saved = (
+            paper_sets(predictions) if folds is None else out_of_fold_sets({k: made for k, (_, made) in folds.items()})
+        )
+        ablate(study, ensemble, store, results, saved)
+    folder = study / "ensembles" / ensemble_name(settings.ensemble)
     write_results(folder, results)
     write_ensemble(folder, ensemble)
 

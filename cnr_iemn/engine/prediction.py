@@ -1,6 +1,6 @@
 """A trained ensemble's answer for new scans."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from cnr_iemn.files import json_text, write_text_atomic
 from cnr_iemn.patients.group_features import feature_columns, group_percentages
 from cnr_iemn.records import SCHEMA_VERSION, probability_columns
 from cnr_iemn.registry import PHANTOM_NOTICE
-from cnr_iemn.slices.datamodule import SliceDataset, SliceTable, plain_loader
+from cnr_iemn.slices.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
 from cnr_iemn.slices.inference import predict_slices
 from cnr_iemn.slices.network import SliceNetwork
 
@@ -102,18 +102,29 @@ class EnsembleNetworks:
 
     def slices(self, scan_id: str, prepared: PreparedScan) -> ScanSlices:
         """Predict the slices of one scan."""
-        table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
-        sets = tuple({each.model: self._predict(each, prepared, table) for each in one} for one in self.ensemble.sets)
-        return ScanSlices(scan_id, prepared.z_mm, prepared.lung_litres, prepared.findings, sets)
+        source, n_slices = OneScan(prepared), len(prepared.grey)
+        found = {
+            member: self.predict(member, self.batches(member, source, scan_id, n_slices))
+            for member in self.ensemble.members
+        }
+        return ScanSlices(scan_id, prepared.z_mm, prepared.lung_litres, prepared.findings, self.in_sets(found))
 
-    def _predict(self, member: Member, prepared: PreparedScan, table: SliceTable) -> NDArray[np.float32]:
-        dataset = SliceDataset(OneScan(prepared), table, image_size=member.image_size)
-        return predict_slices(
-            self.networks[member],
-            plain_loader(dataset, self.batch_size, workers=0),
-            device=self.hardware.device,
-            precision=member.precision,
-        ).classes
+    def batches(
+        self, member: Member, source: PixelSource, scan_id: str, n_slices: int
+    ) -> Iterable[dict[str, torch.Tensor]]:
+        """Return the slices of one scan as this network sees them, head first: batches of ``SliceDataset``."""
+        table = SliceTable.of({scan_id: n_slices}, {scan_id: None})
+        dataset = SliceDataset(source, table, image_size=member.image_size)
+        return plain_loader(dataset, self.batch_size, workers=0)
+
+    def predict(self, member: Member, batches: Iterable[dict[str, torch.Tensor]]) -> NDArray[np.float32]:
+        """Return the class probabilities that one network gives the slices of ``batches``, float32 [n, classes]."""
+        network, precision = self.networks[member], member.precision
+        return predict_slices(network, batches, device=self.hardware.device, precision=precision).classes
+
+    def in_sets(self, found: Mapping[Member, NDArray[np.float32]]) -> tuple[Mapping[str, NDArray[np.float32]], ...]:
+        """Return what each network says of a scan as ``ScanSlices.sets``."""
+        return tuple({member.model: found[member] for member in one} for one in self.ensemble.sets)
 
 
 def ensemble_features(scans: list[ScanSlices], ensemble: Ensemble) -> tuple[pd.DataFrame, ...]:

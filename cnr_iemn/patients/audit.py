@@ -86,7 +86,8 @@ def _telling(shortcuts: pd.DataFrame) -> pd.DataFrame:
     known = shortcuts.dropna(axis="columns", how="all")
     known = known.fillna(known.mean())
     varies = np.ptp(known.to_numpy(dtype=np.float64), axis=0) > 0
-    return known[known.columns[varies]]
+    telling: pd.DataFrame = known[known.columns[varies]]
+    return telling
 
 
 def _parts(patients: list[str], seed: int) -> NDArray[np.int64]:

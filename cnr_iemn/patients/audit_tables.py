@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.tables import ResultTable
+from cnr_iemn.patients.intervals import CONFIDENCE
+from cnr_iemn.patients.tables import ResultTable, percent
 
 _NONE = "–"
 _FORMS = {"rho": "+.2f", "p": ".2g"}
@@ -24,3 +25,41 @@ def use_table(metrics: Mapping[str, Any]) -> ResultTable:
     )
     columns = ("true class", "scans", "rho", "p")
     return ResultTable("Do the answers go with the shortcuts?", columns, rows, metrics.get("notice"), caption)
+
+
+def ablation_table(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return the answers for the validation scans with parts of the networks' input taken away, in percent."""
+    found, classes = metrics["ablations"], metrics["classes"]
+    rows = tuple(
+        (
+            name,
+            percent(each["accuracy"]),
+            *(percent(each["sensitivity"][label]) for label in classes),
+            *_against(each["unaltered_against_it"]),
+            percent(each["slices_changed"]),
+        )
+        for name, each in found["rows"].items()
+    )
+    caption = (
+        f"{found['n']} validation scans, {found['networks']} networks, the booster as it is; unaltered, "
+        f"{percent(found['agreement'])}% of the slices get the class that was saved. Exploratory. The networks have "
+        "never seen such images: a fall may come from their strangeness. What does not fall was not needed."
+    )
+    columns = (
+        "the networks' input",
+        "accuracy",
+        *(f"sensitivity {label}" for label in classes),
+        "less unaltered",
+        f"{100 * CONFIDENCE:.0f}% interval",
+        "exact McNemar p, Holm",
+        "slices with another class",
+    )
+    return ResultTable("What do the networks go by?, %", columns, rows, metrics.get("notice"), caption)
+
+
+def _against(unaltered: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """Return the difference to the unaltered answers, its interval and p; they are the first of the comparison."""
+    if unaltered is None:
+        return _NONE, _NONE, _NONE
+    difference, low, high = (-100 * unaltered[key] + 0.0 for key in ("difference", "high", "low"))
+    return f"{difference:+.2f}", f"[{low:+.1f}, {high:+.1f}]", f"{unaltered['p_holm']:.2g}"

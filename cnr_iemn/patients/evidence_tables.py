@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.audit_tables import use_table
+from cnr_iemn.patients.audit_tables import ablation_table, use_table
 from cnr_iemn.patients.intervals import CONFIDENCE, RESAMPLES, Estimate
 from cnr_iemn.patients.intervals import wilson as wilson_interval
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
@@ -33,6 +33,8 @@ def evidence_tables(metrics: Mapping[str, Any]) -> tuple[ResultTable, ...]:
         tables.append(arm_table(metrics))
     if metrics["audit"] is not None:
         tables += [audit_table(metrics), use_table(metrics)]
+    if metrics["ablations"] is not None:
+        tables.append(ablation_table(metrics))
     if metrics["methods"] is not None:
         tables.append(method_table(metrics))
     return tuple(tables)

@@ -226,6 +226,7 @@ class AggregateSettings:
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
     ``answer_share``: of training scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
     ``methods``: whether other ways from slices to patients are tried beside.
+    ``ablations``: whether the networks answer again for the validation scans, parts of their input taken away.
     """
 
     study: str = "default"
@@ -233,6 +234,7 @@ class AggregateSettings:
     permutations: int = 99
     answer_share: float = 0.9
     methods: bool = True
+    ablations: bool = False
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)
