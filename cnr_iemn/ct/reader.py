@@ -1,11 +1,13 @@
 """A folder of DICOM files, or what else holds a scan, becomes a volume, rightly or not at all."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.acquisition import typical
 from cnr_iemn.ct.archive import unpacked
 from cnr_iemn.ct.codecs import check_format, decode_pixels, frames_of, is_lossy
 from cnr_iemn.ct.find import find_slices, is_nifti, is_zip, scan_name
@@ -65,17 +67,20 @@ def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
         findings += ("compressed with loss: the pixel values are not the scanner's",)
     source = hashlib.sha256(b"".join(sorted(files.digests))).hexdigest()
     phantom = any(header.phantom for header in plan.slices)
-    return Volume(hu, plan.spacing_mm, plan.z_mm, findings + plan.findings, phantom, source)
+    bytes_per_slice = sum(files.sizes[path] for path in {header.path for header in plan.slices}) / len(plan.slices)
+    taken = replace(typical([header.taken for header in plan.slices]), bytes_per_slice=bytes_per_slice)
+    return Volume(hu, plan.spacing_mm, plan.z_mm, findings + plan.findings, phantom, source, taken)
 
 
 class _Files:
     """Slices from files, of which the last one stays open: neighbouring slices may be frames of one file.
 
-    ``digests``: hashes of the bytes of all files read. ``rows``: what is to be verified once all are.
+    ``digests`` and ``sizes``: hashes and numbers of the bytes of all files read. ``rows``: what is to be verified then.
     """
 
     def __init__(self, allowed: Permissions) -> None:
         self.digests: set[bytes] = set()
+        self.sizes: dict[Path, int] = {}
         self.rows = RowCheck()
         self._allowed = allowed
         self._path: Path | None = None
@@ -99,6 +104,7 @@ class _Files:
             ) from error
         self._frames = frames_of(data, header.pixels, header.name)
         self._path = header.path
+        self.sizes[header.path] = len(data)
         self.digests.add(hashlib.sha256(data).digest())
 
 
