@@ -19,7 +19,7 @@ _NUMBERS = {
     "tube voltage, kV": "kvp",
     "tube current, mA": "tube_current_ma",
     "bits stored": "bits_stored",
-    "bytes a slice": "bytes_per_slice",
+    "bytes before the pixels": "header_bytes",
 }
 _EVERY = 8  # slices: a sample of them is enough for a mean
 _RING = 2  # pixels along the image's border

@@ -26,7 +26,8 @@ class Acquisition:
     it does not, codes are then ABSENT.
 
     ``kernel``, ``manufacturer``, ``model``: see ``code_of``. ``transfer_syntax``: DICOM's own UID. ``kvp``: kV.
-    ``bytes_per_slice``: of the files, header and pixels. ``field_of_view_mm``: columns times their spacing.
+    ``header_bytes``: of a file before its pixels; how well these compress is told by the lungs, too, and left out.
+    ``field_of_view_mm``: columns times their spacing.
     """
 
     kernel: str | None = None
@@ -37,7 +38,7 @@ class Acquisition:
     slice_thickness_mm: float = math.nan
     tube_current_ma: float = math.nan
     bits_stored: float = math.nan
-    bytes_per_slice: float = math.nan
+    header_bytes: float = math.nan
     field_of_view_mm: float = math.nan
 
 
@@ -46,7 +47,9 @@ NUMBERS = tuple(name for name in Acquisition.__dataclass_fields__ if name not in
 UNKNOWN = Acquisition()
 
 
-def slice_acquisition(elements: Elements, *, transfer_syntax: str, bits_stored: int | None) -> Acquisition:
+def slice_acquisition(
+    elements: Elements, *, transfer_syntax: str, bits_stored: int | None, header_bytes: int | None
+) -> Acquisition:
     """Return what one slice's header says. A damaged element counts as missing: no pixel depends on it."""
     return Acquisition(
         kernel=_code(elements, "ConvolutionKernel"),
@@ -57,6 +60,7 @@ def slice_acquisition(elements: Elements, *, transfer_syntax: str, bits_stored: 
         slice_thickness_mm=_number(elements, "SliceThickness"),
         tube_current_ma=_number(elements, "XRayTubeCurrent"),
         bits_stored=math.nan if bits_stored is None else float(bits_stored),
+        header_bytes=math.nan if header_bytes is None else float(header_bytes),
     )
 
 

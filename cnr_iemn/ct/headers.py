@@ -225,7 +225,12 @@ def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | No
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
         phantom=elements.get("QualityControlImage") == "YES",
-        taken=slice_acquisition(elements, transfer_syntax=pixels.transfer_syntax, bits_stored=pixels.bits_stored),
+        taken=slice_acquisition(
+            elements,
+            transfer_syntax=pixels.transfer_syntax,
+            bits_stored=pixels.bits_stored,
+            header_bytes=offset,
+        ),
         pixels=pixels,
     )
 

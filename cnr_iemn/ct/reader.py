@@ -1,7 +1,6 @@
 """A folder of DICOM files, or what else holds a scan, becomes a volume, rightly or not at all."""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,20 +66,18 @@ def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
         findings += ("compressed with loss: the pixel values are not the scanner's",)
     source = hashlib.sha256(b"".join(sorted(files.digests))).hexdigest()
     phantom = any(header.phantom for header in plan.slices)
-    bytes_per_slice = sum(files.sizes[path] for path in {header.path for header in plan.slices}) / len(plan.slices)
-    taken = replace(typical([header.taken for header in plan.slices]), bytes_per_slice=bytes_per_slice)
+    taken = typical([header.taken for header in plan.slices])
     return Volume(hu, plan.spacing_mm, plan.z_mm, findings + plan.findings, phantom, source, taken)
 
 
 class _Files:
     """Slices from files, of which the last one stays open: neighbouring slices may be frames of one file.
 
-    ``digests`` and ``sizes``: hashes and numbers of the bytes of all files read. ``rows``: what is to be verified then.
+    ``digests``: hashes of the bytes of all files read. ``rows``: what is to be verified once all are.
     """
 
     def __init__(self, allowed: Permissions) -> None:
         self.digests: set[bytes] = set()
-        self.sizes: dict[Path, int] = {}
         self.rows = RowCheck()
         self._allowed = allowed
         self._path: Path | None = None
@@ -104,7 +101,6 @@ class _Files:
             ) from error
         self._frames = frames_of(data, header.pixels, header.name)
         self._path = header.path
-        self.sizes[header.path] = len(data)
         self.digests.add(hashlib.sha256(data).digest())
 
 
