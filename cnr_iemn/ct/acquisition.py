@@ -48,9 +48,12 @@ UNKNOWN = Acquisition()
 
 
 def slice_acquisition(
-    elements: Elements, *, transfer_syntax: str, bits_stored: int | None, header_bytes: int | None
+    elements: Elements, *, transfer_syntax: str, bits_stored: int | None, header_bytes: int | None, enhanced: bool
 ) -> Acquisition:
-    """Return what one slice's header says. A damaged element counts as missing: no pixel depends on it."""
+    """Return what one slice's header says. A damaged element counts as missing: no pixel depends on it.
+
+    ``header_bytes``: before the pixels, None where it is not known. ``enhanced``: a frame of a multi-frame file.
+    """
     return Acquisition(
         kernel=_code(elements, "ConvolutionKernel"),
         manufacturer=_code(elements, "Manufacturer"),
@@ -58,7 +61,7 @@ def slice_acquisition(
         transfer_syntax=transfer_syntax,
         kvp=_number(elements, "KVP"),
         slice_thickness_mm=_number(elements, "SliceThickness"),
-        tube_current_ma=_number(elements, "XRayTubeCurrent"),
+        tube_current_ma=_number(elements, "XRayTubeCurrentInmA" if enhanced else "XRayTubeCurrent"),
         bits_stored=math.nan if bits_stored is None else float(bits_stored),
         header_bytes=math.nan if header_bytes is None else float(header_bytes),
     )

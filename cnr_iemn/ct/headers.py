@@ -230,6 +230,7 @@ def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | No
             transfer_syntax=pixels.transfer_syntax,
             bits_stored=pixels.bits_stored,
             header_bytes=offset,
+            enhanced=pixels.enhanced,
         ),
         pixels=pixels,
     )

@@ -60,6 +60,20 @@ def test_what_a_file_does_not_say_is_missing_and_damage_refuses_nothing(dicom: t
     assert all(math.isnan(value) for value in (found.kvp, found.slice_thickness_mm, found.tube_current_ma))
 
 
+def test_the_frames_of_one_file_say_it_in_their_own_groups(dicom: type[Builder], tmp_path: Path) -> None:
+    file = dicom.make_enhanced()
+    del file.SliceThickness
+    for k, frame in enumerate(file.PerFrameFunctionalGroupsSequence):
+        exposure, details, kernel = Dataset(), Dataset(), Dataset()
+        exposure.XRayTubeCurrentInmA, details.KVP, kernel.ConvolutionKernel = 50.5 + k, 140.0, "B70f"
+        frame.CTExposureSequence, frame.CTXRayDetailsSequence = [exposure], [details]
+        frame.CTReconstructionSequence = [kernel]
+    dicom.write(tmp_path / "P012", [file])
+    found = read_scan(tmp_path / "P012").acquisition
+    assert (found.kvp, found.slice_thickness_mm, found.kernel) == (140, 5, code_of("B70f"))
+    assert found.tube_current_ma == 50.5 + (dicom.n - 1) / 2
+
+
 @pytest.fixture
 def cohort(dicom: type[Builder], tmp_path: Path) -> Cohort:
     """Sixteen scans of two classes, each with a kernel of its own; a name stands where it must not and where it may."""
