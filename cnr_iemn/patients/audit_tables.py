@@ -20,8 +20,8 @@ def use_table(metrics: Mapping[str, Any]) -> ResultTable:
     caption = (
         "Validation scans of one class at a time: Spearman's rho of the booster's margin for their class and the "
         "left-out score that the shortcuts alone give it; p by permutation within the class, two-sided, not corrected "
-        "for their number. Exploratory. Near 0: no sign that the shortcuts are used; else they are, or the lungs of "
-        "such scans differ too."
+        "for their number. Exploratory. Near 0 says little where scans are few; else the shortcuts are used, or the "
+        "lungs of such scans differ too."
     )
     columns = ("true class", "scans", "rho", "p")
     return ResultTable("Do the answers go with the shortcuts?", columns, rows, metrics.get("notice"), caption)
