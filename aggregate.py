@@ -5,11 +5,19 @@ python aggregate.py study=default evaluate=predictions.parquet labels=labels.csv
 python aggregate.py study=one compare=other
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnr_iemn.settings.checks import ensemble_models, ensemble_name
 from cnr_iemn.settings.entry_point import entry_point
 from cnr_iemn.settings.schema import AggregateSettings
+
+if TYPE_CHECKING:  # heavy: loaded once the settings are checked
+    from rich.console import Console
+
+    from cnr_iemn.patients.results import Results
+    from cnr_iemn.patients.tables import ResultTable
 
 
 @entry_point("aggregate", AggregateSettings)
@@ -31,7 +39,7 @@ def main(settings: AggregateSettings) -> float:
     from cnr_iemn.engine.repeats import find_repeats
     from cnr_iemn.files import json_text, write_text_atomic
     from cnr_iemn.patients.evidence import Wanted
-    from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
+    from cnr_iemn.patients.evidence_tables import evidence_tables
     from cnr_iemn.patients.results import assemble_results, write_results
     from cnr_iemn.patients.tables import result_tables
     from cnr_iemn.records import TRAINING
@@ -71,7 +79,12 @@ def main(settings: AggregateSettings) -> float:
         ),
         **booster,
     )
-    folder = root / settings.study / "ensembles" / name
+    study = root / settings.study
+    if settings.ablations:
+        from cnr_iemn.engine.ablations import ablate  # torch only here
+
+        ablate(study, ensemble, store, results)
+    folder = study / "ensembles" / name
     write_results(folder, results)
     learnt_from = grey_checksums(store, scans.index[scans["split"] == TRAINING])
     write_ensemble(folder, replace(ensemble, calibration=results.calibration, learnt_from=learnt_from))
@@ -79,20 +92,27 @@ def main(settings: AggregateSettings) -> float:
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study)
 
+    tables = (*result_tables(results.metrics), *evidence_tables(results.metrics))
+    _print(console, results, tables, folder)
+    if settings.logger.name == "wandb":
+        from cnr_iemn.engine.wandb_ensemble import log_ensemble
+
+        log_ensemble(settings.logger, folder, results.metrics, tables, study=settings.study, name=folder.name)
+    return float(results.metrics["accuracy"])
+
+
+def _print(console: "Console", results: "Results", tables: "Sequence[ResultTable]", folder: Path) -> None:
+    """Print what was found, how long it took and where it lies; first of all, whether something leaks."""
+    from cnr_iemn.patients.evidence_tables import LEAK
+
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)
-    tables = (*result_tables(results.metrics), *evidence_tables(results.metrics))
     for table in tables:
         console.print(table.rich())
     console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
     written = (*folder.iterdir(), *(folder / "figures").iterdir())
     for path in sorted(path for path in written if path.is_file() and not path.name.startswith("comparison-")):
         console.print(f"wrote {path}", soft_wrap=True)
-    if settings.logger.name == "wandb":
-        from cnr_iemn.engine.wandb_ensemble import log_ensemble
-
-        log_ensemble(settings.logger, folder, results.metrics, tables, study=settings.study, name=folder.name)
-    return float(results.metrics["accuracy"])
 
 
 if __name__ == "__main__":

@@ -24,9 +24,13 @@ def study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
 def test_out_of_fold_answers_are_what_predict_gives(study: list[str], tiny_study: Path) -> None:
     folder = Path(study[0].removeprefix("runs=")) / "folds"
     ensemble = [*study, f"ensemble={MODEL}"]
-    assert entry_point("aggregate")([*ensemble, "booster.features=out_of_fold"]) == 0
+    assert entry_point("aggregate")([*ensemble, "booster.features=out_of_fold", "ablations=true"]) == 0
     metrics = json.loads((folder / "ensembles" / MODEL / "metrics.json").read_text())
     assert (metrics["method"], metrics["folds"]) == ("out_of_fold", 2)
+    ablations = metrics["ablations"]  # of both folds' networks, read from their checkpoints
+    assert (ablations["n"], ablations["networks"], len(ablations["rows"])) == (6, 2, 6)
+    assert ablations["agreement"] > 0.99
+    assert ablations["rows"]["unaltered"]["confusion_matrix"] == metrics["confusion_matrix"]
     split = pd.read_csv(folder / "split.csv").set_index("scan_id")
     for fold in range(2):
         predictions = read_predictions(folder / MODEL / f"seed0-fold{fold}" / "predictions.parquet")

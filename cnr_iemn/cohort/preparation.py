@@ -168,8 +168,9 @@ def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan, signatur
         lungs_sha256=hashes["lungs"],
     )
     (folder / "scan.json").write_text(json_text(asdict(stored)), encoding="utf-8")
-    source = {"files": signature, "source_sha256": prepared.source_sha256}
-    (folder / "source.json").write_text(json.dumps(source, indent=1), encoding="utf-8")
+    taken = asdict(prepared.acquisition)
+    source = {"files": signature, "source_sha256": prepared.source_sha256, "acquisition": taken}
+    (folder / "source.json").write_text(json_text(source), encoding="utf-8")
 
 
 def _is_current(store: SliceStore, scan: ScanRecord) -> bool:

@@ -2,20 +2,21 @@
 
 Layout: ``<cache>/<cohort>-<hash of its root>/<fingerprint>/<scan_id>/{grey.npy, lungs.npy, scan.json, source.json}``;
 grey takes a byte a pixel, the mask a bit. The fingerprint covers every setting and code version that changes a pixel.
-Labels and splits never enter the store.
+Labels and splits never enter the store. source.json tells of the files that a scan was made from.
 """
 
 import hashlib
 import json
 import math
 import mmap
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.cohort.cohort import Cohort
+from cnr_iemn.ct.acquisition import UNKNOWN, Acquisition
 from cnr_iemn.errors import StoreError
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.records import SCHEMA_VERSION
@@ -96,6 +97,17 @@ class SliceStore:
             values |= {"findings": tuple(values["findings"]), "lung_litres": _number(values["lung_litres"])}
             self._scans[scan_id] = StoredScan(**values)
         return self._scans[scan_id]
+
+    def acquisition(self, scan_id: str) -> Acquisition:
+        """Return how a scan was taken; unknown where a version that did not ask has prepared it.
+
+        It changes no pixel, so such scans are not prepared again. Raises StoreError where the store lacks the scan.
+        """
+        path = self.root / self.scan(scan_id).scan_id / "source.json"
+        if not path.is_file():  # damage was found and the scan not made again
+            return UNKNOWN
+        known = json.loads(path.read_text(encoding="utf-8")).get("acquisition", {})
+        return replace(UNKNOWN, **{name: value for name, value in known.items() if value is not None})
 
     def grey(self, scan_id: str) -> NDArray[np.uint8]:
         """Return the grey slices, uint8 [n_slices, size, size], memory-mapped."""

@@ -13,7 +13,8 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
 from cnr_iemn.ct.deflated import inflate
-from cnr_iemn.ct.headers import PARSE_ERRORS, PixelFormat
+from cnr_iemn.ct.elements import PARSE_ERRORS
+from cnr_iemn.ct.headers import PixelFormat
 from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.rescale import padding_beyond_bits
 from cnr_iemn.ct.streams import DAMAGED, stream_shape, zero_filled

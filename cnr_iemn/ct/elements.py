@@ -1,6 +1,8 @@
 """Values of DICOM elements as plain types, None where they are missing or make no sense."""
 
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -8,7 +10,25 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
+
+# what pydicom raises on damaged files
+PARSE_ERRORS = (
+    InvalidDicomError,
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,  # a value representation that DICOM does not have
+    EOFError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+    zlib.error,
+)
 
 
 class Elements:

@@ -17,6 +17,12 @@ _GROUPS = {
     "FrameContentSequence": ("FrameAcquisitionNumber",),
     "CTImageFrameTypeSequence": ("FrameType",),
 }
+# taken over as they are in the file, converted where they are looked at: damage to them refuses nothing
+_UNCONVERTED = {
+    "PixelMeasuresSequence": "SliceThickness",
+    "CTXRayDetailsSequence": "KVP",
+    "CTExposureSequence": "XRayTubeCurrentInmA",
+}
 _RENAMED = {"FrameAcquisitionNumber": "AcquisitionNumber", "FrameType": "ImageType"}
 
 
@@ -56,4 +62,8 @@ def _flattened(groups: Dataset) -> Dataset:
             for keyword in keywords:
                 if keyword in item:
                     setattr(flat, _RENAMED.get(keyword, keyword), item[keyword].value)
+    for group, keyword in _UNCONVERTED.items():
+        for item in (groups.get(group) or [])[:1]:
+            if keyword in item:
+                flat[keyword] = item.get_item(keyword)
     return flat

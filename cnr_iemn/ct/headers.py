@@ -1,19 +1,17 @@
 """One DICOM file's header as plain, checked values. No pixel is read."""
 
-import struct
-import zlib
 from dataclasses import dataclass, replace
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from cnr_iemn.ct.acquisition import ACQUISITION_KEYWORDS, Acquisition, slice_acquisition
 from cnr_iemn.ct.deflated import GROUP_LENGTH, MAX_FILE_BYTES, read_deflated
-from cnr_iemn.ct.elements import Elements, integer, numbers, pixel_value, texts
+from cnr_iemn.ct.elements import PARSE_ERRORS, Elements, integer, numbers, pixel_value, texts
 from cnr_iemn.ct.frames import FRAME_TAGS, flat_frames
 from cnr_iemn.errors import ScanError
 
@@ -23,23 +21,6 @@ MAX_META_BYTES = 2**16
 _HEAD_BYTES, _LEAST_REST = 2**17, 64  # read at once; what must be left of it, or the header may go on
 MAX_FRAMES_BYTES = 2**31
 """Of a multi-frame file; one with a single slice may have MAX_FILE_BYTES."""
-
-# what pydicom raises on damaged files
-PARSE_ERRORS = (
-    InvalidDicomError,
-    BytesLengthException,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,  # a value representation that DICOM does not have
-    EOFError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-    zlib.error,
-)
 
 _KEYWORDS = [
     "SOPClassUID",
@@ -71,6 +52,7 @@ _KEYWORDS = [
     "RescaleIntercept",
     "LossyImageCompression",
     "QualityControlImage",
+    *ACQUISITION_KEYWORDS,
     *FRAME_TAGS,
 ]
 _TAGS: list[int | str] = [Tag(keyword) for keyword in _KEYWORDS]
@@ -121,7 +103,7 @@ class SliceHeader:
 
     ``frame``: index within the file, 0 in a single-frame one.
     ``position``: ImagePositionPatient in mm; ``orientation``: ImageOrientationPatient; ``spacing``: row and column
-    spacing in mm; each None where missing or not finite.
+    spacing in mm; each None where missing or not finite. ``taken``: how; no pixel depends on it.
     """
 
     path: Path
@@ -142,6 +124,7 @@ class SliceHeader:
     slope: float | None
     intercept: float | None
     phantom: bool
+    taken: Acquisition
     pixels: PixelFormat
 
 
@@ -222,6 +205,7 @@ def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | No
     spacing = numbers(elements, "PixelSpacing", 2)
     slope, intercept = numbers(elements, "RescaleSlope", 1), numbers(elements, "RescaleIntercept", 1)
     instance, location = numbers(elements, "InstanceNumber", 1), numbers(elements, "SliceLocation", 1)
+    pixels = _pixel_format(ds, elements, sop_class, offset)
     return SliceHeader(
         path=path,
         frame=0,
@@ -241,7 +225,14 @@ def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | No
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
         phantom=elements.get("QualityControlImage") == "YES",
-        pixels=_pixel_format(ds, elements, sop_class, offset),
+        taken=slice_acquisition(
+            elements,
+            transfer_syntax=pixels.transfer_syntax,
+            bits_stored=pixels.bits_stored,
+            header_bytes=offset,
+            enhanced=pixels.enhanced,
+        ),
+        pixels=pixels,
     )
 
 

@@ -1,12 +1,13 @@
 """From a folder of DICOM files to what the slice store keeps: windowed slices and lung masks at one size."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.acquisition import Acquisition
 from cnr_iemn.ct.images import ImageStack, read_images
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.reader import read_scan
@@ -24,7 +25,7 @@ class PreparedScan:
     """One scan, head first. ``grey``: uint8 [slices, size, size]; ``lungs``: bool of the same shape.
 
     ``spacing_mm``, ``z_mm``, ``phantom`` and ``source_sha256`` are those of ``Volume``, before resizing; ``findings``
-    are the reader's and the lung mask's.
+    are the reader's and the lung mask's. ``acquisition``: of the source, its field of view before any crop.
     """
 
     grey: NDArray[np.uint8]
@@ -35,6 +36,7 @@ class PreparedScan:
     findings: tuple[str, ...]
     phantom: bool
     source_sha256: str
+    acquisition: Acquisition
 
 
 def prepare_scan(
@@ -76,6 +78,7 @@ def prepare_scan(
         volume.findings + found.findings,
         volume.phantom,
         volume.source_sha256,
+        replace(volume.acquisition, field_of_view_mm=volume.hu.shape[2] * volume.spacing_mm[2]),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.acquisition import typical
 from cnr_iemn.ct.archive import unpacked
 from cnr_iemn.ct.codecs import check_format, decode_pixels, frames_of, is_lossy
 from cnr_iemn.ct.find import find_slices, is_nifti, is_zip, scan_name
@@ -65,7 +66,8 @@ def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
         findings += ("compressed with loss: the pixel values are not the scanner's",)
     source = hashlib.sha256(b"".join(sorted(files.digests))).hexdigest()
     phantom = any(header.phantom for header in plan.slices)
-    return Volume(hu, plan.spacing_mm, plan.z_mm, findings + plan.findings, phantom, source)
+    taken = typical([header.taken for header in plan.slices])
+    return Volume(hu, plan.spacing_mm, plan.z_mm, findings + plan.findings, phantom, source, taken)
 
 
 class _Files:

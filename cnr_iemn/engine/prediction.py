@@ -1,7 +1,7 @@
 """A trained ensemble's answer for new scans."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from cnr_iemn.engine.ensembles import Ensemble, Member, checkpoint_of
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.training import load_weights
 from cnr_iemn.errors import ScanError
-from cnr_iemn.slices.datamodule import SliceDataset, SliceTable, plain_loader
+from cnr_iemn.slices.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
 from cnr_iemn.slices.inference import predict_slices
 from cnr_iemn.slices.network import SliceNetwork
 
@@ -104,17 +104,24 @@ class EnsembleNetworks:
 
     def slices(self, scan_id: str, prepared: PreparedScan) -> ScanSlices:
         """Predict the slices of one scan."""
-        table = SliceTable.of({scan_id: len(prepared.grey)}, {scan_id: None})
-        networks = {member: self._predict(member, prepared, table) for member in self.ensemble.members}
+        source, n_slices = OneScan(prepared), len(prepared.grey)
+        networks = {
+            member: self.predict(member, self.batches(member, source, scan_id, n_slices))
+            for member in self.ensemble.members
+        }
         facts = prepared.z_mm, prepared.lung_litres, prepared.findings, prepared.phantom
         digest = hashlib.sha256(prepared.grey.tobytes()).hexdigest()
         return ScanSlices(scan_id, *facts, digest, networks)
 
-    def _predict(self, member: Member, prepared: PreparedScan, table: SliceTable) -> NDArray[np.float32]:
-        dataset = SliceDataset(OneScan(prepared), table, image_size=member.image_size)
-        return predict_slices(
-            self.networks[member],
-            plain_loader(dataset, self.batch_size, workers=0),
-            device=self.hardware.device,
-            precision=member.precision,
-        ).classes
+    def batches(
+        self, member: Member, source: PixelSource, scan_id: str, n_slices: int
+    ) -> Iterable[dict[str, torch.Tensor]]:
+        """Return the slices of one scan as this network sees them, head first: batches of ``SliceDataset``."""
+        table = SliceTable.of({scan_id: n_slices}, {scan_id: None})
+        dataset = SliceDataset(source, table, image_size=member.image_size)
+        return plain_loader(dataset, self.batch_size, workers=0)
+
+    def predict(self, member: Member, batches: Iterable[dict[str, torch.Tensor]]) -> NDArray[np.float32]:
+        """Return the class probabilities that one network gives the slices of ``batches``, float32 [n, classes]."""
+        network, precision = self.networks[member], member.precision
+        return predict_slices(network, batches, device=self.hardware.device, precision=precision).classes

@@ -44,19 +44,16 @@ def audit_shortcuts(
     ``shortcuts``: float, one row a scan, one column a shortcut; missing values count as the mean. ``labels``: class
     index of each scan. ``patients``: whose scan each is; classes are permuted over scans.
     """
-    known = shortcuts.dropna(axis="columns", how="all")
-    values = known.fillna(known.mean()).to_numpy(dtype=np.float64)
-    varies = np.ptp(values, axis=0) > 0
-    if not varies.any() or len(np.unique(labels)) < 2:
+    known = _telling(shortcuts)
+    if known.empty or len(np.unique(labels)) < 2:
         return None
+    values = known.to_numpy(dtype=np.float64)
     parts = _parts(patients, seed)
-    left_out = _left_out(values[:, varies], parts)
+    left_out = _left_out(values, parts)
     rng = np.random.default_rng(seed)
     observed = _highest_auc(left_out, labels)
     null = np.array([_highest_auc(left_out, rng.permutation(labels)) for _ in range(permutations)])
     p = float((1 + np.sum(null >= observed)) / (permutations + 1))
-    names = known.columns[varies]
-    columns = values[:, varies].T
     return {
         "n": len(labels),
         "auc": observed,
@@ -66,9 +63,31 @@ def audit_shortcuts(
         "null": [float(value) for value in np.quantile(null, [0.05, 0.5, 0.95])],
         "alone": {
             str(name): _highest_auc(_left_out(column[:, None], parts), labels)
-            for name, column in zip(names, columns, strict=True)
+            for name, column in zip(known, values.T, strict=True)
         },
     }
+
+
+def shortcut_scores(
+    shortcuts: pd.DataFrame, labels: NDArray[np.int64], patients: list[str], n_classes: int, *, seed: int = 0
+) -> Floats:
+    """Return the left-out answer of the audit's classifier for each scan and class, float64 [scans, n_classes].
+
+    Each is of one class against the rest, higher where the shortcuts look like it; the scan's own class has no part in
+    it. The arguments are those of ``audit_shortcuts``, which must not have returned None for them.
+    """
+    left_out = _left_out(_telling(shortcuts).to_numpy(dtype=np.float64), _parts(patients, seed))
+    true = labels[:, None] == np.arange(n_classes)
+    return np.asarray(left_out @ (true - true.mean(axis=0)))
+
+
+def _telling(shortcuts: pd.DataFrame) -> pd.DataFrame:
+    """Return the shortcuts that vary, missing values as the mean."""
+    known = shortcuts.dropna(axis="columns", how="all")
+    known = known.fillna(known.mean())
+    varies = np.ptp(known.to_numpy(dtype=np.float64), axis=0) > 0
+    telling: pd.DataFrame = known[known.columns[varies]]
+    return telling
 
 
 def _parts(patients: list[str], seed: int) -> NDArray[np.int64]:

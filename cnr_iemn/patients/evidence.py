@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.patients.answers import Answers
-from cnr_iemn.patients.audit import audit_shortcuts
+from cnr_iemn.patients.audit_use import audit_answers
 from cnr_iemn.patients.method_study import study_methods
 from cnr_iemn.patients.methods import Method
 from cnr_iemn.patients.nested import calibration_evidence, nested_probabilities
@@ -54,6 +54,7 @@ class Evidence:
     """``values``: permutation_test, calibration, operating_point, spread, methods, method_choice, audit; JSON-ready,
     None where not asked for or not to be had; and ``confirmatory``.
 
+    ``ablations`` is None here: only the engine can run the networks again.
     ``seconds``: what each part took.
     """
 
@@ -99,7 +100,7 @@ def gather_evidence(
     told = chosen.held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
     values: dict[str, Any] = {
         "confirmatory": wanted.confirmatory,
-        **dict.fromkeys(("calibration", "operating_point", "methods", "method_choice", "audit")),
+        **dict.fromkeys(("calibration", "operating_point", "methods", "method_choice", "audit", "ablations")),
     }
     with timed("permutation test"):
         values["permutation_test"] = permutation_test(
@@ -133,7 +134,5 @@ def gather_evidence(
             )
     if shortcuts is not None:
         with timed("audit"):
-            labels = np.array([classes.index(label) for label in chosen.patients["label"]], dtype=np.int64)
-            owners = chosen.patients["patient_id"].tolist()
-            values["audit"] = audit_shortcuts(shortcuts.loc[chosen.patients.index], labels, owners, seed=seed)
+            values["audit"] = audit_answers(chosen.patients, shortcuts, classes, seed=seed)
     return Evidence(values, seconds)

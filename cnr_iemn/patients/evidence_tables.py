@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+from cnr_iemn.patients.audit_tables import ablation_table, use_table
 from cnr_iemn.patients.cells import INTERVAL, ends, interval_text, percent, signed
 from cnr_iemn.patients.intervals import RESAMPLES
 from cnr_iemn.patients.method_tables import method_table, operating_point_table
@@ -44,10 +45,13 @@ def evidence_by_topic(metrics: Mapping[str, Any]) -> dict[str, tuple[ResultTable
     probabilities = [calibration_table(metrics), undecided_table(metrics)] if calibrated else []
     if metrics["operating_point"] is not None:
         probabilities.append(operating_point_table(metrics))
+    shortcuts = [] if metrics["audit"] is None else [audit_table(metrics), use_table(metrics)]
+    if metrics["ablations"] is not None:
+        shortcuts.append(ablation_table(metrics))
     return {
         "trust": tuple(trust),
         "probabilities": tuple(probabilities),
-        "shortcuts": () if metrics["audit"] is None else (audit_table(metrics),),
+        "shortcuts": tuple(shortcuts),
         "methods": () if metrics["methods"] is None else (method_table(metrics),),
     }
 

@@ -35,6 +35,18 @@ def percentages(scan: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.concatenate([group_percentages(model.argmax(axis=1), n_classes=n_classes).ravel() for model in scan])
 
 
+def features_of_sets(
+    sets: Mapping[str, Sequence[NDArray[np.float32]]], models: Sequence[str], classes: Sequence[str]
+) -> tuple[pd.DataFrame, ...]:
+    """Return the features of scans from each set of networks, percent, one row a scan.
+
+    ``sets``: by scan_id, as ``SliceSets``; all scans have as many sets. ``models``: of each array, in its order.
+    """
+    columns = [name for model in models for name in feature_columns(model, classes)]
+    by_scan = [[percentages(array) for array in arrays] for arrays in sets.values()]
+    return tuple(pd.DataFrame(rows, list(sets), columns) for rows in zip(*by_scan, strict=True))
+
+
 def feature_columns(model: str, classes: Sequence[str], *, n_groups: int = N_GROUPS) -> list[str]:
     """Return one model's feature names, ``<model>/g<group>/<class>``, by group, then by class."""
     return [f"{model}/g{group:02d}/{name}" for group in range(n_groups) for name in classes]

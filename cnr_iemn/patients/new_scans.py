@@ -11,10 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnr_iemn.errors import RunError
-from cnr_iemn.patients.group_features import feature_columns, percentages
+from cnr_iemn.patients.group_features import features_of_sets
 from cnr_iemn.patients.parquet import read_parquet, write_parquet
 from cnr_iemn.patients.prediction_checks import wrong_probabilities, wrong_slices
-from cnr_iemn.patients.slice_sets import SliceSets
+from cnr_iemn.patients.slice_sets import SliceSets, by_fold
 from cnr_iemn.records import NEW_SCAN_COLUMNS, NEW_SCANS, NetworkId, NewScansMetadata, probability_columns
 from cnr_iemn.registry import PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE
 
@@ -64,16 +64,12 @@ class NewScans:
     @property
     def sets(self) -> SliceSets:
         """Each scan as every set of networks sees it: the ensemble's only one, or one for each fold."""
-        networks = self.metadata.networks
-        folds = dict.fromkeys(network.fold for network in networks)
-        rows = [[k for k, network in enumerate(networks) if network.fold == fold] for fold in folds]
-        return {scan_id: tuple(scan.networks[each] for each in rows) for scan_id, scan in self.scans.items()}
+        folds = [network.fold for network in self.metadata.networks]
+        return {scan_id: by_fold(scan.networks, folds) for scan_id, scan in self.scans.items()}
 
     def features(self) -> tuple[pd.DataFrame, ...]:
         """Return the booster's features of the scans from each set of networks, percent, one row each (section 2.2)."""
-        columns = [name for model in self.models for name in feature_columns(model, self.metadata.classes)]
-        by_scan = [[percentages(array) for array in arrays] for arrays in self.sets.values()]
-        return tuple(pd.DataFrame(rows, list(self.scans), columns) for rows in zip(*by_scan, strict=True))
+        return features_of_sets(self.sets, self.models, self.metadata.classes)
 
 
 def write_new_scans(path: Path, new: NewScans) -> None:

@@ -1,6 +1,6 @@
 """The slices of each scan as every set of networks sees them: what methods other than the paper's start from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,14 @@ ScanArray = NDArray[np.float32]
 
 SliceSets = Mapping[str, tuple[ScanArray, ...]]
 """By scan_id, one array for each set of networks that scores the scan."""
+
+
+def by_fold(networks: NDArray[np.float32], folds: Sequence[int | None]) -> tuple[ScanArray, ...]:
+    """Return one scan as each set of networks sees it: those of one fold, or all where there are no folds.
+
+    ``networks``: float32 [networks, n_slices, classes]. ``folds``: of each network.
+    """
+    return tuple(networks[[each == fold for each in folds]] for fold in dict.fromkeys(folds))
 
 
 def paper_sets(predictions: Mapping[str, Predictions]) -> dict[str, tuple[ScanArray, ...]]:

@@ -233,6 +233,7 @@ class AggregateSettings:
     other seeds. ``evaluate``: predictions of predict.py, a file or a list, scored by the ensemble as it is;
     ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
     ``compare_on``: the validation scans, or a set that both have scored.
+    ``ablations``: whether the networks answer again for the validation scans, parts of their input taken away.
     """
 
     study: str = "default"
@@ -252,6 +253,7 @@ class AggregateSettings:
     labels: Any = None
     compare: str | None = None
     compare_on: str = "validation"
+    ablations: bool = False
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

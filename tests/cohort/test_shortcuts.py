@@ -1,6 +1,7 @@
 """What is measured outside the lungs, on scans whose every pixel is known."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from cnr_iemn.cohort.shortcuts import shortcuts
 from cnr_iemn.cohort.store import PixelSettings, SliceStore, StoredScan
+from cnr_iemn.ct.acquisition import Acquisition
+from cnr_iemn.files import json_text
 
 
 def write(folder: Path, findings: tuple[str, ...], spacing: tuple[float, float, float]) -> None:
@@ -44,3 +47,22 @@ def test_every_column_is_what_it_says(tmp_path: Path) -> None:
     assert table["finding: gap of # mm"].tolist() == [1, 1]
     assert not any("pleura" in name for name in table)
     assert table["finding: mask in doubt"].tolist() == [1, 0]
+
+
+def test_how_a_scan_was_taken_is_known_or_missing_never_0(tmp_path: Path) -> None:
+    """Six scans of one kernel, four of another, of which two do not say their voltage; one of no DICOM; an old one."""
+    kernels = ["aa"] * 6 + ["bb"] * 4 + [None, None]
+    for k, kernel in enumerate(kernels):
+        write(tmp_path / f"s{k:02d}", (), (1.5, 0.7, 0.7))
+        taken = Acquisition(kernel, "m", "n", "1.2", kvp=math.nan if k in (8, 9) else 120.0, bits_stored=12.0)
+        source = {"files": "", "acquisition": asdict(taken if kernel else Acquisition())}
+        if k == 11:
+            del source["acquisition"]
+        (tmp_path / f"s{k:02d}" / "source.json").write_text(json_text(source))
+    table = shortcuts(SliceStore(tmp_path, PixelSettings()), [f"s{k:02d}" for k in range(12)])
+    expected = [1.0] * 6 + [0.0] * 4 + [math.nan] * 2
+    np.testing.assert_array_equal(table["kernel aa"], expected)
+    assert "kernel bb" not in table  # of too few scans
+    np.testing.assert_array_equal(table["transfer syntax 1.2"], [1.0] * 10 + [math.nan] * 2)
+    np.testing.assert_array_equal(table["tube voltage, kV"], [120.0] * 8 + [math.nan] * 4)
+    assert table["tube current, mA"].isna().all()
