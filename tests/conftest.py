@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import MODELS, TINY, entry_point
+from tests.pipeline import MODELS, QUICK, TINY, entry_point
 
 
 @pytest.fixture(scope="session")
@@ -27,5 +27,5 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache, runs = f"ingest.cache={folder / 'cache'}", f"runs={folder / 'runs'}"
     ensemble = f"ensemble=[{','.join(MODELS)}]"
     assert entry_point("train")(["-m", *TINY, cache, runs, "study=tiny", f"model={','.join(MODELS)}"]) == 0
-    assert entry_point("aggregate")([runs, "study=tiny", ensemble]) == 0
+    assert entry_point("aggregate")([runs, "study=tiny", ensemble, *QUICK]) == 0
     return folder

@@ -43,3 +43,7 @@ def measured_rows(run: Path) -> pd.DataFrame:
     """Return metrics.csv of a run without what tells of the machine: time, speed and memory."""
     table = pd.read_csv(run / "metrics.csv")
     return table[[name for name in table if name != "seconds" and not name.startswith("machine/")]]
+
+
+QUICK = ("permutations=9", "refits=3", "method_repeats=1")
+"""Arguments of aggregate.py: every part of its evidence, few times."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cnr_iemn.errors import JobError, PartialFailureError
-from tests.pipeline import ROOT, TINY, entry_point
+from tests.pipeline import QUICK, ROOT, TINY, entry_point
 
 LAUNCHERS = {
     "basic": [],
@@ -27,7 +27,7 @@ def test_a_failed_job_stops_no_other(
     runs = tmp_path / "runs"
     shutil.copytree(tiny_study / "runs", runs)
     shutil.rmtree(runs / "tiny" / "ensembles")
-    words = ["-m", *LAUNCHERS[launcher], f"runs={runs}", "study=tiny"]
+    words = ["-m", *LAUNCHERS[launcher], f"runs={runs}", "study=tiny", *QUICK]
     assert entry_point("aggregate")([*words, "ensemble=resnext50,inception_v3,densenet161"]) == 1
     printed = capfd.readouterr().err
     assert "1 of 3 jobs failed:" in printed

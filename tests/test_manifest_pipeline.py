@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.pipeline import entry_point
+from tests.pipeline import QUICK, entry_point
 
 WORDS = (
     "data=manifest",
@@ -77,7 +77,7 @@ def test_scans_of_image_slices_reach_the_patient(tmp_path: Path, capsys: pytest.
     runs = f"runs={tmp_path / 'runs'}"
     words = [runs, f"data.csv={manifest}", f"data.slices={labels}", f"ingest.cache={tmp_path / 'cache'}"]
     assert entry_point("train")([*WORDS, *words]) == 0
-    assert entry_point("aggregate")([runs, "study=own", "ensemble=resnext50"]) == 0
+    assert entry_point("aggregate")([runs, "study=own", "ensemble=resnext50", *QUICK]) == 0
     metrics = json.loads((tmp_path / "runs/own/ensembles/resnext50/metrics.json").read_text())
     assert metrics["classes"] == ["healthy", "sick"]
     assert metrics["n_features"] == 40

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cnr_iemn.patients.predictions import read_predictions
-from tests.pipeline import TINY, entry_point
+from tests.pipeline import QUICK, TINY, entry_point
 
 MODEL = "resnext50"
 
@@ -24,7 +24,7 @@ def study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
 def test_out_of_fold_answers_are_what_predict_gives(study: list[str], tiny_study: Path) -> None:
     folder = Path(study[0].removeprefix("runs=")) / "folds"
     ensemble = [*study, f"ensemble={MODEL}"]
-    assert entry_point("aggregate")([*ensemble, "booster.features=out_of_fold", "ablations=true"]) == 0
+    assert entry_point("aggregate")([*ensemble, "booster.features=out_of_fold", "ablations=true", *QUICK]) == 0
     metrics = json.loads((folder / "ensembles" / MODEL / "metrics.json").read_text())
     assert (metrics["method"], metrics["folds"]) == ("out_of_fold", 2)
     ablations = metrics["ablations"]  # of both folds' networks, read from their checkpoints
