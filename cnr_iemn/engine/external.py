@@ -16,8 +16,9 @@ from cnr_iemn.patients.new_scans import read_new_scans
 from cnr_iemn.patients.paired import compare_studies, paired_table
 from cnr_iemn.patients.results import write_figures
 from cnr_iemn.records import SCHEMA_VERSION
-from cnr_iemn.settings.checks import ensemble_name, paths_of
+from cnr_iemn.settings.checks import ensemble_name
 from cnr_iemn.settings.schema import AggregateSettings
+from cnr_iemn.settings.values import paths_of
 
 
 def evaluate(settings: AggregateSettings, console: Console) -> float:

@@ -1,16 +1,14 @@
 """Checks of values and between fields, before anything heavy is imported or written."""
 
-from collections.abc import Iterable, Sequence
-
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.registry import BACKBONES, BOOSTER, METHODS
+from cnr_iemn.registry import BACKBONES
+from cnr_iemn.settings.aggregate_checks import check_aggregate
 from cnr_iemn.settings.ranges import search_space
 from cnr_iemn.settings.schema import (
     AggregateSettings,
     BalancingSettings,
     DataSettings,
     IngestSettings,
-    LoggerSettings,
     ModelSettings,
     PredictSettings,
     PrepareSettings,
@@ -18,6 +16,7 @@ from cnr_iemn.settings.schema import (
     TrainerSettings,
     TrainSettings,
 )
+from cnr_iemn.settings.values import at_least, check_logger, folder_name, one_of
 
 LUNGS = ("pleura", "border", "tutorial")
 
@@ -25,13 +24,13 @@ LUNGS = ("pleura", "border", "tutorial")
 def check_settings(settings: object) -> None:
     """Check the settings of any entry point. Raises ConfigurationError."""
     if isinstance(settings, TrainSettings | PrepareSettings):
-        _one_of("lungs", settings.lungs, LUNGS)
+        one_of("lungs", settings.lungs, LUNGS)
         _check_ingest(settings.ingest)
         _check_data(settings.data)
     if isinstance(settings, TrainSettings):
-        _name("study", settings.study)
+        folder_name("study", settings.study)
         if settings.tag is not None:
-            _name("tag", settings.tag)
+            folder_name("tag", settings.tag)
         _check_model(settings.model)
         _check_balancing(settings.balancing)
         _check_trainer(settings.trainer)
@@ -40,43 +39,17 @@ def check_settings(settings: object) -> None:
                 f"trainer.early_stopping={settings.trainer.early_stopping} looks at validation slices, and "
                 "data.split.validation=0 leaves none. Give trainer.early_stopping=null, or a share for validation."
             )
-        _one_of("resume", settings.resume, ("auto", "never"))
-        _check_logger(settings.logger)
+        one_of("resume", settings.resume, ("auto", "never"))
+        check_logger(settings.logger)
         if settings.sweep is not None:
             _check_sweep(settings, settings.sweep)
     if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings):
-        if settings.permutations != 0:
-            _at_least("permutations", settings.permutations, 2)
-        if not 0 < settings.answer_share <= 1:
-            raise ConfigurationError(
-                f"answer_share={settings.answer_share} is no share of scans. Give one above 0 and up to 1, such as 0.9."
-            )
-        _check_logger(settings.logger)
-        if settings.logger.name == "tensorboard" or settings.logger.log_checkpoint:
-            raise ConfigurationError(
-                "aggregate.py has tables and drawings, for which TensorBoard has no place, and no checkpoint. Give "
-                "logger=wandb, or leave logger out: report.html holds everything."
-            )
-        _check_methods(settings)
-        _one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
-        if settings.refits != 0:
-            _at_least("refits", settings.refits, 2)
-        _repeats("seeds", settings.seeds, "tag", settings.tag)
-        _repeats("splits", settings.splits, "study", settings.study)
-        _check_scoring(settings)
+        check_aggregate(settings)
     if isinstance(settings, AggregateSettings | PredictSettings):
-        _name("study", settings.study)
+        folder_name("study", settings.study)
         ensemble_models(settings.ensemble)
-
-
-def paths_of(key: str, value: object) -> tuple[str, ...]:
-    """Return the paths of a setting that is null, one path or a list of them."""
-    paths = () if value is None else (value,) if isinstance(value, str) else value
-    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) and path for path in paths):
-        raise ConfigurationError(f"{key}={value!r} names no file. Give a path, or a list: '{key}=[a,b]'.")
-    return tuple(paths)
 
 
 def ensemble_models(ensemble: object) -> tuple[str, ...]:
@@ -90,7 +63,7 @@ def ensemble_models(ensemble: object) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ConfigurationError(f"ensemble={ensemble!r} names a model twice. Name each once.")
     for name in names:
-        _name("ensemble", name)  # whether it has been trained is looked at where the runs are
+        folder_name("ensemble", name)  # whether it has been trained is looked at where the runs are
     return tuple(names)
 
 
@@ -99,43 +72,9 @@ def ensemble_name(ensemble: object) -> str:
     return "all" if ensemble == "all" else "+".join(ensemble_models(ensemble))
 
 
-def _check_methods(settings: AggregateSettings) -> None:
-    _one_of("confirmatory", settings.confirmatory, (BOOSTER, *METHODS))
-    if settings.confirmatory != BOOSTER and not settings.methods:
-        raise ConfigurationError(
-            f"confirmatory={settings.confirmatory} is one of the methods, and methods=false leaves them out. "
-            "Give methods=true, or confirmatory=booster."
-        )
-    _at_least("method_repeats", settings.method_repeats, 1)
-    if not 0 < settings.threshold_sensitivity <= 1:
-        raise ConfigurationError(
-            f"threshold_sensitivity={settings.threshold_sensitivity} is no sensitivity to reach. "
-            "Give one above 0 and up to 1, such as 0.9."
-        )
-
-
-def _check_scoring(settings: AggregateSettings) -> None:
-    evaluate, labels = paths_of("evaluate", settings.evaluate), paths_of("labels", settings.labels)
-    if bool(evaluate) != bool(labels):
-        raise ConfigurationError(
-            "evaluate= and labels= belong together: the predictions.parquet that predict.py has written, and the true "
-            "classes of its scans (CSV, columns Study and Label). Give both."
-        )
-    if settings.compare is None:
-        if settings.compare_on != "validation":
-            raise ConfigurationError("compare_on= says on which scans to compare. Name the other study with compare=.")
-        return
-    if evaluate:
-        raise ConfigurationError("compare= and evaluate= are two tasks. Give one, then the other.")
-    study, slash, name = settings.compare.partition("/")
-    for part in (study, name) if slash else (study,):
-        _name("compare", part)
-    _name("compare_on", settings.compare_on)
-
-
 def _check_data(data: DataSettings) -> None:
-    _one_of("data.reader", data.reader, ("covid_ct_md", "phantom", "manifest"))
-    _one_of("data.labels", data.labels, ("updated-1", "original"))
+    one_of("data.reader", data.reader, ("covid_ct_md", "phantom", "manifest"))
+    one_of("data.labels", data.labels, ("updated-1", "original"))
     if data.reader == "covid_ct_md" and data.root is None:
         raise ConfigurationError(
             f"data={data.name} needs the folder of the scans and none was given. "
@@ -162,24 +101,24 @@ def _check_data(data: DataSettings) -> None:
 
 
 def _check_ingest(ingest: IngestSettings) -> None:
-    _at_least("ingest.size", ingest.size, 32)
-    _one_of("ingest.crop", ingest.crop, ("none", "lungs"))
+    at_least("ingest.size", ingest.size, 32)
+    one_of("ingest.crop", ingest.crop, ("none", "lungs"))
     if len(ingest.window) != 2 or ingest.window[0] >= ingest.window[1]:
         raise ConfigurationError(
             f"ingest.window={ingest.window} is not a window. Give two values in HU, the lower first: [-1000, 400]."
         )
     if ingest.workers is not None:
-        _at_least("ingest.workers", ingest.workers, 0)
+        at_least("ingest.workers", ingest.workers, 0)
 
 
 def _check_model(model: ModelSettings) -> None:
-    _one_of("model.library", model.library, ("torchvision", "timm"))
-    _one_of("model.position", model.position, ("both", "location", "none"))
-    _at_least("model.image_size", model.image_size, 1)
+    one_of("model.library", model.library, ("torchvision", "timm"))
+    one_of("model.position", model.position, ("both", "location", "none"))
+    at_least("model.image_size", model.image_size, 1)
     if model.library == "timm":
-        _name("model.name", model.name)
+        folder_name("model.name", model.name)
         return
-    _one_of("model.name", model.name, BACKBONES)
+    one_of("model.name", model.name, BACKBONES)
     minimum = BACKBONES[model.name].minimum_size
     if model.image_size < minimum:
         raise ConfigurationError(
@@ -189,7 +128,7 @@ def _check_model(model: ModelSettings) -> None:
 
 
 def _check_balancing(balancing: BalancingSettings) -> None:
-    _one_of("balancing.augment", balancing.augment, ("paper", "all_classes"))
+    one_of("balancing.augment", balancing.augment, ("paper", "all_classes"))
     copies = balancing.copies
     if copies == "auto":
         return
@@ -201,23 +140,23 @@ def _check_balancing(balancing: BalancingSettings) -> None:
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:
-    _one_of("trainer.schedule", trainer.schedule, ("steps", "cosine", "constant", "one_cycle"))
-    _one_of("trainer.checkpoint", trainer.checkpoint, ("best", "last"))
-    _one_of("trainer.precision", trainer.precision, ("auto", "32", "bf16"))
-    _at_least("trainer.max_epochs", trainer.max_epochs, 1)
+    one_of("trainer.schedule", trainer.schedule, ("steps", "cosine", "constant", "one_cycle"))
+    one_of("trainer.checkpoint", trainer.checkpoint, ("best", "last"))
+    one_of("trainer.precision", trainer.precision, ("auto", "32", "bf16"))
+    at_least("trainer.max_epochs", trainer.max_epochs, 1)
     for key, number in (("nodes", trainer.nodes), ("cpu_processes", trainer.cpu_processes)):
-        _at_least(f"trainer.{key}", number, 1)
-    _at_least("trainer.accumulate", trainer.accumulate, 1)
-    _at_least("trainer.batch_size", trainer.batch_size, 2)
+        at_least(f"trainer.{key}", number, 1)
+    at_least("trainer.accumulate", trainer.accumulate, 1)
+    at_least("trainer.batch_size", trainer.batch_size, 2)
     for key, value in (("gpus", trainer.gpus), ("workers", trainer.workers)):
         if value is not None:
-            _at_least(f"trainer.{key}", value, 0)
+            at_least(f"trainer.{key}", value, 0)
     if trainer.ema is not None and not 0 < trainer.ema < 1:
         raise ConfigurationError(f"trainer.ema={trainer.ema} is no decay. Give one between 0 and 1, such as 0.999.")
     if trainer.clip is not None and trainer.clip <= 0:
         raise ConfigurationError(f"trainer.clip={trainer.clip} is no length of a gradient. Give one above 0, or null.")
     if trainer.early_stopping is not None:
-        _at_least("trainer.early_stopping", trainer.early_stopping, 1)
+        at_least("trainer.early_stopping", trainer.early_stopping, 1)
     if not 0 <= trainer.warmup_epochs < trainer.max_epochs:
         raise ConfigurationError(
             f"trainer.warmup_epochs={trainer.warmup_epochs} leaves nothing of trainer.max_epochs={trainer.max_epochs}. "
@@ -232,23 +171,13 @@ def _check_trainer(trainer: TrainerSettings) -> None:
         raise ConfigurationError(f"trainer.learning_rate={trainer.learning_rate} trains nothing. Give a positive rate.")
 
 
-def _check_logger(logger: LoggerSettings) -> None:
-    _one_of("logger.name", logger.name, ("csv", "wandb", "tensorboard"))
-    _at_least("logger.worst_slices", logger.worst_slices, 0)
-    if logger.log_checkpoint and logger.name != "wandb":
-        raise ConfigurationError(
-            f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} has not. "
-            "Add logger=wandb, or leave it out: the run's folder holds its checkpoints anyway."
-        )
-
-
 def _check_sweep(settings: TrainSettings, sweep: SweepSettings) -> None:
-    _name("sweep.name", sweep.name)
-    _one_of("sweep.score", sweep.score, ("inner_folds", "validation"))
+    folder_name("sweep.name", sweep.name)
+    one_of("sweep.score", sweep.score, ("inner_folds", "validation"))
     for key, value in (("trials", sweep.trials), ("parallel", sweep.parallel)):
-        _at_least(f"sweep.{key}", value, 1)
+        at_least(f"sweep.{key}", value, 1)
     for key in ("startup_trials", "prune_after_trials", "prune_after_epochs"):
-        _at_least(f"sweep.{key}", getattr(sweep, key), 0)
+        at_least(f"sweep.{key}", getattr(sweep, key), 0)
     folds = list(range(settings.data.folds)) if sweep.folds is None else sweep.folds
     if not folds or len(set(folds)) < len(folds) or not set(folds) <= set(range(settings.data.folds)):
         raise ConfigurationError(
@@ -261,31 +190,3 @@ def _check_sweep(settings: TrainSettings, sweep: SweepSettings) -> None:
             "data.fold, tag and overwrite cannot be given. Leave them out; another sweep.name= begins anew."
         )
     search_space(sweep.space)
-
-
-def _one_of(key: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise ConfigurationError(f"{key}={value} is not known. Choose one of: {', '.join(allowed)}.")
-
-
-def _at_least(key: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ConfigurationError(f"{key}={value} is too small. Give {minimum} or more.")
-
-
-def _repeats(key: str, names: Sequence[str], own_key: str, own: str) -> None:
-    for name in names:
-        _name(key, name)
-    if own in names or len(set(names)) < len(names):
-        raise ConfigurationError(
-            f"{key}=[{','.join(names)}] names one twice, or {own_key}={own}, which is there anyway. Name each of the "
-            "others once."
-        )
-
-
-def _name(key: str, value: str) -> None:
-    if not value or value.startswith(".") or any(c in value for c in "/\\ :"):
-        raise ConfigurationError(
-            f"{key}={value!r} becomes a folder's name and cannot be used as one. "
-            "Use letters, digits, '-', '_', '=' and '+'."
-        )
