@@ -80,10 +80,12 @@ def write_study(folder: Path, size: int) -> None:
     write_store(store, scans, size)
     for model, info in BACKBONES.items():
         run = RunFolder.of(folder / "runs", "paper-size", model, "seed0")
-        network = {"image_size": info.image_size, "position": "both", "library": "torchvision"}
-        configuration = {"model": network, "ingest": ingest, "lungs": "pleura"}
+        network = {"image_size": info.image_size, "position": "both", "library": "torchvision", "weights": "none"}
+        data = {"split": {"seed": 0, "file": None}, "exclude": [], "shuffle_training_labels": False}
+        configuration = {"model": network, "ingest": ingest, "lungs": "pleura", "data": data}
         cohort = {"name": "simulated", "root": "simulated", "n_scans": len(scans)}
-        run.begin({"configuration": configuration, "cohort": cohort, "store": str(store)}, "")
+        made_with = {"hardware": "simulated", "versions": {}}
+        run.begin({"configuration": configuration, "cohort": cohort, "store": str(store), **made_with}, "")
         made = make_predictions(model, looks, skill=0.5, checkpoint="last", store=store.name)
         made.table["label"] = made.table["scan_id"].map({name: scan.label for name, scan in scans.items()}).astype(str)
         made.table["used_for_selection"] = False

@@ -80,7 +80,7 @@ def describe_ensemble(
     members = [_member(run, made[name], fold) for fold, (those, made) in sets.items() for name, run in those.items()]
     name, run = next(iter(runs.items()))
     record, metadata = run.record() or {}, predictions[name].metadata
-    with _written_by_this_version(run):
+    with written_by_this_version(run):
         pixels, cohort = _pixel_settings(record), record["cohort"]["name"]
     features = "paper" if folds is None else "out_of_fold"
     return Ensemble(study, tuple(members), metadata.classes, pixels, metadata.phantom, cohort, features)
@@ -89,7 +89,7 @@ def describe_ensemble(
 def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Member:
     metadata = predictions.metadata
     checkpoint = run.checkpoints / f"{metadata.checkpoint}.ckpt"
-    with _written_by_this_version(run):
+    with written_by_this_version(run):
         model = (run.record() or {})["configuration"]["model"]
         return Member(
             model=run.model,
@@ -110,7 +110,7 @@ def store_of(run: RunFolder) -> SliceStore:
     Raises RunError where it has been moved or deleted since, or the run is of an earlier version.
     """
     record = run.record() or {}
-    with _written_by_this_version(run):
+    with written_by_this_version(run):
         root, pixels = Path(record["store"]), _pixel_settings(record)
     store = SliceStore(root, pixels)
     if not root.is_dir():
@@ -138,7 +138,7 @@ def stored_summaries(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, Sc
 
 
 @contextmanager
-def _written_by_this_version(run: RunFolder) -> Iterator[None]:
+def written_by_this_version(run: RunFolder) -> Iterator[None]:
     """Turn a setting that run.json lacks into a RunError."""
     try:
         yield

@@ -39,18 +39,20 @@ METRICS = {
 
 def write_run(root: Path, study: str, model: str, tag: str, seed: int, *, split: int = 0, **metadata: object) -> None:
     run = RunFolder.of(root, study, model, tag)
-    data = {"fold": None, "folds": 2, "split": vars(SplitSettings(seed=split))}
+    data = {"fold": None, "folds": 2, "split": vars(SplitSettings(seed=split)), "exclude": []}
+    data["shuffle_training_labels"] = False
     configuration: dict[str, Any] = {
         "study": study,
         "seed": seed,
         "tag": tag,
         "lungs": "pleura",
         "data": data,
-        "model": {"image_size": 224, "position": "none", "library": "torchvision"},
+        "model": {"image_size": 224, "position": "none", "library": "torchvision", "weights": "none"},
         "ingest": {"size": 32, "window": [-1000, 400], "crop": "none", **vars(Permissions())},
     }
     cohort = {"name": "three", "root": "/data/three", "n_scans": len(SCANS)}
-    run.begin({"configuration": configuration, "cohort": cohort, "store": str(root / "store")}, "")
+    machine = {"hardware": "2 CPU cores", "versions": {"torch": "2.14"}}
+    run.begin({"configuration": configuration, "cohort": cohort, "store": str(root / "store"), **machine}, "")
     fold = int(tag[-1]) if "fold" in tag else None
     scans = (
         SCANS
