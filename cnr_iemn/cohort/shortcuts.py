@@ -1,12 +1,12 @@
 """What a scan shows that must not tell its class: how it was taken, and everything outside the lungs."""
 
-import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cnr_iemn.cohort.findings import kind_of
 from cnr_iemn.cohort.store import SliceStore
 from cnr_iemn.ct.acquisition import CODES, Acquisition
 from cnr_iemn.ct.lungs.rules import DENSE_PLEURA
@@ -49,11 +49,7 @@ def shortcuts(store: SliceStore, scan_ids: Iterable[str]) -> pd.DataFrame:
             **{name: getattr(taken[scan_id], field) for name, field in _NUMBERS.items()},
             "border grey": float(_border(grey).mean()),
             "grey outside the lungs": float(grey[lungs == 0].mean()),
-            **{
-                f"finding: {re.sub(r'[0-9.]+', '#', finding)}": 1.0
-                for finding in scan.findings
-                if not finding.endswith(DENSE_PLEURA)
-            },
+            **{f"finding: {kind_of(finding)}": 1.0 for finding in scan.findings if not finding.endswith(DENSE_PLEURA)},
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("scan_id")
     found = [name for name in table if str(name).startswith("finding: ")]

@@ -1,5 +1,6 @@
 """report.html of an ensemble: one page that holds everything, the answer first, and the figures as files beside it."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from cnr_iemn.cohort.findings import kind_of
 from cnr_iemn.cohort.store import SliceStore, StoredScan
-from cnr_iemn.files import write_text_atomic
-from cnr_iemn.patients.cells import interval_text, percent
+from cnr_iemn.files import sha256_of_file, write_text_atomic
+from cnr_iemn.patients.cells import interval_text, percent, with_interval
 from cnr_iemn.patients.evidence_tables import LEAK, evidence_by_topic, evidence_tables
 from cnr_iemn.patients.results import Results
 from cnr_iemn.patients.tables import ResultTable, ensemble_title, result_tables
@@ -50,6 +52,9 @@ def write_report(folder: Path, results: Results, store: SliceStore, origin: Mapp
     drawings = study_figures(metrics)
     for drawing in drawings.values():
         write_text_atomic(folder / "figures" / f"{drawing.name}.svg", drawing.as_file())
+    for path in (folder / "figures").glob("*.svg"):
+        if path.stem not in drawings:
+            path.unlink()  # of an earlier aggregation, which measured more
     held_out = results.patients[results.patients["split"] == VALIDATION]
     rows = patient_rows(held_out, results.contributions, results.slices, store, budget=_ROW_BYTES)
     about = {
@@ -80,9 +85,21 @@ def write_report(folder: Path, results: Results, store: SliceStore, origin: Mapp
     )
     write_text_atomic(folder / "report.html", page)
     card = templates.get_template("model_card.md").render(
-        **about, tables=[*result_tables(metrics), *evidence_tables(metrics)]
+        **about, tables=[*result_tables(metrics), *evidence_tables(metrics)], external=external_accuracies(folder)
     )
     write_text_atomic(folder / "model_card.md", card)
+
+
+def external_accuracies(folder: Path) -> dict[str, str]:
+    """Return the accuracy of each external set that this very booster was scored on, by set, in words."""
+    booster = sha256_of_file(folder / "booster.ubj") if (folder / "booster.ubj").is_file() else None
+    found = {}
+    for path in sorted(folder.glob("external/*/metrics.json")):
+        scored = json.loads(path.read_text(encoding="utf-8"))
+        if scored.get("booster_sha256") == booster:
+            accuracy = with_interval(scored["missing_as_wrong"]["accuracy"])
+            found[scored["set"]] = f"{accuracy}, {scored['n_answered']} of {scored['n_labelled']} scans answered"
+    return found
 
 
 def answer(metrics: Mapping[str, Any]) -> str:
@@ -150,8 +167,8 @@ def sections(metrics: Mapping[str, Any], drawings: Mapping[str, Drawing]) -> lis
 
 
 def quality(scans: Sequence[StoredScan]) -> dict[str, Any]:
-    """Return what preparation noted: scans whose mask is in doubt, and how often each finding occurs."""
-    counts = Counter(finding for scan in scans for finding in scan.findings)
+    """Return what preparation noted: scans whose mask is in doubt, and how many scans have each kind of finding."""
+    counts = Counter(kind for scan in scans for kind in {kind_of(finding) for finding in scan.findings})
     return {
         "n": len(scans),
         "doubtful": [scan for scan in scans if is_doubtful(scan)],

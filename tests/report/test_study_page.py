@@ -1,5 +1,7 @@
 """report.html and model_card.md: complete, honest, self-contained, and nothing of a name taken as HTML."""
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ import pytest
 from cnr_iemn.cohort.store import StoredScan
 from cnr_iemn.patients.contributions import Contributions
 from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.results import Results, assemble_results
+from cnr_iemn.patients.results import Results, assemble_results, write_results
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from cnr_iemn.report import patients as patients_module
 from cnr_iemn.report import study as study_module
@@ -216,7 +218,8 @@ def test_what_was_not_measured_has_no_section_and_the_card_says_so(tmp_path: Pat
     assert PHANTOM_NOTICE not in page + card
     for absent in ("probabilities", "shortcuts", "methods"):
         assert f'id="{absent}"' not in page
-    for figure in ("p of stage 2 against permuted labels", "expected calibration error, as given", "AUC of shortcuts"):
+    unmeasured = "p of stage 2 against permuted labels", "expected calibration error, as given", "AUC of shortcuts"
+    for figure in (*unmeasured, "accuracy on an external set"):
         assert re.search(rf"\| {figure}[^|]*\| not measured \|", card)
     assert not re.search(r"macro AUC \| not measured", card)
 
@@ -227,6 +230,40 @@ def test_the_card_is_of_the_same_numbers(folder: Path, results: Results) -> None
     assert f"| macro AUC | {metrics['intervals']['patient_bootstrap']['macro_auc']['value']:.3f} |" in card
     assert f"| p of stage 2 against permuted labels | {metrics['permutation_test']['p']:.3f} |" in card
     assert f"{100 * metrics['accuracy']:.2f} [" in card
+
+
+def test_the_card_has_the_external_sets_that_this_very_booster_was_scored_on(results: Results, tmp_path: Path) -> None:
+    write_results(tmp_path, results)
+    own = hashlib.sha256((tmp_path / "booster.ubj").read_bytes()).hexdigest()
+    for name, booster in (("test-1", own), ("test-2", "another")):
+        accuracy = {"value": 0.75, "low": 0.5, "high": 0.9}
+        scored = {"set": name, "booster_sha256": booster, "n_answered": 29, "n_labelled": 30}
+        (tmp_path / "external" / name).mkdir(parents=True)
+        (tmp_path / "external" / name / "metrics.json").write_text(
+            json.dumps({**scored, "missing_as_wrong": {"accuracy": accuracy}})
+        )
+    write_report(tmp_path, results, store_of(SCANS), ORIGIN, study="x")
+    card = (tmp_path / "model_card.md").read_text()
+    assert "| accuracy on the external set test-1, %, the others as wrong | 75.00 [50.0, 90.0], 29 of 30" in card
+    assert "test-2" not in card
+    assert "accuracy on an external set" not in card
+
+
+def test_drawings_of_an_earlier_aggregation_do_not_stay(results: Results, tmp_path: Path) -> None:
+    write_report(tmp_path, results, store_of(SCANS), ORIGIN, study="x")
+    less = replace(results, metrics={**results.metrics, "methods": None})
+    write_report(tmp_path, less, store_of(SCANS), ORIGIN, study="x")
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert "methods" not in names
+    assert "confusion" in names
+
+
+def test_findings_count_by_their_kind_and_once_a_scan() -> None:
+    said = [("139 ml of dense tissue", "3.5 ml of dense tissue"), ("7 ml of dense tissue",), ()]
+    scans = [StoredScan(str(k), 9, 48, (2, 1, 1), (), 4.0, each, True, "", "") for k, each in enumerate(said)]
+    found = study_module.quality(scans)
+    assert found["findings"] == [("# ml of dense tissue", 2)]
+    assert (found["n"], found["without"]) == (3, 1)
 
 
 def test_permuted_labels_leaks_and_alarms_are_the_first_lines(results: Results) -> None:
