@@ -5,7 +5,6 @@ python aggregate.py study=default evaluate=predictions.parquet labels=labels.csv
 python aggregate.py study=one compare=other
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,9 @@ from cnr_iemn.settings.schema import AggregateSettings
 if TYPE_CHECKING:  # heavy: loaded once the settings are checked
     from rich.console import Console
 
+    from cnr_iemn.patients.evidence import Wanted
     from cnr_iemn.patients.results import Results
-    from cnr_iemn.patients.tables import ResultTable
+    from cnr_iemn.patients.spread import Repeats
 
 
 @entry_point("aggregate", AggregateSettings)
@@ -31,18 +31,13 @@ def main(settings: AggregateSettings) -> float:
     from rich.console import Console
 
     from cnr_iemn.cohort.shortcuts import shortcuts
-    from cnr_iemn.cohort.twins import require_distinct
     from cnr_iemn.engine.ensembles import describe_ensemble, grey_checksums, store_of, stored_summaries, write_ensemble
     from cnr_iemn.engine.external import compare, evaluate
     from cnr_iemn.engine.joined import join_runs
     from cnr_iemn.engine.provenance import provenance
     from cnr_iemn.engine.repeats import find_repeats
     from cnr_iemn.files import json_text, write_text_atomic
-    from cnr_iemn.patients.evidence import Wanted
-    from cnr_iemn.patients.evidence_tables import evidence_tables
     from cnr_iemn.patients.results import assemble_results, write_results
-    from cnr_iemn.patients.tables import result_tables
-    from cnr_iemn.records import TRAINING
     from cnr_iemn.report.study import write_report
 
     console = Console(width=None if Console().is_terminal else 140)
@@ -50,69 +45,65 @@ def main(settings: AggregateSettings) -> float:
         return compare(settings, console)
     if settings.evaluate is not None:
         return evaluate(settings, console)
-    root, name = Path(settings.runs), ensemble_name(settings.ensemble)
-    booster = asdict(settings.booster)
+    root, name, booster = Path(settings.runs), ensemble_name(settings.ensemble), asdict(settings.booster)
     way = booster.pop("features")
     joined = join_runs(root, settings.study, ensemble_models(settings.ensemble), settings.tag, features=way)
-    predictions, folds = joined.predictions, joined.fold_predictions
-    store, scans = store_of(next(iter(joined.runs.values()))), next(iter(predictions.values())).scans
-    sides = scans["split"] if folds is None else scans["split"].str.cat(scans["fold"].astype("string"), " fold ", "-")
-    require_distinct(store, dict(zip(scans.index, sides, strict=True)))
-    ensemble = describe_ensemble(settings.study, joined.runs, predictions, joined.folds)
+    store = store_of(next(iter(joined.runs.values())))
+    joined.require_distinct_scans(store)
+    ensemble = describe_ensemble(settings.study, joined.runs, joined.predictions, joined.folds)
     repeats = find_repeats(root, joined, ensemble, name, seeds=settings.seeds, splits=settings.splits)
+    origin = provenance(joined, booster_seed=settings.booster.seed)
     results = assemble_results(
-        predictions,
-        stored_summaries(store, scans.index),
+        joined.predictions,
+        stored_summaries(store, joined.scans.index),
         cohort=ensemble.cohort,
-        folds=folds,
-        shortcuts=shortcuts(store, scans.index),
-        wanted=Wanted(
-            settings.permutations,
-            settings.answer_share,
-            settings.methods,
-            settings.method_repeats,
-            settings.confirmatory,
-            settings.threshold_class,
-            settings.threshold_sensitivity,
-            settings.refits,
-            repeats,
-        ),
+        folds=joined.fold_predictions,
+        shortcuts=shortcuts(store, joined.scans.index),
+        wanted=_wanted(settings, repeats),
         **booster,
     )
-    study = root / settings.study
     if settings.ablations:
         from cnr_iemn.engine.ablations import ablate  # torch only here
 
-        ablate(study, ensemble, store, results)
-    folder = study / "ensembles" / name
+        ablate(root / settings.study, ensemble, store, results)
+    folder = root / settings.study / "ensembles" / name
     write_results(folder, results)
-    learnt_from = grey_checksums(store, scans.index[scans["split"] == TRAINING])
+    learnt_from = grey_checksums(store, joined.training_scans)
     write_ensemble(folder, replace(ensemble, calibration=results.calibration, learnt_from=learnt_from))
-    origin = provenance(joined, booster_seed=settings.booster.seed)
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study)
-
-    tables = (*result_tables(results.metrics), *evidence_tables(results.metrics))
-    _print(console, results, tables, folder)
-    if settings.logger.name == "wandb":
-        from cnr_iemn.engine.wandb_ensemble import log_ensemble
-
-        log_ensemble(settings.logger, folder, results.metrics, tables, study=settings.study, name=folder.name)
+    _tell(console, settings, results, folder)
     return float(results.metrics["accuracy"])
 
 
-def _print(console: "Console", results: "Results", tables: "Sequence[ResultTable]", folder: Path) -> None:
-    """Print what was found, how long it took and where it lies; first of all, whether something leaks."""
-    from cnr_iemn.patients.evidence_tables import LEAK
+def _wanted(settings: AggregateSettings, repeats: "Repeats") -> "Wanted":
+    """Return what evidence is asked for: the settings of the same names."""
+    from dataclasses import fields
+
+    from cnr_iemn.patients.evidence import Wanted
+
+    names = (each.name for each in fields(Wanted) if each.name != "repeats")
+    return Wanted(repeats=repeats, **{name: getattr(settings, name) for name in names})
+
+
+def _tell(console: "Console", settings: AggregateSettings, results: "Results", folder: Path) -> None:
+    """Print what was found, how long it took and where it lies, first of all whether something leaks; tell W&B."""
+    from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
+    from cnr_iemn.patients.tables import result_tables
 
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)
+    tables = (*result_tables(results.metrics), *evidence_tables(results.metrics))
     for table in tables:
         console.print(table.rich())
     console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
     written = (*folder.iterdir(), *(folder / "figures").iterdir())
     for path in sorted(path for path in written if path.is_file() and not path.name.startswith("comparison-")):
         console.print(f"wrote {path}", soft_wrap=True)
+    if settings.logger.name == "wandb":
+        from cnr_iemn.engine.wandb_ensemble import log_ensemble
+
+        log_ensemble(settings.logger, folder, results.metrics, tables, study=settings.study, name=folder.name)
 
 
 if __name__ == "__main__":

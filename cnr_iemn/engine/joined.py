@@ -4,9 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from cnr_iemn.cohort.store import SliceStore
+from cnr_iemn.cohort.twins import require_distinct
 from cnr_iemn.engine.runs import RunFolder, finished_runs, fold_runs
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, Features, Folds, ways_to_features
 from cnr_iemn.patients.predictions import Predictions, check_joinable, read_predictions
+from cnr_iemn.records import TRAINING
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,23 @@ class JoinedRuns:
     def declared_features(self) -> Features:
         """The booster's features in the declared way. Raises RunError where the predictions do not fit together."""
         return next(iter(ways_to_features(self.predictions, self.fold_predictions).values()))
+
+    @property
+    def scans(self) -> pd.DataFrame:
+        """``Predictions.scans``, which all runs share."""
+        return next(iter(self.predictions.values())).scans
+
+    @property
+    def training_scans(self) -> "pd.Index[str]":
+        """Ids of the scans that stage 2 learns from."""
+        return self.scans.index[self.scans["split"] == TRAINING]
+
+    def require_distinct_scans(self, store: SliceStore) -> None:
+        """Raise CohortError where two scans with the same pixels lie on two sides of the split, or in two folds."""
+        sides = self.scans["split"]
+        if self.folds is not None:
+            sides = sides.str.cat(self.scans["fold"].astype("string"), " fold ", "-")
+        require_distinct(store, dict(zip(self.scans.index, sides, strict=True)))
 
     @property
     def all_runs(self) -> tuple[RunFolder, ...]:

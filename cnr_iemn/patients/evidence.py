@@ -83,44 +83,27 @@ def gather_evidence(
     label = threshold_class(wanted.threshold_class, classes)
     seconds: dict[str, float] = {}
 
-    @contextmanager
-    def timed(part: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds[part] = time.perf_counter() - started
-
     def answer(labels: list[str]) -> NDArray[np.float64]:
-        return learn(features, labels=labels).held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
+        return _told(learn(features, labels=labels), classes)
 
-    training = chosen.patients.loc[features.training.index]
-    training_truth, truth = (
-        np.array([classes.index(label) for label in each["label"]], dtype=np.int64)
-        for each in (training, chosen.held_out)
-    )
-    told = chosen.held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
     values: dict[str, Any] = {
         "confirmatory": wanted.confirmatory,
         **dict.fromkeys(("calibration", "operating_point", "methods", "method_choice", "audit", "ablations")),
     }
-    with timed("permutation test"):
+    with _timed(seconds, "permutation test"):
+        labels = chosen.patients.loc[features.training.index, "label"].tolist()
+        truth = _indices(chosen.held_out, classes).tolist()
         values["permutation_test"] = permutation_test(
-            answer, training["label"].tolist(), truth.tolist(), permutations=wanted.permutations, seed=seed
+            answer, labels, truth, permutations=wanted.permutations, seed=seed
         )
-    with timed("calibration"):
-        nested = nested_probabilities(features, training, classes, learn, seed=seed)
-        if nested is not None:
-            known = nested, training_truth, told, truth, classes
-            values["calibration"] = calibration_evidence(*known, share=wanted.answer_share, seed=seed)
-            if label is not None:
-                values["operating_point"] = operating_point(
-                    *known, label=label, sensitivity=wanted.threshold_sensitivity
-                )
-    with timed("spread"):
+    with _timed(seconds, "calibration"):
+        values |= _probabilities(chosen, features, classes, learn, wanted, label, seed=seed)
+    with _timed(seconds, "spread"):
         values["spread"] = measure_spread(
             chosen, features, classes, learn, wanted.repeats, refits=wanted.refits, seed=seed
         )
     if wanted.methods:
-        with timed("methods"):
+        with _timed(seconds, "methods"):
             values |= study_methods(
                 sets,
                 scans,
@@ -133,6 +116,46 @@ def gather_evidence(
                 methods=methods,
             )
     if shortcuts is not None:
-        with timed("audit"):
+        with _timed(seconds, "audit"):
             values["audit"] = audit_answers(chosen.patients, shortcuts, classes, seed=seed)
     return Evidence(values, seconds)
+
+
+def _probabilities(
+    chosen: Answers,
+    features: Features,
+    classes: tuple[str, ...],
+    learn: Callable[..., Answers],
+    wanted: Wanted,
+    label: str | None,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Return calibration and, of a class, the operating point; nothing where no training scan can be left out."""
+    training = chosen.patients.loc[features.training.index]
+    nested = nested_probabilities(features, training, classes, learn, seed=seed)
+    if nested is None:
+        return {}
+    held_out = _told(chosen, classes), _indices(chosen.held_out, classes)
+    known = nested, _indices(training, classes), *held_out, classes
+    found: dict[str, Any] = {"calibration": calibration_evidence(*known, share=wanted.answer_share, seed=seed)}
+    if label is not None:
+        point = operating_point(*known, label=label, sensitivity=wanted.threshold_sensitivity)
+        found["operating_point"] = point
+    return found
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[part] = time.perf_counter() - started
+
+
+def _told(answers: Answers, classes: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return the probabilities of the validation scans, [scans, classes]."""
+    return answers.held_out[probability_columns(classes)].to_numpy(dtype=np.float64)
+
+
+def _indices(patients: pd.DataFrame, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    return np.array([classes.index(label) for label in patients["label"]], dtype=np.int64)

@@ -91,15 +91,8 @@ def assemble_results(
     held_out = [table.loc[chosen.held_out.index] for table in features.answering]
     explained = contributions(chosen.booster, held_out, classes=classes, models=tuple(predictions))
     metrics = {
-        **({"notice": PHANTOM_NOTICE} if first.metadata.phantom else {}),
-        "schema_version": SCHEMA_VERSION,
-        "cohort": cohort,
-        "classes": list(classes),
-        "models": list(predictions),
-        "checkpoints": {name: each.metadata.checkpoint for name, each in predictions.items()},
-        "method": declared,
+        **_about(predictions, declared, cohort),
         "folds": None if folds is None else len(folds),
-        "selected_on": _selected_on(predictions, declared),
         "n_features": features.training.shape[1],
         **evaluation,
         **chosen.uncertainty(classes, seed=seed),
@@ -117,6 +110,21 @@ def assemble_results(
     frozen = FrozenCalibration.of(evidence.values["calibration"], cohort=cohort, date=today)
     patients, table = add_calibrated(chosen.patients, frozen, classes), features.as_table(scans["fold"])
     return Results(metrics, patients, table, chosen.booster, frozen, explained, sets, evidence.seconds)
+
+
+def _about(predictions: Mapping[str, Predictions], declared: str, cohort: str) -> dict[str, Any]:
+    """Return what the figures are of."""
+    first = next(iter(predictions.values())).metadata
+    return {
+        **({"notice": PHANTOM_NOTICE} if first.phantom else {}),
+        "schema_version": SCHEMA_VERSION,
+        "cohort": cohort,
+        "classes": list(first.classes),
+        "models": list(predictions),
+        "checkpoints": {name: each.metadata.checkpoint for name, each in predictions.items()},
+        "method": declared,
+        "selected_on": _selected_on(predictions, declared),
+    }
 
 
 def _arm_figures(
