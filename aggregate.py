@@ -32,7 +32,7 @@ def main(settings: AggregateSettings) -> float:
 
     from cnr_iemn.cohort.shortcuts import shortcuts
     from cnr_iemn.cohort.twins import require_distinct
-    from cnr_iemn.engine.ensembles import describe_ensemble, grey_checksums, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, training_facts, write_ensemble
     from cnr_iemn.engine.external import compare, evaluate
     from cnr_iemn.engine.joined import join_runs
     from cnr_iemn.engine.provenance import provenance
@@ -86,8 +86,8 @@ def main(settings: AggregateSettings) -> float:
         ablate(study, ensemble, store, results)
     folder = study / "ensembles" / name
     write_results(folder, results)
-    learnt_from = grey_checksums(store, scans.index[scans["split"] == TRAINING])
-    write_ensemble(folder, replace(ensemble, calibration=results.calibration, learnt_from=learnt_from))
+    learnt = training_facts(store, scans[scans["split"] == TRAINING]["label"].to_dict(), ensemble.classes)
+    write_ensemble(folder, replace(ensemble, calibration=results.calibration, **learnt))
     origin = provenance(joined, booster_seed=settings.booster.seed)
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study)
