@@ -17,8 +17,9 @@ SIDE = 384
 WINDOW = (-1350.0, 150.0)
 """HU at black and at white: the lung window, level -600 and width 1500."""
 _QUALITY = 82
-_OPACITY = 0.6  # of the map where it is 1: the slice stays visible below
-_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+MARK = 24
+"""Side of the black square in which R and L stand at half height, pixels."""
+_OPACITY = 0.45  # of the map where it is 1: the slice stays visible below
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def pictures(
         share = _OPACITY * raised[..., None]
         shown.append(np.rint((1 - share) * plain + share * colours).astype(np.uint8))
     for image in shown if marks else ():
-        for letter, left in (("R", 8), ("L", SIDE - 24)):
-            for colour, thickness in ((_BLACK, 4), (_WHITE, 2)):
-                place = (left, SIDE // 2)
-                cv2.putText(image, letter, place, cv2.FONT_HERSHEY_SIMPLEX, 0.7, colour, thickness, cv2.LINE_AA)
+        for letter, left in (("R", 4), ("L", SIDE - 4 - MARK)):
+            top = (SIDE - MARK) // 2
+            cv2.rectangle(image, (left, top), (left + MARK, top + MARK), (0, 0, 0), cv2.FILLED)
+            base = (left + 5, top + MARK - 5)
+            cv2.putText(image, letter, base, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2, cv2.LINE_AA)
     uris = [data_uri(image, quality=_QUALITY) for image in shown]
     return uris[0], uris[1] if raised is not None else None

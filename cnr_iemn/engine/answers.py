@@ -108,8 +108,8 @@ def calibration_line(ensemble: Ensemble) -> str:
         return "The probabilities are the booster's own, not calibrated: the ensemble has no temperature."
     return (
         f"Probabilities at temperature {frozen.temperature:.2f}, undecided below {frozen.threshold:.3f}: learnt on "
-        f"{frozen.n} training scans of {frozen.cohort} on {frozen.date}, {100 * frozen.answer_share:.0f}% of them to be "
-        "answered."
+        f"{frozen.n} training scans of {frozen.cohort} on {frozen.date}, "
+        f"{100 * frozen.answer_share:.0f}% of them to be answered."
     )
 
 
