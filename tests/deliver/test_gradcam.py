@@ -1,14 +1,20 @@
 """Grad-CAM against hand-computed maps, class activation maps of the four backbones, and a planted patch."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from cnr_iemn.deliver.gradcam import grad_cam, last_map, mean_map
+from cnr_iemn.ct.acquisition import UNKNOWN
+from cnr_iemn.ct.prepare import PreparedScan
+from cnr_iemn.deliver.gradcam import ensemble_maps, grad_cam, last_map, mean_map
+from cnr_iemn.engine.ensembles import Member
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import BACKBONES
-from cnr_iemn.slices.network import SliceNetwork
+from cnr_iemn.slices.network import SliceNetwork, position_inputs
 
 POSITION = torch.tensor([[0.5, 0.25], [0.5, 0.75]])
 
@@ -127,6 +133,33 @@ def test_networks_count_the_same_at_any_size() -> None:
     assert found.shape == (1, 8, 8)
     assert found[0, 0, 0] == pytest.approx(0.75)
     assert found[0, 7, 0] == pytest.approx(0.25)
+
+
+def loaded(networks: dict[Member, SliceNetwork]) -> Any:
+    """What ``ensemble_maps`` asks of an ensemble's networks."""
+    ensemble, hardware = SimpleNamespace(members=list(networks)), SimpleNamespace(device=torch.device("cpu"))
+    return SimpleNamespace(networks=networks, ensemble=ensemble, hardware=hardware)
+
+
+def test_an_ensemble_s_map_is_the_mean_over_the_networks_of_the_slices_asked_for() -> None:
+    facts = "seed0", "x.ckpt", "ab"
+    follows, against = (Member("resnext50", "torchvision", *facts, 16, "both", "32-true", fold) for fold in (0, 1))
+    other = Member("resnext50", "timm", *facts, 16, "both", "32-true")
+    networks = {
+        follows: tiny([[1.0, 0.0, 0.0, 0.0]]),
+        against: tiny([[0.0, 1.0, 0.0, 0.0]]),
+        other: tiny([[5.0, 5.0, 5.0, 5.0]]),
+    }
+    grey = np.zeros((3, 16, 16), np.uint8)
+    grey[2, 8:12, 4:8] = 255
+    scan = PreparedScan(grey, grey > 0, (1, 1, 1), np.arange(3.0), 1.0, (), False, "50", UNKNOWN)
+    found = ensemble_maps(loaded(networks), scan, [2], target=0, side=16)
+    images, position = torch.zeros(1, 3, 16, 16), torch.from_numpy(position_inputs([2], 3))
+    images[0, 0, 8:12, 4:8] = 1
+    alone = [grad_cam(networks[member], images, position, target=0) for member in (follows, against)]
+    np.testing.assert_allclose(found, (alone[0] + alone[1]) / 2, atol=1e-6)
+    assert ensemble_maps(loaded({other: networks[other]}), scan, [2], target=0, side=16) is None
+    assert ensemble_maps(loaded(networks), scan, [], target=0, side=16) is None
 
 
 def test_a_backbone_without_a_known_map_is_refused() -> None:
