@@ -21,12 +21,13 @@ def sentence(answer: Mapping[str, Any], ensemble: Ensemble) -> str:
     if frozen is None:
         return f"This scan resembles {named} most: probability {answer['probabilities'][named]:.2f}, not calibrated."
     probability = answer["calibrated"][named]
+    calibrated = f"calibrated on {frozen.n} training scans of {frozen.cohort}, {frozen.date}"
     if answer["undecided"]:
         return (
-            f"Undecided: the most probable class, {named}, has a calibrated probability of {probability:.2f}, and this "
-            f"study answers from {frozen.threshold:.2f} on."
+            f"Undecided: the most probable class, {named}, has a probability of {probability:.2f} ({calibrated}), and "
+            f"this study answers from {frozen.threshold:.2f} on."
         )
-    return f"This scan resembles {named} most: calibrated probability {probability:.2f}."
+    return f"This scan resembles {named} most: probability {probability:.2f}, {calibrated}."
 
 
 def probability_table(answer: Mapping[str, Any], ensemble: Ensemble) -> ResultTable:

@@ -15,7 +15,7 @@ from cnr_iemn.files import json_text, write_text_atomic
 from cnr_iemn.patients.contributions import Contributions
 from cnr_iemn.patients.new_scans import NewScan, NewScans, write_new_scans
 from cnr_iemn.records import SCHEMA_VERSION, NewScansMetadata, calibrated_columns, probability_columns
-from cnr_iemn.registry import PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE
+from cnr_iemn.registry import notice_for
 
 
 def new_scans(
@@ -88,9 +88,7 @@ def _by_class(classes: tuple[str, ...], values: NDArray[np.floating]) -> dict[st
 
 def notice_of(answer: Mapping[str, Any], ensemble: Ensemble) -> str | None:
     """Return what stands in place of a scan's class where the study or the scan is synthetic, else None."""
-    if ensemble.phantom:
-        return PHANTOM_NOTICE
-    return PHANTOM_SCANS_NOTICE if answer["phantom"] else None
+    return notice_for(study=ensemble.phantom, scans=answer["phantom"])
 
 
 def answer_line(answer: Mapping[str, Any], ensemble: Ensemble) -> str:

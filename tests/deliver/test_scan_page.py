@@ -23,7 +23,10 @@ def text_of(page: str) -> str:
 def test_the_answer_comes_first_with_what_calibrated_means() -> None:
     text = text_of(page_of())
     calibrated = FROZEN.calibrated(np.array([[0.05, 0.9, 0.05]]))[0]
-    assert f"This scan resembles COVID-19 most: calibrated probability {calibrated[1]:.2f}." in text
+    said = (
+        f"This scan resembles COVID-19 most: probability {calibrated[1]:.2f}, calibrated on 24 training scans of three"
+    )
+    assert f"{said} & four, 2021-06-30." in text
     order = ("Research use only, not a medical device", "resembles COVID-19", "Closed set", "calibrated booster's own")
     places = [text.index(part) for part in order]
     assert places == sorted(places)
@@ -35,8 +38,8 @@ def test_the_answer_comes_first_with_what_calibrated_means() -> None:
 
 def test_undecided_stands_in_the_answer_s_place() -> None:
     text = text_of(page_of(probabilities=(0.3, 0.36, 0.34)))
-    assert "Undecided: the most probable class, COVID-19, has a calibrated probability of 0.3" in text
-    assert "answers from 0.45 on" in text
+    assert "Undecided: the most probable class, COVID-19, has a probability of 0.35 (calibrated on 24 training" in text
+    assert "2021-06-30), and this study answers from 0.45 on" in text
     assert "resembles COVID-19 most" not in text
 
 
@@ -71,6 +74,7 @@ def test_the_slice_that_contributed_most_is_told_with_its_place() -> None:
     assert "Percentage of slices called, not lung involvement" in text
     assert "level -600, width 1500 HU; values were kept from -1000 to 400 HU" in text
     assert "5% COVID-19" in text
+    assert 'd="M2 6H18V10H2z"' in page  # the lungs: slices 4 to 35 of 40, on a strip of 20
     assert page.count("data:image/jpeg") == 2
     assert "input, which has 224, 299 a side" in text
     without = page_of(maps=False)
@@ -93,8 +97,12 @@ def test_a_network_without_a_known_map_is_named() -> None:
 
 
 def test_a_turned_scan_has_no_sides() -> None:
-    assert "this one is turned" not in text_of(page_of())
-    assert "this one is turned" in text_of(page_of(findings=(TURNED,)))
+    straight, turned = page_of(), page_of(findings=(TURNED,))
+    assert "this one is turned" not in text_of(straight)
+    assert "this one is turned" in text_of(turned)
+    marked, bare = (re.findall(r'src="([^"]+)"', page) for page in (straight, turned))
+    assert len(marked) == len(bare) == 2
+    assert not set(marked) & set(bare)  # the letters are in the pictures
 
 
 def test_names_and_findings_are_no_html_and_the_page_is_small() -> None:
