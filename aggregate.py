@@ -31,7 +31,7 @@ def main(settings: AggregateSettings) -> float:
     from rich.console import Console
 
     from cnr_iemn.cohort.shortcuts import shortcuts
-    from cnr_iemn.engine.ensembles import describe_ensemble, grey_checksums, store_of, stored_summaries, write_ensemble
+    from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, training_facts, write_ensemble
     from cnr_iemn.engine.external import compare, evaluate
     from cnr_iemn.engine.joined import join_runs
     from cnr_iemn.engine.provenance import provenance
@@ -68,8 +68,8 @@ def main(settings: AggregateSettings) -> float:
         ablate(root / settings.study, ensemble, store, results)
     folder = root / settings.study / "ensembles" / name
     write_results(folder, results)
-    learnt_from = grey_checksums(store, joined.training_scans)
-    write_ensemble(folder, replace(ensemble, calibration=results.calibration, learnt_from=learnt_from))
+    learnt = training_facts(store, joined.training_labels, ensemble.classes)
+    write_ensemble(folder, replace(ensemble, calibration=results.calibration, **learnt))
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study)
     _tell(console, settings, results, folder)

@@ -81,3 +81,8 @@ PHANTOM_NOTICE = "phantom study: no diagnostic meaning"
 """Heads whatever a study trained on phantoms says about a scan."""
 PHANTOM_SCANS_NOTICE = "phantom scans: no diagnostic meaning"
 """Heads what a study of real scans says about phantoms."""
+
+
+def notice_for(*, study: bool, scans: bool) -> str | None:
+    """Return what heads a study's words on scans, None where nothing is synthetic. ``scans``: if one is."""
+    return PHANTOM_NOTICE if study else PHANTOM_SCANS_NOTICE if scans else None

@@ -1,10 +1,13 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
+from tests.browser import find_browser
 from tests.pipeline import MODELS, QUICK, TINY, entry_point
 
 
@@ -29,3 +32,16 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert entry_point("train")(["-m", *TINY, cache, runs, "study=tiny", f"model={','.join(MODELS)}"]) == 0
     assert entry_point("aggregate")([runs, "study=tiny", ensemble, *QUICK]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's browser; of a module, since its event loop would be in the way of others."""
+    found = find_browser()
+    if found is None:
+        pytest.skip("neither Chromium nor Chrome is installed: the pages cannot be opened as their readers do")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        instance = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield instance
+        instance.close()

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cnr_iemn"
-FOLDERS = ("ct", "cohort", "slices", "patients", "engine", "report", "settings")
+FOLDERS = ("ct", "cohort", "slices", "patients", "engine", "report", "deliver", "settings")
 
 # what each folder may import of the others; registry, records, errors and files are open to all
 ALLOWED = {
@@ -17,6 +17,7 @@ ALLOWED = {
     "patients": {"ct", "cohort"},
     "engine": {"ct", "cohort", "slices", "patients", "settings"},
     "report": {"ct", "cohort", "patients"},
+    "deliver": {"ct", "cohort", "slices", "patients", "engine", "report"},
     "settings": set(),
 }
 HEAVY = {

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 
 from cnr_iemn.cohort.store import SliceStore, StoredScan
 from cnr_iemn.patients.booster import load_booster, mean_probabilities
@@ -161,6 +162,16 @@ def test_predict_gives_the_answer_of_the_study(
     new = read_new_scans(output / "predictions.parquet")
     booster = load_booster(copy / "runs" / "tiny" / "ensembles" / ENSEMBLE / "booster.ubj")
     assert mean_probabilities(booster, new.features())[0].tolist() == list(answer["probabilities"].values())
+    margins = [
+        each["base"] + sum(sum(thirds.values()) for thirds in each["models"].values())
+        for each in (answer["contributions"][name] for name in document["classes"])
+    ]
+    assert softmax(margins).tolist() == pytest.approx(list(answer["probabilities"].values()), abs=1e-5)
+    page = (output / answer["page"]).read_text()
+    assert answer["page"] == "P005.html"
+    assert page.index(PHANTOM_NOTICE) < page.index("Phantom study: no diagnostic meaning.") < page.index("<table")
+    assert page.count("data:image/jpeg") in (2, 4, 6)  # slices, each with its Grad-CAM
+    assert page.count("3 (33%)") == 3  # nine training scans
 
 
 def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,10 +181,12 @@ def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytes
     victim = sorted((copy / "scans" / "P004").iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:-200])
     words = [f"input={copy / 'scans'}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0"]
-    assert entry_point("predict")(words) == 1
+    assert entry_point("predict")([*words, "pages=false"]) == 1
     document = json.loads((copy / "runs" / "tiny" / "predictions" / "scans" / "predictions.json").read_text())
     assert [answer["scan"] for answer in document["scans"]] == ["P005"]
     assert list(document["refused"]) == ["P004"]
+    assert document["scans"][0]["page"] is None
+    assert not list((copy / "runs" / "tiny" / "predictions" / "scans").glob("*.html"))
     assert victim.name in capsys.readouterr().err
 
 

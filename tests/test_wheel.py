@@ -36,6 +36,7 @@ def test_the_wheel_carries_configuration_scripts_and_licence(installed: Path) ->
     assert (installed / "cnr_iemn" / "commands" / "train.py").is_file()
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
     assert (installed / "hydra_plugins" / "cnr_iemn_sweepers.py").is_file()
+    assert (installed / "cnr_iemn" / "deliver" / "templates" / "scan.html").is_file()
     assert not (installed / "tests").exists()
 
 

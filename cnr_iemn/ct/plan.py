@@ -18,6 +18,9 @@ _GEOMETRY = {
     "spacing": "PixelSpacing",
 }
 
+TURNED = "rows do not run to the patient's left or columns not to the back (prone?); kept as they are"
+"""The finding of a scan whose left and right are not where a picture has them."""
+
 
 @dataclass(frozen=True)
 class ScanPlan:
@@ -171,7 +174,7 @@ def _geometry_findings(stack: Stack, slices: list[SliceHeader]) -> list[str]:
     if abs(row - column) > 0.01 * column:
         findings.append(f"pixels are not square: {row:.3f} x {column:.3f} mm")
     if not close_to(slices[0].orientation, (1, 0, 0, 0, 1, 0), 0.5):
-        findings.append("rows do not run to the patient's left or columns not to the back (prone?); kept as they are")
+        findings.append(TURNED)
     return findings
 
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from cnr_iemn.engine.ensembles import Ensemble
 from cnr_iemn.engine.prediction import ScanSlices
 from cnr_iemn.files import json_text, write_text_atomic
+from cnr_iemn.patients.contributions import Contributions
 from cnr_iemn.patients.new_scans import NewScan, NewScans, write_new_scans
 from cnr_iemn.records import SCHEMA_VERSION, NewScansMetadata, calibrated_columns, probability_columns
+from cnr_iemn.registry import notice_for
 
 
 def new_scans(
@@ -41,11 +43,13 @@ def new_scans(
 
 
 def scan_answers(
-    scans: list[ScanSlices], probabilities: NDArray[np.float64], ensemble: Ensemble
+    scans: list[ScanSlices], probabilities: NDArray[np.float64], gone_by: Contributions, ensemble: Ensemble
 ) -> list[dict[str, Any]]:
-    """Return one JSON-ready answer for each scan; ``probabilities``: the booster's, float64 [scans, classes].
+    """Return one JSON-ready answer for each scan (docs/predictions.md).
 
+    ``probabilities``: the booster's, float64 [scans, classes]; ``gone_by``: what it goes by, of the same scans.
     ``calibrated`` and ``undecided`` are None where the ensemble is not calibrated; the class is the same either way.
+    ``page`` is left to who writes one.
     """
     classes, frozen = ensemble.classes, ensemble.calibration
     calibrated = [None] * len(scans) if frozen is None else frozen.calibrated(probabilities)
@@ -61,6 +65,8 @@ def scan_answers(
             "n_slices": scan.n_slices,
             "lung_litres": scan.lung_litres,
             "findings": list(scan.findings),
+            "contributions": gone_by.of_scan(scan.scan_id),
+            "page": None,
             "slices": [
                 {
                     "slice_index": k,
@@ -80,13 +86,19 @@ def _by_class(classes: tuple[str, ...], values: NDArray[np.floating]) -> dict[st
     return dict(zip(classes, values.tolist(), strict=True))
 
 
-def answer_line(answer: Mapping[str, Any]) -> str:
+def notice_of(answer: Mapping[str, Any], ensemble: Ensemble) -> str | None:
+    """Return what stands in place of a scan's class where the study or the scan is synthetic, else None."""
+    return notice_for(study=ensemble.phantom, scans=answer["phantom"])
+
+
+def answer_line(answer: Mapping[str, Any], ensemble: Ensemble) -> str:
     """Return what is printed of one answer: calibrated probabilities where there are any."""
     probabilities = answer["calibrated"] or answer["probabilities"]
     figures = "  ".join(f"{label} {value:.3f}" for label, value in probabilities.items())
-    doubt = "  undecided" if answer["undecided"] else ""
+    named = answer["class"] + ("  undecided" if answer["undecided"] else "")
     findings = f"  ({'; '.join(answer['findings'])})" if answer["findings"] else ""
-    return f"{answer['scan']}: {answer['class']}{doubt}  {figures}  {answer['n_slices']} slices{findings}"
+    told = notice_of(answer, ensemble) or named
+    return f"{answer['scan']}: {told}  {figures}  {answer['n_slices']} slices{findings}"
 
 
 def calibration_line(ensemble: Ensemble) -> str:
@@ -96,7 +108,8 @@ def calibration_line(ensemble: Ensemble) -> str:
         return "The probabilities are the booster's own, not calibrated: the ensemble has no temperature."
     return (
         f"Probabilities at temperature {frozen.temperature:.2f}, undecided below {frozen.threshold:.3f}: learnt on "
-        f"{frozen.n} training scans of {frozen.cohort}, {100 * frozen.answer_share:.0f}% of them to be answered."
+        f"{frozen.n} training scans of {frozen.cohort} on {frozen.date}, "
+        f"{100 * frozen.answer_share:.0f}% of them to be answered."
     )
 
 

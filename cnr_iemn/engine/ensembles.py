@@ -1,7 +1,7 @@
 """ensemble.json: which runs, in which order, answer for a patient. Prediction reads only this."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -40,7 +40,8 @@ class Ensemble:
 
     ``features``: how the booster's features were made, paper or out_of_fold; out of fold each fold has its members, and
     the booster's answers to each fold's features are averaged. ``calibration``: None where none could be learnt.
-    ``learnt_from``: SHA-256 of the training scans' grey slices in the store, by scan_id.
+    ``learnt_from``: SHA-256 of the training scans' grey slices in the store, by scan_id. ``training_counts``: how many
+    of them are of each class, empty where an earlier version has not counted.
     """
 
     study: str
@@ -52,6 +53,7 @@ class Ensemble:
     features: str = "paper"
     calibration: FrozenCalibration | None = None
     learnt_from: Mapping[str, str] = field(default_factory=dict)
+    training_counts: Mapping[str, int] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -121,9 +123,12 @@ def store_of(run: RunFolder) -> SliceStore:
     return store
 
 
-def grey_checksums(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of each scan's grey slices."""
-    return {scan_id: store.scan(scan_id).grey_sha256 for scan_id in scan_ids}
+def training_facts(store: SliceStore, labels: Mapping[str, str], classes: Sequence[str]) -> dict[str, Any]:
+    """Return ``learnt_from`` and ``training_counts`` of an ensemble. ``labels``: of its training scans, by scan_id."""
+    return {
+        "learnt_from": {scan_id: store.scan(scan_id).grey_sha256 for scan_id in labels},
+        "training_counts": {name: list(labels.values()).count(name) for name in classes},
+    }
 
 
 def stored_summaries(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, ScanSummary]:

@@ -41,9 +41,10 @@ class JoinedRuns:
         return next(iter(self.predictions.values())).scans
 
     @property
-    def training_scans(self) -> "pd.Index[str]":
-        """Ids of the scans that stage 2 learns from."""
-        return self.scans.index[self.scans["split"] == TRAINING]
+    def training_labels(self) -> dict[str, str]:
+        """The scans that stage 2 learns from, and their classes."""
+        labels = self.scans[self.scans["split"] == TRAINING]["label"]
+        return {str(scan_id): str(label) for scan_id, label in labels.items()}
 
     def require_distinct_scans(self, store: SliceStore) -> None:
         """Raise CohortError where two scans with the same pixels lie on two sides of the split, or in two folds."""

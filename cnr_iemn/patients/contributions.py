@@ -41,6 +41,19 @@ class Contributions:
         thirds = [self.by_group[..., level == _LEVEL_OF_GROUP].sum(axis=-1) for level in range(len(LEVELS))]
         return np.stack(thirds, axis=-1)
 
+    def of_scan(self, scan_id: str) -> dict[str, Any]:
+        """Return one scan's by class: ``base``, and ``models``: by model, then third; log-odds, JSON-ready."""
+        levels = self.by_level[self.scan_ids.index(scan_id)]
+        return {
+            name: {
+                "base": float(self.base[k]),
+                "models": {
+                    model: dict(zip(LEVELS, levels[k, m].tolist(), strict=True)) for m, model in enumerate(self.models)
+                },
+            }
+            for k, name in enumerate(self.classes)
+        }
+
     def summary(self) -> dict[str, Any]:
         """Return the mean size over the scans, log-odds, JSON-ready: by class, then model, 20 groups head first."""
         size = np.abs(self.by_group).mean(axis=0)

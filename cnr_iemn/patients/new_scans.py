@@ -16,7 +16,7 @@ from cnr_iemn.patients.parquet import read_parquet, write_parquet
 from cnr_iemn.patients.prediction_checks import wrong_probabilities, wrong_slices
 from cnr_iemn.patients.slice_sets import SliceSets, by_fold
 from cnr_iemn.records import NEW_SCAN_COLUMNS, NEW_SCANS, NetworkId, NewScansMetadata, probability_columns
-from cnr_iemn.registry import PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE
+from cnr_iemn.registry import notice_for
 
 _AGAIN = "Run predict.py on these scans again."
 _ARROW_TYPES = {
@@ -57,9 +57,7 @@ class NewScans:
     @property
     def notice(self) -> str | None:
         """What heads whatever is said of these scans, None where neither they nor the study are synthetic."""
-        if self.metadata.phantom:
-            return PHANTOM_NOTICE
-        return PHANTOM_SCANS_NOTICE if any(scan.phantom for scan in self.scans.values()) else None
+        return notice_for(study=self.metadata.phantom, scans=any(scan.phantom for scan in self.scans.values()))
 
     @property
     def sets(self) -> SliceSets:

@@ -83,7 +83,7 @@ def patient_rows(
             strip=strip_paths(group_shares(slices[name])),
             thumbnails=_thumbnails(store, name, slices[name], answered) if pictured else (),
             findings=store.scan(name).findings,
-            reasons=_reasons(contributions, place[name], answered, true),
+            reasons=reasons(contributions, place[name], answered, true),
         )
         rows.append(row)
         spent += _MARKUP_BYTES + sum(len(part) for part in (*row.strip, *row.findings, *row.reasons))
@@ -130,11 +130,16 @@ def _thumbnails(store: SliceStore, scan_id: str, sets: Sequence[ScanArray], answ
     )
 
 
-def _reasons(contributions: Contributions, row: int, answered: int, true: int) -> tuple[str, ...]:
+def next_likely(contributions: Contributions, row: int, answered: int) -> int:
+    """Return the class with the highest margin but for the answered one; that one where there is no other."""
+    margins = contributions.by_level[row].sum(axis=(1, 2)) + contributions.base
+    return max((k for k in range(len(margins)) if k != answered), key=margins.__getitem__, default=answered)
+
+
+def reasons(contributions: Contributions, row: int, answered: int, true: int | None = None) -> tuple[str, ...]:
     """Return what spoke for the answer: where it is wrong, against the true class; else against the next likely."""
     levels = contributions.by_level[row]
-    margins = levels.sum(axis=(1, 2)) + contributions.base
-    other = true if true != answered else int(np.argsort(margins)[-2]) if len(margins) > 1 else answered
+    other = next_likely(contributions, row, answered) if true in (None, answered) else true
     difference = levels[answered] - levels[other]
     answer, rival = contributions.classes[answered], contributions.classes[other]
     found = []

@@ -16,11 +16,21 @@ def slice_picture(grey: NDArray[np.uint8], mask: NDArray[np.uint8], *, side: int
     ``grey``: uint8 [rows, columns]. ``mask``: 0 or 1, of that shape. ``side``: of the picture, pixels. ``quality``: of
     the JPEG, 0 to 100.
     """
+    return data_uri(outlined(grey, mask, side=side), quality=quality)
+
+
+def outlined(grey: NDArray[np.uint8], mask: NDArray[np.uint8], *, side: int) -> NDArray[np.uint8]:
+    """Return the slice with the mask's outline, uint8 [side, side, 3]: blue, green, red."""
     large = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if len(grey) > side else cv2.INTER_LINEAR)
     inside = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
     image = cv2.cvtColor(large, cv2.COLOR_GRAY2BGR)
     contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, contours, -1, OUTLINE, 1)
+    return np.asarray(image)
+
+
+def data_uri(image: NDArray[np.uint8], *, quality: int) -> str:
+    """Return an image, uint8 [rows, columns, 3] (blue, green, red), as a JPEG in a data URI."""
     # colour at full resolution, or the thin outline would fade
     colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality, *colour])

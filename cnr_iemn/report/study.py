@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from cnr_iemn.cohort.findings import kind_of
 from cnr_iemn.cohort.store import SliceStore, StoredScan
 from cnr_iemn.files import sha256_of_file, write_text_atomic
@@ -20,16 +18,13 @@ from cnr_iemn.records import VALIDATION
 from cnr_iemn.report.drawing import PALETTE, Drawing
 from cnr_iemn.report.figures import study_figures
 from cnr_iemn.report.origin import origin_tables
+from cnr_iemn.report.pages import CLOSED_SET, page_templates
 from cnr_iemn.report.patients import patient_rows
 from cnr_iemn.report.quality import is_doubtful
 
 PAGE_BYTES = 5_000_000
 """What the page may weigh, so that it can be mailed and opened on a phone."""
 _ROW_BYTES = 4_300_000
-CLOSED_SET = (
-    "Closed set: what is none of these classes is forced into one; the first means only that a scan resembles this "
-    "cohort's {first} scans."
-)
 
 
 @dataclass(frozen=True)
@@ -66,16 +61,10 @@ def write_report(folder: Path, results: Results, store: SliceStore, origin: Mapp
         "origin": origin,
         "closed_set": CLOSED_SET.format(first=metrics["classes"][0]),
     }
-    templates = Environment(
-        loader=PackageLoader("cnr_iemn.report"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["percent"] = percent
+    templates = page_templates()
     page = templates.get_template("study.html").render(
         **about,
+        classes=metrics["classes"],
         sections=sections(metrics, drawings),
         rows=rows,
         n_without_row=len(held_out) - len(rows),

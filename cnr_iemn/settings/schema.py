@@ -261,13 +261,17 @@ class AggregateSettings:
 
 @dataclass
 class PredictSettings:
-    """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs."""
+    """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
+
+    ``pages``: whether each scan gets its own page there.
+    """
 
     input: str = MISSING
     study: str = "default"
     ensemble: Any = "all"
     runs: str = "runs"
     output: str | None = None
+    pages: bool = True
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
     batch_size: int = 64

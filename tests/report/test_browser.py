@@ -1,27 +1,13 @@
 """The report of a real study in a real browser: wide and narrow, light and dark, on paper."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
+from tests.browser import opened_page, scrolls_sideways
 from tests.pipeline import MODELS
-
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(_BROWSERS)} is installed: the report cannot be opened as its readers do")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        instance = playwright.chromium.launch(executable_path=found, args=arguments)
-        yield instance
-        instance.close()
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +18,14 @@ def report(tiny_study: Path) -> str:
 @pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide", "narrow"])
 def opened(request: pytest.FixtureRequest, browser: Browser, report: str) -> Iterator[tuple[Page, list[str]]]:
     """The page and what its browser complained of or asked the network for."""
-    width, scheme = request.param
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    page, complaints = context.new_page(), []
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request", lambda asked: complaints.extend([asked.url] if not asked.url.startswith(("file:", "data:")) else [])
-    )
-    page.goto(report)
-    page.wait_for_load_state("load")
-    yield page, complaints
-    context.close()
+    with opened_page(browser, report, *request.param) as found:
+        yield found
 
 
 def test_it_opens_without_complaint_and_without_a_horizontal_scroll(opened: tuple[Page, list[str]]) -> None:
     page, complaints = opened
     assert complaints == []
-    root = "document.scrollingElement"
-    assert page.evaluate(f"{root}.scrollWidth") <= page.evaluate(f"{root}.clientWidth")
+    assert not scrolls_sideways(page)
     assert page.locator("h1").inner_text().startswith("ResNeXt-50 + DenseNet-161")
     assert page.locator("p.notice").first.inner_text() == "phantom study: no diagnostic meaning"
 

@@ -324,6 +324,6 @@ def test_an_error_is_explained_by_what_tipped_it_against_the_true_class() -> Non
     by_group[0, 2, 1, 19] = 1.5  # densenet161's base speaks for CAP
     by_group[0, 1, 0, 0] = 0.4  # resnext50's top for COVID-19
     found = Contributions(("x",), SPGC_CLASSES, ("resnext50", "densenet161"), by_group, np.zeros(3))
-    said, against = patients_module._reasons(found, 0, answered=2, true=1)
+    said, against = patients_module.reasons(found, 0, answered=2, true=1)
     assert said == "Spoke most for CAP rather than COVID-19: DenseNet-161, lower third (1.50)."
     assert against == "Spoke most for COVID-19: ResNeXt-50, upper third (0.40)."
