@@ -11,6 +11,11 @@ from tests.browser import find_browser
 from tests.pipeline import MODELS, QUICK, TINY, entry_point
 
 
+def pytest_configure() -> None:
+    """One thread for each test process: they run one on each core, and more threads than cores wait for each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads OpenMP; subprocesses have it, too
+
+
 @pytest.fixture(scope="session")
 def sample_root() -> Path:
     """The three real COVID-CT-MD scans with the label arrays, where the environment names them."""
