@@ -138,6 +138,7 @@ def secondary_capture(
         specific_character_set="ISO_IR 192",
         **software.equipment,
     )
+    image.BodyPartExamined = "CHEST"
     image.ConversionType = "WSD"  # made by a workstation, where highdicom says a digital interface
     # the texts name no patient and no date of the images, which is what the element asks (PS3.3 C.7.6.1)
     image.BurnedInAnnotation = "NO"

@@ -6,20 +6,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom import config
 from pydicom.config import disable_value_validation, strict_reading
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
-from pydicom.uid import UID
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import PersonName, validate_value
 
 from cnr_iemn.ct.archive import unpacked
 from cnr_iemn.ct.elements import PARSE_ERRORS
 from cnr_iemn.ct.find import find_slices, is_nifti, is_zip
+from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.plan import ScanPlan, plan_scan
 from cnr_iemn.ct.reader import read_dicom, source_digest
@@ -42,7 +44,16 @@ _OF_ALL = (  # of patient and study: the same in all images of a series, and wha
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
 )
-_MAY_LACK = ("IssuerOfPatientID", "FrameOfReferenceUID")
+_TYPE_2 = (  # of those, what an object must have and may leave empty; PatientID too, but where it is absent we refuse
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
 _OF_ONE = (
     "SOPClassUID",
     "SOPInstanceUID",
@@ -131,15 +142,25 @@ def _images(job: SourceJob, plan: ScanPlan) -> tuple[Dataset, ...]:
     """Return the checked dataset of each slice; the files must be those that were answered."""
     digests, images = set(), []
     for header in plan.slices:
-        data = header.path.read_bytes()
+        data = _bytes(job, header)
         digests.add(hashlib.sha256(data).digest())
-        with disable_value_validation():  # or values would stand in warnings
-            image = pydicom.dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=_TAGS)
+        try:
+            with strict_reading():  # or a character set that is none would be a warning, and names be taken for others
+                image = pydicom.dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=_TAGS)
+        except (*PARSE_ERRORS, LookupError) as error:
+            raise _not_allowed(job.scan_id, "SpecificCharacterSet") from error
         images.append(_checked(job.scan_id, image))
-    digests |= {hashlib.sha256(header.path.read_bytes()).digest() for _, header in plan.copies}
+    digests |= {hashlib.sha256(_bytes(job, header)).digest() for _, header in plan.copies}
     if source_digest(digests) != job.source_sha256:
         raise _changed(job.scan_id)
     return tuple(images)
+
+
+def _bytes(job: SourceJob, header: SliceHeader) -> bytes:
+    try:
+        return header.path.read_bytes()
+    except OSError as error:  # it was there when the scan was answered
+        raise _changed(job.scan_id) from error
 
 
 def _changed(scan: str) -> ScanError:
@@ -152,25 +173,35 @@ def _checked(scan: str, image: Dataset) -> Dataset:
     """Return the wanted elements alone, decoded; what a new object must have, empty where it is missing."""
     found = Dataset()
     for keyword in (*_OF_ALL, *_OF_ONE):
-        try:
-            with strict_reading():  # pydicom's own rules of each value representation
-                value = image.get(keyword)
-                if isinstance(value, PersonName):
-                    value = str(value)
-        except (*PARSE_ERRORS, LookupError) as error:
-            raise _not_allowed(scan, keyword) from error
-        if keyword in _OF_ALL and isinstance(value, MultiValue):
-            raise _not_allowed(scan, keyword)
-        if keyword in _OF_ALL and keyword not in (*_MAY_LACK, "PatientID"):
+        value = _value(scan, image, keyword)
+        if keyword in _TYPE_2 or (keyword == "PatientID" and keyword in image):
             value = value or ""
         if value is not None:
             with disable_value_validation():  # it has just been done
                 setattr(found, keyword, value)
     if found.PatientSex not in _SEXES:
         raise _not_allowed(scan, "PatientSex")
-    if "PatientID" not in found and "PatientID" in image:
-        found.PatientID = ""
     return found
+
+
+def _value(scan: str, image: Dataset, keyword: str) -> Any:
+    """Return the value of one element, text as Python has it; None where it is missing.
+
+    Raises ScanError where it is none of its value representation, or has several parts where there may be one.
+    """
+    if keyword not in image:
+        return None
+    try:
+        with strict_reading():  # numbers and UIDs are checked as they are converted, texts below
+            element = image[keyword]
+            value = str(element.value) if isinstance(element.value, PersonName) else element.value
+        if keyword in _OF_ALL and isinstance(value, MultiValue):
+            raise ValueError(keyword)
+        if isinstance(value, str):
+            validate_value(element.VR, value, config.RAISE)
+    except (*PARSE_ERRORS, LookupError) as error:
+        raise _not_allowed(scan, keyword) from error
+    return value
 
 
 def _not_allowed(scan: str, keyword: str) -> ScanError:
@@ -190,8 +221,6 @@ def _check(scan: str, images: tuple[Dataset, ...], *, geometry: bool) -> None:
                 f"{scan}: {lack} of {len(images)} images lack {keyword} (anonymised?), which DICOM output must carry. "
                 f"{_GO_ON}"
             )
-        if not all(UID(value).is_valid for value in values):
-            raise ScanError(f"{scan}: {keyword} is no valid UID, and DICOM output must repeat it. {_GO_ON}")
     distinct = len({image.SOPInstanceUID for image in images})
     if distinct < len(images):
         raise ScanError(

@@ -34,7 +34,7 @@ def structured_report(
             uid=software.device_uid,
             name=NAME,
             manufacturer_name=NAME,
-            model_name=software.equipment["software_versions"],
+            model_name=f"{NAME} {software.equipment['software_versions']}",
             serial_number=software.booster_sha256,
         ),
     )
