@@ -19,7 +19,6 @@ from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT
 from tests.deliver.dicom_scans import edited, phantom_with_uids
 
-pytest.importorskip("highdicom", reason="DICOM output is an extra: pip install 'cnr-iemn[dicom]'")
 Change = Callable[[Dataset, int], None]
 
 

@@ -14,7 +14,7 @@ NAME = "CNR-IEMN"
 SCHEME = "99CNRIEMN"
 """Designator of the private coding scheme: what a model puts out has no code elsewhere, and is no finding."""
 USE = "Research use only, not a medical device"
-_LONGEST = 64  # characters of a LO
+_LONGEST = 64  # bytes of a code's meaning
 
 
 class Equipment(TypedDict):
@@ -67,7 +67,7 @@ def coding_scheme() -> CodingSchemeIdentificationItem:
 
 
 def own_code(value: str, meaning: str) -> CodedConcept:
-    """Return a concept of the private scheme. ``value``: at most 16 characters; a longer ``meaning`` is cut at 64."""
+    """Return a concept of the private scheme. ``value``: at most 16 characters; a longer ``meaning`` is cut."""
     return CodedConcept(value, SCHEME, _plain(meaning))
 
 
@@ -82,5 +82,9 @@ def class_code(name: str, *, calibrated: bool) -> CodedConcept:
 
 
 def _plain(text: str) -> str:
-    """Return a text as a long string (LO) may be: no backslash, which would part it, and no control character."""
-    return "".join(" " if letter == "\\" or not letter.isprintable() else letter for letter in text)[:_LONGEST].strip()
+    """Return a text as a long string (LO) may be: no backslash, which would part it, and no control character.
+
+    64 bytes of UTF-8 where DICOM allows as many characters, since many readers count bytes.
+    """
+    kept = "".join(" " if letter == "\\" or not letter.isprintable() else letter for letter in text)
+    return kept.encode()[:_LONGEST].decode(errors="ignore").strip()
