@@ -1,7 +1,9 @@
 """DICOM files of answered scans: valid by dciodvfy, in the patient's study, with the answer of predictions.json."""
 
 import json
+import logging
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,11 +61,22 @@ def delivered(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Del
     with zipfile.ZipFile(sources / "packed.zip", "w") as archive:
         for path in (folder / "packed").iterdir():
             archive.write(path, f"packed/{path.name}")
-    with pytest.MonkeyPatch.context() as patch, (folder / "said").open("w") as said:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        (folder / "said").open("w") as said,
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        warnings.simplefilter("always")
         patch.setattr("sys.stdout", said)
         patch.setattr("sys.stderr", said)
+        logged = logging.StreamHandler(said)
+        logging.getLogger("highdicom").addHandler(logged)
+        logging.getLogger("highdicom").setLevel(logging.DEBUG)
         words = [f"input={sources}", f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
         code = entry_point("predict")([*words, f"output={folder / 'out'}", "gpus=0", *DICOM, "segmentation=true"])
+        logging.getLogger("highdicom").removeHandler(logged)
+        logging.getLogger("highdicom").setLevel(logging.NOTSET)
+        said.writelines(f"{warning.message}\n" for warning in warned)
     shutil.move(folder / "packed", sources / "packed")
     return Delivered(code, (folder / "said").read_text(), sources, folder / "out")
 
