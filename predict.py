@@ -61,7 +61,7 @@ def main(settings: PredictSettings) -> float:
     for answer in told:
         print(answers.answer_line(answer, ensemble))
     print(answers.calibration_line(ensemble))
-    print(f"wrote {output}/predictions.json, predictions.csv, slices.csv and predictions.parquet{delivery}")
+    print(f"wrote {output}/predictions.json, predictions.csv, slices.csv and predictions.parquet{delivery.beside}")
     partly = [f"{len(failures)} of {len(found)} scans were refused:\n{refused}"] if failures else []
     if undelivered:
         partly.append("\n".join([f"{len(undelivered)} of {len(told)} answered scans got no DICOM:", *undelivered]))

@@ -63,7 +63,8 @@ class Delivery:
         """Write the DICOM files of all scans; return the reason of each scan that got none, in a sentence."""
         return [] if self._dicom is None else self._dicom.write()
 
-    def __str__(self) -> str:
-        """Return what is written beside the tables, to be told after them."""
+    @property
+    def beside(self) -> str:
+        """What is written beside the tables, to be told after them."""
         pages = ", and a page for each scan" if self._pages else ""
         return pages if self._dicom is None else f"{pages}, and DICOM files in dicom/"

@@ -17,6 +17,7 @@ from cnr_iemn.ct.reader import source_digest
 from cnr_iemn.deliver.dicom.source import SourceJob, read_source
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT
+from tests.ct.conftest import make_enhanced, write
 from tests.deliver.dicom_scans import edited, phantom_with_uids
 
 Change = Callable[[Dataset, int], None]
@@ -60,6 +61,7 @@ def test_the_images_come_head_first_with_their_identifiers_and_nothing_else(tiny
     assert [image.SOPInstanceUID for image in without.images] == [image.SOPInstanceUID for image in source.images]
 
 
+@pytest.mark.filterwarnings("ignore:Unknown encoding")  # of pydicom, while the first reader and this test look at it
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -118,6 +120,12 @@ def test_nifti_has_no_patient(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(ScanError, match="a NIfTI file names no patient"):
         read_source(SourceJob("P012", path, ""), allowed=STRICT, lungs=None)
+
+
+def test_frames_of_one_file_are_not_referred_to(tmp_path: Path) -> None:
+    folder = write(tmp_path / "P012", [make_enhanced()])
+    with pytest.raises(ScanError, match="P012: an enhanced multi-frame CT"):
+        read_source(job(folder), allowed=STRICT, lungs=None)
 
 
 def test_the_mask_is_that_of_the_answer(tiny_study: Path) -> None:
