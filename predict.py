@@ -17,7 +17,7 @@ from cnr_iemn.settings.schema import PredictSettings
 def main(settings: PredictSettings) -> float:
     """Answer for every scan below the input. Returns the share of scans that were answered."""
     from cnr_iemn.ct.find import find_scans
-    from cnr_iemn.deliver.scan_page import write_scan_page
+    from cnr_iemn.deliver.delivery import Delivery
     from cnr_iemn.engine import answers, prediction
     from cnr_iemn.engine.ensembles import read_ensemble
     from cnr_iemn.engine.hardware import choose_hardware
@@ -38,6 +38,8 @@ def main(settings: PredictSettings) -> float:
     failures: dict[str, str] = {}
     origin = {"name": name, "booster_sha256": sha256_of_file(booster_file)}
     output = Path(settings.output) if settings.output else study / "predictions" / source.resolve().name
+    wanted = {key: getattr(settings, key) for key in ("pages", "dicom", "segmentation")}
+    delivery = Delivery(output, networks, origin, **wanted)
     scans, told = [], []
     for scan_id, prepared in prediction.prepared_scans(found, pixels, failures):
         scans.append(networks.slices(scan_id, prepared))
@@ -45,13 +47,13 @@ def main(settings: PredictSettings) -> float:
         features = one.features()
         gone_by = contributions(booster, features, classes=ensemble.classes, models=ensemble.models)
         told += answers.scan_answers(scans[-1:], mean_probabilities(booster, features), gone_by, ensemble)
-        if settings.pages:
-            told[-1]["page"] = write_scan_page(output, told[-1], gone_by, one.sets[scan_id], prepared, networks)
+        delivery.add(dict(found)[scan_id], told[-1], gone_by, one.sets[scan_id], prepared)
     refused = "\n".join(failures.values())
     if not scans:
         raise ScanError(f"None of the {len(found)} scans in {source} can be answered:\n{refused}")
 
     kept = answers.new_scans(scans, ensemble, **origin, refused=failures)
+    undelivered = delivery.finish()
     answers.write_answers(output, ensemble, told, kept)
 
     if kept.notice:
@@ -59,12 +61,12 @@ def main(settings: PredictSettings) -> float:
     for answer in told:
         print(answers.answer_line(answer, ensemble))
     print(answers.calibration_line(ensemble))
-    print(
-        f"wrote {output}/predictions.json, predictions.csv, slices.csv and predictions.parquet"
-        + (", and a page for each scan" if settings.pages else "")
-    )
-    if failures:
-        raise PartialFailureError(f"{len(failures)} of {len(found)} scans were refused:\n{refused}")
+    print(f"wrote {output}/predictions.json, predictions.csv, slices.csv and predictions.parquet{delivery.beside}")
+    partly = [f"{len(failures)} of {len(found)} scans were refused:\n{refused}"] if failures else []
+    if undelivered:
+        partly.append("\n".join([f"{len(undelivered)} of {len(told)} answered scans got no DICOM:", *undelivered]))
+    if partly:
+        raise PartialFailureError("\n".join(partly))
     return len(scans) / len(found)
 
 

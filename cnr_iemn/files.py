@@ -5,8 +5,9 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,24 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, line ends as given, under the promise of ``write_bytes_atomic``."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_folder_atomic(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, by name, into a folder that then holds them alone; it is there with all of them or as it was."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    older = temporary.with_suffix(".old")
+    try:
+        for name, data in files.items():
+            write_bytes_atomic(temporary / name, data)
+        sync_folder(temporary)
+        if folder.exists():
+            os.replace(folder, older)
+        os.replace(temporary, folder)
+    finally:
+        if older.exists() and not folder.exists():
+            os.replace(older, folder)
+        for left in (temporary, older):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,28 @@ def test_a_failing_write_leaves_the_old_file_and_no_temporary_one(
     with pytest.raises(OSError, match="disk full"):
         files.write_text_atomic(tmp_path / "x", "new")
     assert (tmp_path / "x").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("failing", [1, 3, 4])
+def test_a_folder_has_all_its_files_or_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    files.write_folder_atomic(tmp_path / "x", {"a": b"old", "c": b"old"})
+    files.write_folder_atomic(tmp_path / "x", {"a": b"1", "b": b"2"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "x").iterdir()} == {"a": b"1", "b": b"2"}
+    replace, calls = os.replace, []
+
+    def fail(*names: object) -> None:
+        calls.append(names)
+        if len(calls) == failing:
+            raise OSError("disk full")
+        replace(*names)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files.os, "replace", fail)  # of file a, of b, of the older folder, of the new one
+    with pytest.raises(OSError, match="disk full"):
+        files.write_folder_atomic(tmp_path / "x", {"a": b"newer", "b": b"newer"})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "x").iterdir()} == {"a": b"1", "b": b"2"}
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 

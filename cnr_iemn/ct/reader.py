@@ -1,6 +1,7 @@
 """A folder of DICOM files, or what else holds a scan, becomes a volume, rightly or not at all."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,15 @@ def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
         findings += (f"{len(plan.copies)} file(s) with position and pixels of another one dropped",)
     if any(is_lossy(header.pixels) for header in plan.slices):
         findings += ("compressed with loss: the pixel values are not the scanner's",)
-    source = hashlib.sha256(b"".join(sorted(files.digests))).hexdigest()
+    source = source_digest(files.digests)
     phantom = any(header.phantom for header in plan.slices)
     taken = typical([header.taken for header in plan.slices])
     return Volume(hu, plan.spacing_mm, plan.z_mm, findings + plan.findings, phantom, source, taken)
+
+
+def source_digest(digests: Collection[bytes]) -> str:
+    """Return ``Volume.source_sha256`` of a scan. ``digests``: SHA-256 of the bytes of its files, each once."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 class _Files:

@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.cohort.parts import part_of_slices
+from cnr_iemn.ct.plan import TURNED
+from cnr_iemn.ct.prepare import PreparedScan
 from cnr_iemn.patients.slice_sets import ScanArray
 from cnr_iemn.registry import N_GROUPS
-from cnr_iemn.report.pictures import data_uri, outlined
+from cnr_iemn.report.pictures import outlined
 
 SIDE = 384
 """Of a picture, pixels."""
 WINDOW = (-1350.0, 150.0)
 """HU at black and at white: the lung window, level -600 and width 1500."""
-_QUALITY = 82
 MARK = 24
 """Side of the black square in which R and L stand at half height, pixels."""
 _OPACITY = 0.45  # of the map where it is 1: the slice stays visible below
@@ -68,14 +69,25 @@ def lung_window(grey: NDArray[np.uint8], *, kept: tuple[float, float]) -> NDArra
     return np.asarray(table[grey])
 
 
+def slice_pictures(
+    prepared: PreparedScan, index: int, raised: NDArray[np.float32] | None, *, kept: tuple[float, float]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Return ``pictures`` of one slice of a scan in the lung window, R and L named unless the scan is turned.
+
+    ``kept``: HU at grey 0 and 255 of the prepared scan.
+    """
+    seen = lung_window(prepared.grey[index], kept=kept)
+    return pictures(seen, prepared.lungs[index].astype(np.uint8), raised, marks=TURNED not in prepared.findings)
+
+
 def pictures(
     grey: NDArray[np.uint8], mask: NDArray[np.uint8], raised: NDArray[np.float32] | None, *, marks: bool
-) -> tuple[str, str | None]:
-    """Return a slice with the outline of its lung mask, and the same under the map, as data URIs.
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Return a slice with the outline of its lung mask, and the same under the map.
 
-    ``grey``: uint8 [size, size], in the window to be seen; ``mask``: 0 or 1, of that shape; ``raised``: float32
-    [SIDE, SIDE], 0 to 1, None where there is no map. ``marks``: whether the patient's right (on the left) and left are
-    named, which needs rows that run to the left.
+    Each uint8 [SIDE, SIDE, 3]: blue, green, red. ``grey``: uint8 [size, size], in the window to be seen; ``mask``: 0 or
+    1, of that shape; ``raised``: float32 [SIDE, SIDE], 0 to 1, None where there is no map. ``marks``: whether the
+    patient's right (on the left) and left are named, which needs rows that run to the left.
     """
     plain = outlined(grey, mask, side=SIDE)
     shown = [plain]
@@ -89,5 +101,4 @@ def pictures(
             cv2.rectangle(image, (left, top), (left + MARK, top + MARK), (0, 0, 0), cv2.FILLED)
             base = (left + 5, top + MARK - 5)
             cv2.putText(image, letter, base, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2, cv2.LINE_AA)
-    uris = [data_uri(image, quality=_QUALITY) for image in shown]
-    return uris[0], uris[1] if raised is not None else None
+    return plain, shown[1] if raised is not None else None

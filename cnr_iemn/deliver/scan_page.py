@@ -13,7 +13,7 @@ import numpy as np
 from cnr_iemn.ct.plan import TURNED
 from cnr_iemn.ct.prepare import PreparedScan
 from cnr_iemn.deliver.gradcam import Maps, ensemble_maps
-from cnr_iemn.deliver.key_slices import SIDE, WINDOW, KeySlice, key_slices, lung_window, pictures
+from cnr_iemn.deliver.key_slices import SIDE, WINDOW, KeySlice, key_slices, slice_pictures
 from cnr_iemn.deliver.scan_text import contribution_table, probability_table, quality_table, sentence
 from cnr_iemn.engine.answers import notice_of
 from cnr_iemn.engine.ensembles import Ensemble
@@ -25,10 +25,11 @@ from cnr_iemn.patients.tables import model_title
 from cnr_iemn.report.drawing import PALETTE
 from cnr_iemn.report.pages import CLOSED_SET, page_templates
 from cnr_iemn.report.patients import group_shares, reasons, slice_shares, strip_paths
-from cnr_iemn.report.pictures import lung_slices
+from cnr_iemn.report.pictures import data_uri, lung_slices
 
 PAGE_BYTES = 2_000_000
 """What a page may weigh."""
+_QUALITY = 82  # of its JPEGs
 _LONGEST_NAME = 80
 
 
@@ -57,15 +58,25 @@ def page_name(scan_id: str) -> str:
     return f"{plain or 'scan'}-{hashlib.sha256(scan_id.encode()).hexdigest()[:8]}.html"
 
 
-def write_scan_page(
-    folder: Path,
+@dataclass(frozen=True)
+class KeyEvidence:
+    """What the networks looked at. ``keys``: the slices that contributed most; ``maps``: one for each, or none known.
+
+    ``maps``: float32 [keys, SIDE, SIDE], 0 to 1.
+    """
+
+    keys: tuple[KeySlice, ...]
+    maps: Maps | None
+
+
+def key_evidence(
     answer: Mapping[str, Any],
     gone_by: Contributions,
     sets: Sequence[ScanArray],
     prepared: PreparedScan,
     networks: EnsembleNetworks,
-) -> str:
-    """Write the page of one scan, whole or not at all; return its name in the folder.
+) -> KeyEvidence:
+    """Return the slices that contributed most to an answer with their Grad-CAM maps.
 
     ``answer``: of ``scan_answers``; ``gone_by``: what the booster goes by, this scan among them; ``sets``: the scan as
     every set of networks sees it.
@@ -74,8 +85,25 @@ def write_scan_page(
     answered = gone_by.classes.index(answer["class"])
     keys = key_slices(gone_by.by_group[row, answered], sets, answered)
     maps = ensemble_maps(networks, prepared, [key.index for key in keys], target=answered, side=SIDE)
+    return KeyEvidence(keys, maps)
+
+
+def write_scan_page(
+    folder: Path,
+    answer: Mapping[str, Any],
+    gone_by: Contributions,
+    sets: Sequence[ScanArray],
+    prepared: PreparedScan,
+    ensemble: Ensemble,
+    seen: KeyEvidence,
+) -> str:
+    """Write the page of one scan, whole or not at all; return its name in the folder.
+
+    The arguments are those of ``key_evidence`` and what it returned.
+    """
     name = page_name(answer["scan"])
-    write_text_atomic(folder / name, scan_page(answer, gone_by, sets, prepared, networks.ensemble, keys, maps))
+    page = scan_page(answer, gone_by, sets, prepared, ensemble, seen.keys, seen.maps)
+    write_text_atomic(folder / name, page)
     return name
 
 
@@ -127,11 +155,10 @@ def _lung_height(prepared: PreparedScan) -> tuple[float, float]:
 def _shown(
     prepared: PreparedScan, keys: Sequence[KeySlice], maps: Maps | None, *, kept: tuple[float, float]
 ) -> tuple[Shown, ...]:
-    marks = TURNED not in prepared.findings
     found = []
     for k, key in enumerate(keys):
-        mask = prepared.lungs[key.index].astype(np.uint8)
-        seen = lung_window(prepared.grey[key.index], kept=kept)
-        plain, overlay = pictures(seen, mask, None if maps is None else maps[k], marks=marks)
-        found.append(Shown(key, float(prepared.z_mm[key.index]), bool(mask.any()), plain, overlay))
+        plain, overlay = slice_pictures(prepared, key.index, None if maps is None else maps[k], kept=kept)
+        above = None if overlay is None else data_uri(overlay, quality=_QUALITY)
+        place = float(prepared.z_mm[key.index]), bool(prepared.lungs[key.index].any())
+        found.append(Shown(key, *place, data_uri(plain, quality=_QUALITY), above))
     return tuple(found)

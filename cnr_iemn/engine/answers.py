@@ -49,7 +49,7 @@ def scan_answers(
 
     ``probabilities``: the booster's, float64 [scans, classes]; ``gone_by``: what it goes by, of the same scans.
     ``calibrated`` and ``undecided`` are None where the ensemble is not calibrated; the class is the same either way.
-    ``page`` is left to who writes one.
+    ``page`` and ``dicom`` are left to who writes them.
     """
     classes, frozen = ensemble.classes, ensemble.calibration
     calibrated = [None] * len(scans) if frozen is None else frozen.calibrated(probabilities)
@@ -67,6 +67,7 @@ def scan_answers(
             "findings": list(scan.findings),
             "contributions": gone_by.of_scan(scan.scan_id),
             "page": None,
+            "dicom": None,
             "slices": [
                 {
                     "slice_index": k,

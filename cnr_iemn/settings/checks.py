@@ -1,5 +1,7 @@
 """Checks of values and between fields, before anything heavy is imported or written."""
 
+from importlib.util import find_spec
+
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import BACKBONES
 from cnr_iemn.settings.aggregate_checks import check_aggregate
@@ -43,8 +45,10 @@ def check_settings(settings: object) -> None:
         check_logger(settings.logger)
         if settings.sweep is not None:
             _check_sweep(settings, settings.sweep)
-    if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
-        raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
+    if isinstance(settings, PredictSettings):
+        if (settings.gpus or 0) > 1:
+            raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
+        _check_dicom(settings)
     if isinstance(settings, AggregateSettings):
         check_aggregate(settings)
     if isinstance(settings, AggregateSettings | PredictSettings):
@@ -70,6 +74,22 @@ def ensemble_models(ensemble: object) -> tuple[str, ...]:
 def ensemble_name(ensemble: object) -> str:
     """Return the folder name of an ensemble: ``all``, a model's name, or names joined by ``+``."""
     return "all" if ensemble == "all" else "+".join(ensemble_models(ensemble))
+
+
+def _check_dicom(settings: PredictSettings) -> None:
+    if settings.dicom and not settings.identify:
+        raise ConfigurationError(
+            "dicom=true writes files into the patient's study, and they must carry the patient's name, id and dates, "
+            "as far as the scan has them; nothing else that predict.py writes does. Add identify=true if they may be "
+            "written to the output folder, or leave dicom=true out."
+        )
+    for key in ("identify", "segmentation"):
+        if getattr(settings, key) and not settings.dicom:
+            raise ConfigurationError(f"{key}=true is of DICOM output alone. Add dicom=true, or leave {key} out.")
+    if settings.dicom and find_spec("highdicom") is None:
+        raise ConfigurationError(
+            "dicom=true needs highdicom, which is an extra: pip install 'cnr-iemn[dicom]', or leave dicom=true out."
+        )
 
 
 def _check_data(data: DataSettings) -> None:

@@ -263,7 +263,8 @@ class AggregateSettings:
 class PredictSettings:
     """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
 
-    ``pages``: whether each scan gets its own page there.
+    ``pages``: whether each scan gets its own page there. ``dicom``: whether each gets DICOM files in its patient's
+    study, which ``identify`` must allow, since they carry its identifiers; ``segmentation``: the lung mask among them.
     """
 
     input: str = MISSING
@@ -272,6 +273,9 @@ class PredictSettings:
     runs: str = "runs"
     output: str | None = None
     pages: bool = True
+    dicom: bool = False
+    identify: bool = False
+    segmentation: bool = False
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
     batch_size: int = 64

@@ -1,0 +1,267 @@
+"""DICOM files of answered scans: valid by dciodvfy, in the patient's study, with the answer of predictions.json."""
+
+import json
+import logging
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+
+from cnr_iemn.ct import read_scan
+from cnr_iemn.ct.lungs import segment_lungs
+from tests.deliver.dicom_scans import dciodvfy_errors, edited, phantoms
+from tests.pipeline import MODELS, entry_point
+
+hd = pytest.importorskip("highdicom", reason="DICOM output is an extra: pip install 'cnr-iemn[dicom]'")
+
+DICOM = ("dicom=true", "identify=true")
+SECRET = "PLANTEDNAME"  # of one component: highdicom warns of such, with the name in the warning
+FILES = ("report.dcm", "capture.dcm", "lungs.dcm")
+DISEASES = {"840539006", "840544004", "233604007", "385093006", "75570004", "53084003", "17621005"}
+"""SNOMED CT: COVID-19 (disease, suspected), pneumonia (any, community acquired, viral, bacterial), normal."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What one run of predict.py made of four scans."""
+
+    code: int
+    said: str
+    sources: Path
+    output: Path
+
+    @property
+    def scans(self) -> dict[str, dict]:
+        document = json.loads((self.output / "predictions.json").read_text())
+        return {answer["scan"]: answer for answer in document["scans"]}
+
+    def images(self, scan: str) -> list[Dataset]:
+        paths = (self.sources / scan).glob("*.dcm")
+        return sorted(map(pydicom.dcmread, paths), key=lambda image: -image.ImagePositionPatient[2])
+
+
+@pytest.fixture(scope="module")
+def delivered(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Delivered:
+    folder = tmp_path_factory.mktemp("delivered")
+    sources = folder / "scans"
+    first, second, third = phantoms(tiny_study, with_uids=True)[:3]
+    edited(first, sources / "named", lambda image, _: setattr(image, "PatientName", SECRET))
+    shutil.copytree(phantoms(tiny_study, with_uids=False)[0], sources / "shared")
+    edited(third, sources / "patient", lambda image, _: image.__delitem__("QualityControlImage"))
+    shutil.copytree(second, folder / "packed")
+    with zipfile.ZipFile(sources / "packed.zip", "w") as archive:
+        for path in (folder / "packed").iterdir():
+            archive.write(path, f"packed/{path.name}")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        (folder / "said").open("w") as said,
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        warnings.simplefilter("always")
+        patch.setattr("sys.stdout", said)
+        patch.setattr("sys.stderr", said)
+        logged = logging.StreamHandler(said)
+        logging.getLogger("highdicom").addHandler(logged)
+        logging.getLogger("highdicom").setLevel(logging.DEBUG)
+        words = [f"input={sources}", f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
+        code = entry_point("predict")([*words, f"output={folder / 'out'}", "gpus=0", *DICOM, "segmentation=true"])
+        logging.getLogger("highdicom").removeHandler(logged)
+        logging.getLogger("highdicom").setLevel(logging.NOTSET)
+        said.writelines(f"{warning.message}\n" for warning in warned)
+    shutil.move(folder / "packed", sources / "packed")
+    return Delivered(code, (folder / "said").read_text(), sources, folder / "out")
+
+
+def read(delivered: Delivered, scan: str, name: str) -> Dataset:
+    return pydicom.dcmread(delivered.output / "dicom" / scan / name)
+
+
+def items(node: Dataset) -> Iterator[Dataset]:
+    for child in node.get("ContentSequence", []):
+        yield child
+        yield from items(child)
+
+
+def codes_in(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
+    for element in dataset.iterall():
+        if element.keyword.endswith("CodeSequence"):
+            for code in element.value:
+                yield code.CodingSchemeDesignator, code.CodeValue, code.CodeMeaning
+
+
+def meaning(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeMeaning)
+
+
+def test_each_scan_gets_all_its_files_or_the_reason_and_the_others_go_on(delivered: Delivered) -> None:
+    assert delivered.code == 1
+    scans = delivered.scans
+    assert set(scans) == {"named", "packed", "shared", "patient"}
+    assert all(len(answer["probabilities"]) == 3 for answer in scans.values())
+    for scan in ("named", "packed"):
+        assert scans[scan]["dicom"] == {"files": [f"dicom/{scan}/{name}" for name in FILES], "refused": None}
+    reasons = {scan: scans[scan]["dicom"]["refused"] for scan in ("shared", "patient")}
+    assert "images lack SOPInstanceUID (anonymised?)" in reasons["shared"]
+    assert "this study was trained on phantoms" in reasons["patient"]
+    assert "2 of 4 answered scans got no DICOM:" in delivered.said
+    for scan, reason in reasons.items():
+        assert reason in delivered.said
+        assert reason.startswith(f"{scan}: ")
+        assert not scans[scan]["dicom"]["files"]
+    there = {path.relative_to(delivered.output).as_posix() for path in (delivered.output / "dicom").rglob("*.*")}
+    assert there == {f"dicom/{scan}/{name}" for scan in ("named", "packed") for name in FILES}
+
+
+def test_identifiers_go_into_the_dicom_files_alone(delivered: Delivered) -> None:
+    image = delivered.images("named")[0]
+    planted = [SECRET, str(image.PatientID), str(image.StudyInstanceUID), str(image.SOPInstanceUID)]
+    for path in (path for path in delivered.output.rglob("*") if path.is_file() and path.suffix != ".dcm"):
+        assert not [value for value in planted if value.encode() in path.read_bytes()], path
+    assert not [value for value in planted if value in delivered.said]
+    assert read(delivered, "named", "report.dcm").PatientName == SECRET
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("scan", ["named", "packed"])
+def test_dciodvfy_finds_no_error(delivered: Delivered, scan: str, name: str) -> None:
+    assert dciodvfy_errors(delivered.output / "dicom" / scan / name) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_of_the_patient_s_study_in_a_series_of_its_own(delivered: Delivered, name: str) -> None:
+    image, made = delivered.images("named")[0], read(delivered, "named", name)
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "PatientSex"):
+        assert made.get(keyword) == image.get(keyword), keyword
+    assert made.PatientBirthDate == made.AccessionNumber == ""
+    others = {read(delivered, scan, each).SeriesInstanceUID for scan in ("named", "packed") for each in FILES}
+    assert len(others | {image.SeriesInstanceUID}) == 7
+    assert made.QualityControlSubject == "YES"
+    assert made.SpecificCharacterSet == "ISO_IR 192"
+    assert (made.Manufacturer, len(made.DeviceSerialNumber)) == ("CNR-IEMN", 64)
+
+
+@pytest.mark.parametrize("scan", ["named", "packed"])
+def test_the_report_says_what_predictions_json_says(delivered: Delivered, scan: str) -> None:
+    report = hd.sr.srread(delivered.output / "dicom" / scan / "report.dcm")
+    assert isinstance(report, hd.sr.Comprehensive3DSR)
+    assert isinstance(report.content, hd.sr.MeasurementReport)
+    assert report.VerificationFlag == "UNVERIFIED"
+    answer = delivered.scans[scan]
+    whole, *shown = report.content.get_image_measurement_groups()
+    values = {str(each.name.meaning): each.value for each in whole.get_measurements()}
+    for label, value in answer["probabilities"].items():
+        assert values[f"Similarity of model output to class {label}"] == value
+        assert values[f"Calibrated similarity of model output to class {label}"] == answer["calibrated"][label]
+    assert values["Number of slices"] == answer["n_slices"]
+    assert values["Volume"] == answer["lung_litres"]
+    sources = [image.SOPInstanceUID for image in delivered.images(scan)]
+    assert [each.referenced_sop_instance_uid for each in whole.source_images] == sources
+    assert [str(uid) for _, _, uid, _ in report.get_evidence()] == sources
+    for group in shown:
+        (reference,) = group.source_images
+        number = int(str(group.tracking_identifier).split("slice ")[1].split(" of")[0])
+        assert reference.referenced_sop_instance_uid == sources[number - 1]
+    names = {meaning(item): item.TextValue for item in items(report) if item.ValueType == "TEXT"}
+    assert names["Permitted use"] == "Research use only, not a medical device."
+    assert names["Notice on synthetic images"] == "phantom study: no diagnostic meaning"
+    assert names["Answer of the model in a sentence"] == "Phantom study: no diagnostic meaning."
+    assert names["Whether the model is undecided"] in ("undecided", "not undecided")
+    assert "learnt on 9 training scans of phantom" in names["Calibration"]
+    assert names["Closed set of classes"].startswith("Closed set: ")
+
+
+def test_no_class_is_a_coded_finding(delivered: Delivered) -> None:
+    report = read(delivered, "named", "report.dcm")
+    codes = set(codes_in(report))
+    assert not {value for _, value, _ in codes} & DISEASES
+    anatomy = {"39607008", "51440002", "118565006", "363698007", "272741003"}  # lung, bilateral, volume; site, side
+    assert {value for scheme, value, _ in codes if scheme == "SCT"} == anatomy
+    for item in items(report):
+        if any(label in meaning(item) for label in ("Normal", "COVID-19", "CAP")):
+            assert item.ValueType == "NUM"
+            assert item.ConceptNameCodeSequence[0].CodingSchemeDesignator == "99CNRIEMN"
+        for code in item.get("ConceptCodeSequence", []):
+            assert not any(label in code.CodeMeaning for label in ("Normal", "COVID", "CAP", "neumonia"))
+
+
+def test_the_capture_reopens_as_the_picture_of_a_source_slice(delivered: Delivered) -> None:
+    image = hd.imread(delivered.output / "dicom" / "named" / "capture.dcm")
+    assert image.SOPClassUID.keyword == "SecondaryCaptureImageStorage"
+    assert image.pixel_array.shape == (image.Rows, 828, 3)
+    assert list(image.PatientOrientation) == ["L", "P"]
+    assert (image.BurnedInAnnotation, image.QualityControlImage) == ("NO", "YES")
+    sources = {each.SOPInstanceUID for each in delivered.images("named")}
+    assert image.SourceImageSequence[0].ReferencedSOPInstanceUID in sources
+
+
+@pytest.mark.parametrize("scan", ["named", "packed"])
+def test_the_mask_lies_on_the_images(delivered: Delivered, scan: str) -> None:
+    made = hd.seg.segread(delivered.output / "dicom" / scan / "lungs.dcm")
+    assert made.SegmentationType == "BINARY"
+    (segment,) = made.SegmentSequence
+    assert (segment.SegmentAlgorithmType, segment.SegmentLabel) == ("AUTOMATIC", "Lungs")
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "39607008"
+    images = {tuple(map(float, image.ImagePositionPatient)): image for image in delivered.images(scan)}
+    assert made.FrameOfReferenceUID == next(iter(images.values())).FrameOfReferenceUID
+    volume = read_scan(delivered.sources / scan)
+    mask = segment_lungs(volume.hu, volume.spacing_mm, method="pleura").mask
+    laid = np.zeros_like(mask)
+    for frame, group in zip(made.pixel_array, made.PerFrameFunctionalGroupsSequence, strict=True):
+        image = images[tuple(map(float, group.PlanePositionSequence[0].ImagePositionPatient))]
+        reference = group.DerivationImageSequence[0].SourceImageSequence[0]
+        assert reference.ReferencedSOPInstanceUID == image.SOPInstanceUID
+        index = int(np.abs(volume.z_mm - float(image.ImagePositionPatient[2])).argmin())
+        laid[index] = frame
+        stored = imagecodecs.jpeg8_decode(next(generate_frames(image.PixelData, number_of_frames=1)))
+        inside = stored[frame.astype(bool)] + float(image.RescaleIntercept)
+        assert np.median(inside) < -320  # whatever the reader and the mask think, there is air below it
+    assert np.array_equal(laid, mask)
+
+
+def test_dicom_is_refused_before_any_work_unless_it_may_identify(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["input=/nowhere", f"runs={tiny_study / 'runs'}", "study=tiny", f"output={tmp_path / 'out'}"]
+    for wrong, said in (
+        (["dicom=true"], "Add identify=true"),
+        (["identify=true"], "identify=true is of DICOM output alone"),
+        (["segmentation=true"], "segmentation=true is of DICOM output alone"),
+    ):
+        assert entry_point("predict")([*words, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_the_message_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cnr_iemn.settings.checks.find_spec", lambda _: None)
+    assert entry_point("predict")(["input=/nowhere", *DICOM]) == 2
+    assert "pip install 'cnr-iemn[dicom]'" in capsys.readouterr().err
+
+
+def test_a_real_scan_in_a_study_of_patients(tiny_study: Path, tmp_path: Path, sample_root: Path) -> None:
+    runs = shutil.copytree(tiny_study / "runs", tmp_path / "runs")
+    ensemble = runs / "tiny" / "ensembles" / "+".join(MODELS) / "ensemble.json"
+    ensemble.write_text(ensemble.read_text().replace('"phantom": true', '"phantom": false'))
+    words = [f"input={sample_root / 'Cap subjects' / 'cap001'}", f"runs={runs}", "study=tiny", "gpus=0", "pages=false"]
+    words += [f"ensemble=[{','.join(MODELS)}]", f"output={tmp_path / 'out'}", *DICOM, "segmentation=true"]
+    assert entry_point("predict")(words) == 0
+    for name in FILES:
+        assert dciodvfy_errors(tmp_path / "out" / "dicom" / "cap001" / name) == []
+    report = hd.sr.srread(tmp_path / "out" / "dicom" / "cap001" / "report.dcm")
+    (answer,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["scans"]
+    values = [each.value for each in report.content.get_image_measurement_groups()[0].get_measurements()]
+    assert values[:3] == list(answer["probabilities"].values())
+    assert len(report.get_evidence()) == 168
+    assert "Notice" not in str(report)
+    assert "QualityControlSubject" not in report
