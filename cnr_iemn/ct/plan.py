@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.headers import SliceHeader
-from cnr_iemn.ct.stacks import SAME_POSITION_MM, Stack, check_not_a_part, close_to, longest_axial, split
+from cnr_iemn.ct.stacks import SAME_POSITION_MM, Stack, check_not_a_part, close_to, longest_axial, split, told
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -75,13 +75,13 @@ def _chosen(scan: str, images: list[SliceHeader], allowed: Permissions, findings
     ):
         if value is None:
             continue
-        there = Counter(getattr(header, key) for header in images)
-        kept = [header for header in images if getattr(header, key) == value]
+        there = Counter(told(key, getattr(header, key)) for header in images)
+        kept = [header for header in images if value in (getattr(header, key), told(key, getattr(header, key)))]
         if not kept:
-            listed = ", ".join(f"{name} ({count})" for name, count in sorted(there.items(), key=str))
+            listed = ", ".join(f"{name} ({count})" for name, count in sorted(there.items()))
             raise ScanError(f"{scan}: no image of ingest.{key}={value}; {keyword} is {listed}. Give one of these.")
         if len(kept) < len(images):
-            findings.append(f"ignored: {len(images) - len(kept)} image(s) of another {keyword} than {value}")
+            findings.append(f"ignored: {len(images) - len(kept)} image(s) of another {keyword} than ingest.{key} names")
         images = kept
     return images
 

@@ -263,7 +263,8 @@ class AggregateSettings:
 class PredictSettings:
     """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
 
-    ``pages``: whether each scan gets its own page there.
+    ``pages``: whether each scan gets its own page there. ``anonymise_ids``: whether scans are called scan-0001 and so
+    on, and no name of a folder or file is told.
     """
 
     input: str = MISSING
@@ -272,6 +273,7 @@ class PredictSettings:
     runs: str = "runs"
     output: str | None = None
     pages: bool = True
+    anonymise_ids: bool = False
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
     batch_size: int = 64

@@ -94,7 +94,7 @@ FOLDERS = [
     Hazard(
         "no preamble, no meta information",
         _headless,
-        refusal=r"P012: no CT image below .*P012 \(found 24 file that is no DICOM\)\. The first, P012/IM0000\.dcm: "
+        refusal=r"P012: no CT image in it \(found 24 file that is no DICOM\)\. The first, P012/IM0000\.dcm: "
         r"begins like a DICOM dataset, but without the preamble and file meta information that say how to read it\. "
         r"Export the scan again as DICOM files\. " + _GIVE,
     ),
@@ -106,6 +106,6 @@ FOLDERS = [
     Hazard(
         "empty folder",
         lambda dicom, folder: folder.mkdir(),
-        refusal=rf"P012: no CT image below .*P012 \(it is empty\)\. {_GIVE}",
+        refusal=rf"P012: no CT image in it \(it is empty\)\. {_GIVE}",
     ),
 ]

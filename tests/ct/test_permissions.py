@@ -117,7 +117,9 @@ def _two_kernels(dicom):
 def test_two_kernels(dicom, scan_folder):
     folder = scan_folder(_two_kernels(dicom))
     refusal = r"two stacks that could be the scan: .*Choose with ingest\.kernel=B70s or ingest\.kernel=B31f"
-    volume = _allowed(folder, refusal, "24 image(s) of another ConvolutionKernel than B31f", kernel="B31f")
+    volume = _allowed(
+        folder, refusal, "24 image(s) of another ConvolutionKernel than ingest.kernel names", kernel="B31f"
+    )
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu() + 100)
     np.testing.assert_array_equal(read_scan(folder, Permissions(kernel="B70s")).hu, dicom.expected_hu())
     with pytest.raises(ScanError, match=r"ingest.kernel=B50; ConvolutionKernel is B31f \(24\), B70s \(24\)"):
@@ -130,7 +132,7 @@ def test_two_series(dicom, scan_folder):
         for ds in slices:
             ds.SeriesNumber = number
             ds.RescaleIntercept = -1024 + 10 * number
-    refusal, finding = "Choose with ingest.series_number=2", "24 image(s) of another SeriesNumber than 3"
+    refusal, finding = "Choose with ingest.series_number=2", "24 image(s) of another SeriesNumber than ingest.series"
     volume = _allowed(scan_folder(first + second), refusal, finding, series_number=3)
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu() + 30)
 
