@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cnr_iemn.ct.headers import CT_CLASSES, SliceHeader, UnreadableFileError, read_headers
+from cnr_iemn.ct.headers import CT_CLASSES, OTHER_SCANS, SliceHeader, UnreadableFileError, read_headers
 from cnr_iemn.ct.limited import run_limited
 from cnr_iemn.ct.quiet import unheard
 from cnr_iemn.errors import CohortError, ScanError
@@ -15,6 +15,7 @@ from cnr_iemn.permissions import STRICT, Permissions
 MAX_DEPTH = 8
 """Folders below folders; deeper trees are refused."""
 NIFTI, ZIP = (".nii", ".nii.gz"), ".zip"
+_NOT_CT = "\0"  # no UID
 MAX_SLICES = 20_000
 """Slices below one folder."""
 
@@ -162,10 +163,11 @@ def find_scans(root: Path, *, workers: int = 0, called: str | None = None) -> li
 
     Those that share a name have their path below ``root`` for an id. A folder that holds CT files is one scan, with all
     folders below it; neighbours that hold parts of one series are one scan, their parent. Every zip and every NIfTI
-    file is one. ``workers``: limited processes that look into the files (see ``run_limited``), for a header can be made
-    to take all memory or time; 0 looks in this process. A folder on which one is lost, that cannot be listed or that
-    lies too deep counts as a scan, to be refused by name. ``called``: what messages call ``root`` in place of its path.
-    Raises CohortError where there is none.
+    file is one. So that they are refused by name and not passed over, these count, too: a folder of another modality's
+    images (``OTHER_SCANS``) with no scan below it, one that cannot be listed or lies too deep, and one on which a
+    worker is lost. ``workers``: limited processes that look into the files (see ``run_limited``), for a header can be
+    made to take all memory or time; 0 looks in this process. ``called``: what messages call ``root`` in place of its
+    path. Raises CohortError where there is none.
     """
     if root.is_file() and (is_nifti(root) or is_zip(root)):
         return [(scan_name(root), root)]
@@ -174,28 +176,39 @@ def find_scans(root: Path, *, workers: int = 0, called: str | None = None) -> li
         raise CohortError(
             f"{shown} is no folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
         )
-    leaves: dict[Path, str] = {}  # folder -> its series
-    folders = list(folders_with_files(root, lambda folder, _: leaves.update({folder: ""})))
-    links = sum(n_links for _, _, n_links in folders)
-    single: list[Path] = []
-    for (folder, files, _), series in zip(folders, _series_of([f for _, f, _ in folders], workers), strict=True):
-        if any(folder.is_relative_to(leaf) for leaf in leaves):
-            continue
-        if series is not None:
-            leaves[folder] = series
-        else:  # beside slices, such a file is a mask or a copy
-            single += [path for path in files if is_nifti(path) or is_zip(path)]
-    if not leaves and not single:
+    lost: list[Path] = []
+    folders = list(folders_with_files(root, lambda folder, _: lost.append(folder)))
+    paths = _scans_among(folders, lost, workers)
+    if not paths:
+        links = sum(n_links for _, _, n_links in folders)
         hint = f" {links} link(s) were not followed." if links else ""
         raise CohortError(
             f"No CT scan (DICOM, zip, NIfTI) at or below {shown}.{hint} Give the folder that holds the scans."
         )
-    paths = sorted([*_merge_parts(leaves), *single], key=lambda path: natural_key(path.as_posix()))
     names = Counter(scan_name(path) for path in paths)
     return [
         (name if names[name] == 1 else path.relative_to(root).as_posix(), path)
         for path, name in zip(paths, map(scan_name, paths), strict=True)
     ]
+
+
+def _scans_among(folders: list[tuple[Path, list[Path], int]], lost: list[Path], workers: int) -> list[Path]:
+    """Return the folders and files that are scans, in natural order. ``lost``: folders to be refused."""
+    leaves = dict.fromkeys(lost, "")  # folder -> its series
+    single: list[Path] = []
+    others: list[Path] = []
+    for (folder, files, _), series in zip(folders, _series_of([f for _, f, _ in folders], workers), strict=True):
+        if any(folder.is_relative_to(leaf) for leaf in leaves):
+            continue
+        if series == _NOT_CT:
+            others.append(folder)
+        elif series is not None:
+            leaves[folder] = series
+        else:  # beside slices, such a file is a mask or a copy
+            single += [path for path in files if is_nifti(path) or is_zip(path)]
+    scans = {*_merge_parts(leaves), *single}
+    scans |= {folder for folder in others if not any(path.is_relative_to(folder) for path in scans)}
+    return sorted(scans, key=lambda path: natural_key(path.as_posix()))
 
 
 def _series_of(folders: list[list[Path]], workers: int) -> list[str | None]:
@@ -208,11 +221,11 @@ def _series_of(folders: list[list[Path]], workers: int) -> list[str | None]:
 
 @unheard()
 def _series_in(files: list[Path]) -> str | None:
-    """Return the series of the first CT file, None where there is none.
+    """Return the series of the first CT file, None where there is none, _NOT_CT where there is another scan.
 
     A damaged file named like DICOM counts, so that its scan is refused by name and not passed over.
     """
-    damaged = False
+    damaged, other = False, False
     for path in files:
         try:
             header = read_headers(path, path.name)[0]
@@ -224,7 +237,8 @@ def _series_in(files: list[Path]) -> str | None:
             continue
         if header.sop_class in CT_CLASSES:
             return header.series
-    return "" if damaged else None
+        other |= header.sop_class in OTHER_SCANS
+    return "" if damaged else _NOT_CT if other else None
 
 
 def _merge_parts(leaves: dict[Path, str]) -> set[Path]:

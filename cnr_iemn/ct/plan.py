@@ -113,7 +113,7 @@ def _check_geometry(header: SliceHeader) -> None:
                 else ""
             )
             raise ScanError(
-                f"{header.name}: {keyword} is missing or not made of numbers. The order of the slices rests on it, so "
+                f"{header.name}: {keyword} is missing or makes no sense. The order of the slices rests on it, so "
                 f"the scan is refused. Copy the file again, or export the scan anew{way_out}."
             )
     if header.pixels.rows is None or header.pixels.columns is None:

@@ -64,7 +64,7 @@ def _loop(dicom: type[Builder], folder: Path) -> None:
 
 
 _NO_ORIENTATION = (
-    r"P012/IM0023\.dcm: ImageOrientationPatient is missing or not made of numbers\. The order of the slices rests on "
+    r"P012/IM0023\.dcm: ImageOrientationPatient is missing or makes no sense\. The order of the slices rests on "
     r"it, so the scan is refused\. Copy the file again, or export the scan anew\."
 )
 _NO_DICOM = (
