@@ -18,8 +18,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from cnr_iemn.ct.acquisition import code_of
 from cnr_iemn.ct.quiet import unheard
 from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.errors import ScanError
+from cnr_iemn.permissions import Permissions
 from tests.pipeline import MODELS, TINY, entry_point
 from tests.planted import BOUNDED, PLANTED, SOUGHT, STEM, found_in, leaks, plant_folder, save
 
@@ -174,6 +177,19 @@ def test_predict_tells_nothing(
     assert {path.stem for path in (tmp_path / "out").glob("*.html")} == set(answered)
     assert all(reason.startswith(scan_id) for scan_id, reason in refused.items())
     assert any(re.match(r"scan-\d{4} file \d+: ", reason) for reason in refused.values())
+
+
+def test_choosing_among_scans_tells_nothing(planted: Path) -> None:
+    chosen = [Permissions(kernel="other"), Permissions(series_number=3), Permissions(kernel=code_of(f"{STEM}SHARP"))]
+    for scan in planted.iterdir():
+        for allowed in chosen:
+            try:
+                volume = read_scan(scan, allowed)
+                said = f"{volume.findings} {volume.acquisition}"
+            except ScanError as error:
+                said = str(error)
+            assert not found_in(said.encode()), said
+    assert len(read_scan(planted / f"{NAMES[1]}-kernels", chosen[-1]).hu) >= 20
 
 
 def test_prepare_and_train_tell_nothing(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.acquisition import code_of
 from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.ct.stacks import SAME_POSITION_MM, Stack, check_not_a_part, close_to, longest_axial, split, told
 from cnr_iemn.errors import ScanError
@@ -76,7 +77,7 @@ def _chosen(scan: str, images: list[SliceHeader], allowed: Permissions, findings
         if value is None:
             continue
         there = Counter(told(key, getattr(header, key)) for header in images)
-        kept = [header for header in images if value in (getattr(header, key), told(key, getattr(header, key)))]
+        kept = [header for header in images if value in (getattr(header, key), code_of(str(getattr(header, key))))]
         if not kept:
             listed = ", ".join(f"{name} ({count})" for name, count in sorted(there.items()))
             raise ScanError(f"{scan}: no image of ingest.{key}={value}; {keyword} is {listed}. Give one of these.")

@@ -164,7 +164,7 @@ def load_weights(network: SliceNetwork, path: Path) -> None:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"{path} is no checkpoint of a run, or holds more than tensors and plain values, which could run code of "
             "its own: nothing of it was run. Take the checkpoint that train.py has written, or train again."

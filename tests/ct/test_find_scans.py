@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from pydicom import uid
 
 from cnr_iemn.ct.find import _series_in, find_scans, natural_key
 from cnr_iemn.ct.reader import read_scan
@@ -93,6 +94,23 @@ def test_a_damaged_scan_is_not_passed_over(dicom, slices, tmp_path):
     (tmp_path / "P2").mkdir()
     (tmp_path / "P2" / "IM0001.dcm").write_bytes(b"")
     assert [scan_id for scan_id, _ in find_scans(tmp_path)] == ["P1", "P2"]
+
+
+def test_images_of_another_modality_are_not_passed_over_where_they_lie_alone(dicom, tmp_path):
+    def of_class(name, sop_class):
+        slices = dicom.make_slices(4, series=f"1.{len(name)}")
+        for ds in slices:
+            ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
+        dicom.write(tmp_path / name, slices, [f"{len(name)}-{k}.dcm" for k in range(4)])
+
+    of_class("P1", uid.MRImageStorage)
+    of_class("dose", uid.EnhancedSRStorage)
+    of_class("study2", uid.PositronEmissionTomographyImageStorage)
+    dicom.write(tmp_path / "study2" / "CT", dicom.make_slices(4))
+    found = find_scans(tmp_path)
+    assert [scan_id for scan_id, _ in found] == ["P1", "CT"]
+    with pytest.raises(ScanError, match=r"^P1: no CT image in it \(found 4 MRImageStorage\)"):
+        read_scan(found[0][1])
 
 
 def test_no_scan(dicom, slices, tmp_path):
