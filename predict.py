@@ -16,9 +16,8 @@ from cnr_iemn.settings.schema import PredictSettings
 @entry_point("predict", PredictSettings)
 def main(settings: PredictSettings) -> float:
     """Answer for every scan below the input. Returns the share of scans that were answered."""
-    from cnr_iemn.ct.find import find_scans
     from cnr_iemn.deliver.delivery import Delivery
-    from cnr_iemn.engine import answers, prediction
+    from cnr_iemn.engine import answers, new_input, prediction
     from cnr_iemn.engine.ensembles import read_ensemble
     from cnr_iemn.engine.hardware import choose_hardware
     from cnr_iemn.files import sha256_of_file
@@ -31,17 +30,19 @@ def main(settings: PredictSettings) -> float:
     ensemble = read_ensemble(Path(settings.runs), settings.study, name)
     booster_file = study / "ensembles" / name / "booster.ubj"
     booster = load_booster(booster_file)
-    found = find_scans(source, workers=1)
+    anonymous = settings.anonymise_ids
+    found = new_input.find_new_scans(source, anonymous=anonymous)
     networks = prediction.EnsembleNetworks(study, ensemble, hardware, batch_size=settings.batch_size)
 
     pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
     failures: dict[str, str] = {}
     origin = {"name": name, "booster_sha256": sha256_of_file(booster_file)}
-    output = Path(settings.output) if settings.output else study / "predictions" / source.resolve().name
+    named = study / "predictions" / new_input.output_name(source, anonymous=anonymous)
+    output = Path(settings.output) if settings.output else named
     wanted = {key: getattr(settings, key) for key in ("pages", "dicom", "segmentation")}
     delivery = Delivery(output, networks, origin, **wanted)
     scans, told = [], []
-    for scan_id, prepared in prediction.prepared_scans(found, pixels, failures):
+    for scan_id, prepared in prediction.prepared_scans(found, pixels, failures, numbered=anonymous):
         scans.append(networks.slices(scan_id, prepared))
         one = answers.new_scans(scans[-1:], ensemble, **origin, refused={})
         features = one.features()
@@ -50,7 +51,7 @@ def main(settings: PredictSettings) -> float:
         delivery.add(dict(found)[scan_id], told[-1], gone_by, one.sets[scan_id], prepared)
     refused = "\n".join(failures.values())
     if not scans:
-        raise ScanError(f"None of the {len(found)} scans in {source} can be answered:\n{refused}")
+        raise ScanError(f"None of the {len(found)} scans of the input can be answered:\n{refused}")
 
     kept = answers.new_scans(scans, ensemble, **origin, refused=failures)
     undelivered = delivery.finish()

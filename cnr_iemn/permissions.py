@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 class Permissions:
     """Every field is a key under ``ingest.`` and is named by the refusal it answers. Each use becomes a finding.
 
-    ``kernel`` and ``series_number`` choose among several stacks in one folder (0018,1210 and 0020,0011).
+    ``kernel`` and ``series_number`` choose among several stacks in one folder (0018,1210 and 0020,0011). A kernel may
+    be named by its code, too (``ct.acquisition.code_of``), which refusals give for unusual ones.
     ``allow_gaps``: slices missing, or another distance between some; what is there is kept, nothing is interpolated.
     ``allow_unreadable``: damaged files among the slices are left out.
     ``allow_missing_position``: without ImagePositionPatient the slices are ordered by SliceLocation, as axial.

@@ -180,13 +180,20 @@ def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytes
         shutil.copytree(cohort.parent / "COVID-19 subjects" / name, copy / "scans" / name)
     victim = sorted((copy / "scans" / "P004").iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:-200])
+    output = copy / "runs" / "tiny" / "predictions" / "scans"
+    output.mkdir(parents=True)
+    earlier = {"scans": [{"page": page} for page in ("P004.html", "P005.html", "../P.html", "predictions.csv", None)]}
+    (output / "predictions.json").write_text(json.dumps(earlier))
+    for name in ("P004.html", "P005.html", "another.html", "../P.html"):
+        (output / name).write_text("an earlier answer")
     words = [f"input={copy / 'scans'}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0"]
     assert entry_point("predict")([*words, "pages=false"]) == 1
     document = json.loads((copy / "runs" / "tiny" / "predictions" / "scans" / "predictions.json").read_text())
     assert [answer["scan"] for answer in document["scans"]] == ["P005"]
     assert list(document["refused"]) == ["P004"]
     assert document["scans"][0]["page"] is None
-    assert not list((copy / "runs" / "tiny" / "predictions" / "scans").glob("*.html"))
+    assert [path.name for path in output.glob("*.html")] == ["another.html"]  # which nothing says is of predict.py
+    assert (output / "../P.html").is_file()
     assert victim.name in capsys.readouterr().err
 
 

@@ -1,10 +1,11 @@
 """How a scan was taken and stored, as numbers and opaque codes: what must not tell its class.
 
-No text of a DICOM file leaves this module: free text can hold names. A code tells only whether two scans have the same.
+No free text of a DICOM file leaves this module: it can hold names. A code tells only whether two scans have the same.
 """
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ import numpy as np
 
 from cnr_iemn.ct.elements import PARSE_ERRORS, Elements, numbers, texts
 
+_USUAL_KERNELS = re.compile(
+    r"[BDHIJQSTU][flnprv]?\d\d[adfhlmps]?(/\d)?"  # Siemens: B70f, Br40d, I31f/3
+    r"|FC\d\d"  # Canon
+    r"|BONE|BONEPLUS|CHST|DETAIL|EDGE|LUNG|SOFT|STANDARD|STND|ULTRA"  # GE
+    r"|[A-F]|L|Y[A-D]"  # Philips
+)
 ABSENT = "absent"
 """Code of a DICOM file that does not say."""
 ACQUISITION_KEYWORDS = ["Manufacturer", "ManufacturerModelName", "KVP", "SliceThickness", "XRayTubeCurrent"]
@@ -83,6 +90,11 @@ def code_of(text: str) -> str:
     """Return 8 hexadecimal digits that stand for a text, whatever its case and spaces; ABSENT for an empty one."""
     plain = " ".join(text.split()).casefold()
     return hashlib.sha256(plain.encode()).hexdigest()[:8] if plain else ABSENT
+
+
+def told_kernel(kernel: str) -> str:
+    """Return what messages call a kernel: its name where that is a usual one, else its code."""
+    return kernel if _USUAL_KERNELS.fullmatch(kernel) else code_of(kernel)
 
 
 def _code(elements: Elements, keyword: str) -> str:

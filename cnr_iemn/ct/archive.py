@@ -14,6 +14,8 @@ from cnr_iemn.errors import ScanError
 MAX_FILES = 20_000
 MAX_BYTES = 2**32
 """Of all files together, unpacked."""
+LEFT_FREE = 2**28
+"""Bytes that stay free on the disk, for others that write there."""
 _CHUNK = 2**20
 _UNPACKING_ERRORS = (
     zipfile.BadZipFile,
@@ -28,15 +30,20 @@ _UNPACKING_ERRORS = (
 
 @contextmanager
 def unpacked(path: Path, scan: str) -> Iterator[Path]:
-    """Give a temporary folder, named like the scan, with the files of the zip. Raises ScanError."""
+    """Give a temporary folder with the files of the zip, all of them regular ones. Raises ScanError.
+
+    ``scan``: what messages call it.
+    """
     with TemporaryDirectory(prefix="cnr-iemn-") as temporary:
-        folder = Path(temporary) / scan
+        folder = Path(temporary) / "scan"
         folder.mkdir()
         try:
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, folder, scan)
         except _UNPACKING_ERRORS as error:
-            raise ScanError(f"{scan}: the zip cannot be unpacked ({error}). Pack it again or free space.") from error
+            # not the error's own words: they name files in the zip and the folder that it is unpacked to
+            what = getattr(error, "strerror", None) or type(error).__name__
+            raise ScanError(f"{scan}: the zip cannot be unpacked ({what}). Pack it again or free space.") from error
         yield folder
 
 
@@ -54,6 +61,6 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, scan: str) -> None:
         with archive.open(entry) as source, target.open("xb") as file:
             while chunk := source.read(_CHUNK):  # what the directory says of sizes need not be true
                 left -= len(chunk)
-                if left < 0 or shutil.disk_usage(folder).free < _CHUNK:
+                if left < 0 or shutil.disk_usage(folder).free < LEFT_FREE + len(chunk):
                     raise ScanError(f"{scan}: the zip unpacks to more than {MAX_BYTES:,} bytes or the disk is full.")
                 file.write(chunk)

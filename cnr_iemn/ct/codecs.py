@@ -62,7 +62,7 @@ def check_format(pixels: PixelFormat, name: str) -> None:
         (max(rows, columns) <= MAX_SIDE, f"Rows x Columns is {rows}x{columns}, must be at most {MAX_SIDE}"),
         (pixels.samples == 1, f"SamplesPerPixel is {pixels.samples}, must be 1"),
         (pixels.photometric in {"MONOCHROME1", "MONOCHROME2"}, "PhotometricInterpretation must be MONOCHROME1 or 2"),
-        (pixels.enhanced or pixels.frames in {None, 1}, f"NumberOfFrames is {pixels.frames}, must be 1"),
+        (pixels.enhanced or pixels.frames in {None, 1}, "NumberOfFrames must be 1"),
         (allocated in {8, 16}, f"BitsAllocated is {pixels.bits_allocated}, must be 8 or 16"),
         (2 <= bits <= allocated, f"BitsStored is {pixels.bits_stored}, must be 2 to BitsAllocated ({allocated})"),
         (pixels.high_bit == bits - 1, f"HighBit is {pixels.high_bit}, must be BitsStored - 1 ({bits - 1})"),

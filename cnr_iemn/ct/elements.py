@@ -78,15 +78,19 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(str(part) for part in value) if isinstance(value, Sequence) else ()
 
 
-def numbers(elements: Elements, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Return so many finite numbers, None where the element is missing, empty, of another length or not finite."""
+def numbers(elements: Elements, keyword: str, count: int, *, most: float = math.inf) -> tuple[float, ...] | None:
+    """Return so many finite numbers, None where the element is missing, empty, of another length or not finite.
+
+    None also where one is larger than ``most``, its sign apart.
+    """
     try:
         value: Any = elements.get(keyword)
         parts = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
         numbers = tuple(float(part) for part in parts)
     except (TypeError, ValueError):  # no value, or text that is no number
         return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+    right = len(numbers) == count and all(math.isfinite(number) and abs(number) <= most for number in numbers)
+    return numbers if right else None
 
 
 def integer(elements: Elements, keyword: str) -> int | None:

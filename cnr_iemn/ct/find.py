@@ -3,17 +3,19 @@
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cnr_iemn.ct.headers import CT_CLASSES, SliceHeader, UnreadableFileError, read_headers
+from cnr_iemn.ct.headers import CT_CLASSES, OTHER_SCANS, SliceHeader, UnreadableFileError, read_headers
 from cnr_iemn.ct.limited import run_limited
+from cnr_iemn.ct.quiet import unheard
 from cnr_iemn.errors import CohortError, ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
 MAX_DEPTH = 8
 """Folders below folders; deeper trees are refused."""
 NIFTI, ZIP = (".nii", ".nii.gz"), ".zip"
+_NOT_CT = "\0"  # no UID
 MAX_SLICES = 20_000
 """Slices below one folder."""
 
@@ -45,19 +47,22 @@ def is_zip(path: Path) -> bool:
     return path.name.lower().endswith(ZIP)
 
 
-def folders_with_files(root: Path) -> Iterator[tuple[Path, list[Path], int]]:
+def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Iterator[tuple[Path, list[Path], int]]:
     """Give each folder from ``root`` down with its regular files, in natural order, and how many links it holds.
 
-    Links are not followed. Raises ScanError where a folder cannot be listed or lies deeper than MAX_DEPTH.
+    Links are not followed. ``refuse`` is given a folder that cannot be listed or lies deeper than MAX_DEPTH, and why;
+    where it returns, the folder is passed over with all below it.
     """
 
-    def refuse(error: OSError) -> None:
-        raise ScanError(f"{error.filename}: cannot be listed ({error.strerror}). Check the disk and the permissions.")
+    def lost(error: OSError) -> None:
+        refuse(Path(error.filename), f"cannot be listed ({error.strerror}). Check the disk and the permissions.")
 
-    for parent, names, files in os.walk(root, onerror=refuse):
+    for parent, names, files in os.walk(root, onerror=lost):
         folder = Path(parent)
         if len(folder.relative_to(root).parts) > MAX_DEPTH:
-            raise ScanError(f"{folder}: more than {MAX_DEPTH} folders below {root}. Name a folder nearer to the scans.")
+            names.clear()
+            refuse(folder, f"more than {MAX_DEPTH} folders deep. Name a folder nearer to the scans.")
+            continue
         names.sort(key=natural_key)
         paths = [folder / name for name in sorted(files, key=natural_key)]
         regular = [path for path in paths if path.is_file() and not path.is_symlink()]
@@ -65,24 +70,34 @@ def folders_with_files(root: Path) -> Iterator[tuple[Path, list[Path], int]]:
         yield folder, regular, links
 
 
-def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHeader], tuple[str, ...]]:
+def find_slices(
+    root: Path, scan: str, allowed: Permissions = STRICT, *, numbered: bool = False
+) -> tuple[list[SliceHeader], tuple[str, ...]]:
     """Return the headers of all CT images below one scan's folder, and findings on what was left out.
 
-    Litter and other DICOM objects are counted, never fatal. A damaged file that may be a slice is: a lost slice at the
-    end of a scan leaves no gap, and every label would shift. Raises ScanError.
+    ``scan``: what messages call it; ``numbered``: whether they call a file by its place among all files, in natural
+    order, rather than by its name. Litter and other DICOM objects are counted, never fatal. A damaged file that may be
+    a slice is: a lost slice at the end of a scan leaves no gap, and every label would shift. Raises ScanError.
     """
-    scan = scan_name(root)
     if not root.is_dir():
-        raise ScanError(f"{scan}: {root} is not a folder. Give the folder that holds the scan's DICOM files.")
+        raise ScanError(f"{scan}: is not a folder. Give the folder that holds the scan's DICOM files.")
     slices: list[SliceHeader] = []
     others: Counter[str] = Counter()
     objects: list[SliceHeader] = []
     unreadable: list[tuple[Path, str]] = []
-    for _, files, links in folders_with_files(root):
+
+    def shown(path: Path, place: str) -> str:
+        return f"{scan} {place}" if numbered else f"{scan}/{path.relative_to(root).as_posix()}"
+
+    def refuse(folder: Path, reason: str) -> None:
+        raise ScanError(f"{scan if folder == root else shown(folder, 'folder')}: {reason}")
+
+    before = 0
+    for _, files, links in folders_with_files(root, refuse):
         others["link"] += links
-        for path in files:
+        for number, path in enumerate(files, before + 1):
             try:
-                headers = read_headers(path, f"{scan}/{path.relative_to(root).as_posix()}")
+                headers = read_headers(path, shown(path, f"file {number}"))
             except UnreadableFileError as error:
                 unreadable.append((path, str(error)))
                 continue
@@ -91,7 +106,8 @@ def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHe
             else:
                 objects += headers
             if len(slices) > MAX_SLICES:
-                raise ScanError(f"{scan}: more than {MAX_SLICES:,} slices below {root}. Name the folder of one scan.")
+                raise ScanError(f"{scan}: more than {MAX_SLICES:,} slices below it. Name the folder of one scan.")
+        before += len(files)
     series = {header.series for header in slices if header.series}
     for header in objects:
         kind = header.sop_class or "unknown DICOM object"
@@ -105,7 +121,7 @@ def find_slices(root: Path, allowed: Permissions = STRICT) -> tuple[list[SliceHe
         found = f"found {ignored}" if ignored else "it is empty"
         first = f" The first, {unreadable[0][1]}" if unreadable else ""
         raise ScanError(
-            f"{scan}: no CT image below {root} ({found}).{first} Give the folder that holds the scan's DICOM files."
+            f"{scan}: no CT image in it ({found}).{first} Give the folder that holds the scan's DICOM files."
         )
     n_folders = len({header.path.parent for header in slices})
     findings = [f"slices from {n_folders} folders"] if n_folders > 1 else []
@@ -142,48 +158,57 @@ def is_litter(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in {"dicomdir", "lockfile", "version", "readme", "license"}
 
 
-def find_scans(root: Path, *, workers: int = 0) -> list[tuple[str, Path]]:
+def find_scans(root: Path, *, workers: int = 0, called: str | None = None) -> list[tuple[str, Path]]:
     """Return id and path of each scan at or below ``root``, in natural order. The id is the folder's or file's name.
 
-    A folder that holds CT files is one scan, with all folders below it; neighbours that hold parts of one series are
-    one scan, their parent. Every zip and every NIfTI file is one. ``workers``: limited processes that look into the
-    files (see ``run_limited``), for a header can be made to take all memory or time; 0 looks in this process. A folder
-    on which one is lost counts as a scan, to be refused by name. Raises CohortError where there is none or two share
-    an id; ScanError where a folder cannot be read.
+    Those that share a name have their path below ``root`` for an id. A folder that holds CT files is one scan, with all
+    folders below it; neighbours that hold parts of one series are one scan, their parent. Every zip and every NIfTI
+    file is one. So that they are refused by name and not passed over, these count, too: a folder of another modality's
+    images (``OTHER_SCANS``) with no scan below it, one that cannot be listed or lies too deep, and one on which a
+    worker is lost. ``workers``: limited processes that look into the files (see ``run_limited``), for a header can be
+    made to take all memory or time; 0 looks in this process. ``called``: what messages call ``root`` in place of its
+    path. Raises CohortError where there is none.
     """
     if root.is_file() and (is_nifti(root) or is_zip(root)):
         return [(scan_name(root), root)]
+    shown = called or str(root)
     if not root.is_dir():
         raise CohortError(
-            f"{root} is no folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
+            f"{shown} is no folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
         )
-    folders = list(folders_with_files(root))
-    links = sum(n_links for _, _, n_links in folders)
-    leaves: dict[Path, str] = {}  # folder -> its series
+    lost: list[Path] = []
+    folders = list(folders_with_files(root, lambda folder, _: lost.append(folder)))
+    paths = _scans_among(folders, lost, workers)
+    if not paths:
+        links = sum(n_links for _, _, n_links in folders)
+        hint = f" {links} link(s) were not followed." if links else ""
+        raise CohortError(
+            f"No CT scan (DICOM, zip, NIfTI) at or below {shown}.{hint} Give the folder that holds the scans."
+        )
+    names = Counter(scan_name(path) for path in paths)
+    return [
+        (name if names[name] == 1 else path.relative_to(root).as_posix(), path)
+        for path, name in zip(paths, map(scan_name, paths), strict=True)
+    ]
+
+
+def _scans_among(folders: list[tuple[Path, list[Path], int]], lost: list[Path], workers: int) -> list[Path]:
+    """Return the folders and files that are scans, in natural order. ``lost``: folders to be refused."""
+    leaves = dict.fromkeys(lost, "")  # folder -> its series
     single: list[Path] = []
+    others: list[Path] = []
     for (folder, files, _), series in zip(folders, _series_of([f for _, f, _ in folders], workers), strict=True):
         if any(folder.is_relative_to(leaf) for leaf in leaves):
             continue
-        if series is not None:
+        if series == _NOT_CT:
+            others.append(folder)
+        elif series is not None:
             leaves[folder] = series
         else:  # beside slices, such a file is a mask or a copy
             single += [path for path in files if is_nifti(path) or is_zip(path)]
-    if not leaves and not single:
-        hint = f" {links} link(s) were not followed." if links else ""
-        raise CohortError(
-            f"No CT scan (DICOM, zip, NIfTI) at or below {root}.{hint} Give the folder that holds the scans."
-        )
-    paths = sorted([*_merge_parts(leaves), *single], key=lambda path: natural_key(path.as_posix()))
-    by_id: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_id[scan_name(path)].append(path)
-    for scan_id, same in by_id.items():
-        if len(same) > 1:
-            raise CohortError(
-                f"{len(same)} scans are named {scan_id}: {same[0]} and {same[1]}. A scan's id is its folder's name: "
-                "rename one, or give one of the folders above them at a time."
-            )
-    return [(scan_id, folder) for scan_id, (folder,) in by_id.items()]
+    scans = {*_merge_parts(leaves), *single}
+    scans |= {folder for folder in others if not any(path.is_relative_to(folder) for path in scans)}
+    return sorted(scans, key=lambda path: natural_key(path.as_posix()))
 
 
 def _series_of(folders: list[list[Path]], workers: int) -> list[str | None]:
@@ -194,12 +219,13 @@ def _series_of(folders: list[list[Path]], workers: int) -> list[str | None]:
     return ["" if isinstance(answer, ScanError) else answer for _, answer in sorted(answers.items())]
 
 
+@unheard()
 def _series_in(files: list[Path]) -> str | None:
-    """Return the series of the first CT file, None where there is none.
+    """Return the series of the first CT file, None where there is none, _NOT_CT where there is another scan.
 
     A damaged file named like DICOM counts, so that its scan is refused by name and not passed over.
     """
-    damaged = False
+    damaged, other = False, False
     for path in files:
         try:
             header = read_headers(path, path.name)[0]
@@ -211,7 +237,8 @@ def _series_in(files: list[Path]) -> str | None:
             continue
         if header.sop_class in CT_CLASSES:
             return header.series
-    return "" if damaged else None
+        other |= header.sop_class in OTHER_SCANS
+    return "" if damaged else _NOT_CT if other else None
 
 
 def _merge_parts(leaves: dict[Path, str]) -> set[Path]:

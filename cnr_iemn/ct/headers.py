@@ -17,10 +17,24 @@ from cnr_iemn.errors import ScanError
 
 ENHANCED_CT = ("EnhancedCTImageStorage", "LegacyConvertedEnhancedCTImageStorage")
 CT_CLASSES = ("CTImageStorage", *ENHANCED_CT)
+OTHER_SCANS = (
+    "MRImageStorage",
+    "EnhancedMRImageStorage",
+    "EnhancedMRColorImageStorage",
+    "PositronEmissionTomographyImageStorage",
+    "EnhancedPETImageStorage",
+    "NuclearMedicineImageStorage",
+    "ComputedRadiographyImageStorage",
+    "DigitalXRayImageStorageForPresentation",
+    "DigitalXRayImageStorageForProcessing",
+)
+"""What somebody may take for a scan to be answered, where it lies alone. Reports, masks and captures lie beside one."""
 MAX_META_BYTES = 2**16
 _HEAD_BYTES, _LEAST_REST = 2**17, 64  # read at once; what must be left of it, or the header may go on
 MAX_FRAMES_BYTES = 2**31
 """Of a multi-frame file; one with a single slice may have MAX_FILE_BYTES."""
+
+_MOST_POSITION_MM, _MOST_SPACING_MM = 10_000.0, 100.0  # beyond, the element is damaged or holds something else
 
 _KEYWORDS = [
     "SOPClassUID",
@@ -103,7 +117,7 @@ class SliceHeader:
 
     ``frame``: index within the file, 0 in a single-frame one.
     ``position``: ImagePositionPatient in mm; ``orientation``: ImageOrientationPatient; ``spacing``: row and column
-    spacing in mm; each None where missing or not finite. ``taken``: how; no pixel depends on it.
+    spacing in mm; each None where missing, not finite or longer than a scanner. ``taken``: how; no pixel depends on it.
     """
 
     path: Path
@@ -202,7 +216,7 @@ def _headers(ds: Dataset, offset: int | None, *, path: Path, name: str) -> list[
 
 def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | None) -> SliceHeader:
     elements = Elements(ds)
-    spacing = numbers(elements, "PixelSpacing", 2)
+    spacing = numbers(elements, "PixelSpacing", 2, most=_MOST_SPACING_MM)
     slope, intercept = numbers(elements, "RescaleSlope", 1), numbers(elements, "RescaleIntercept", 1)
     instance, location = numbers(elements, "InstanceNumber", 1), numbers(elements, "SliceLocation", 1)
     pixels = _pixel_format(ds, elements, sop_class, offset)
@@ -219,7 +233,7 @@ def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | No
         localizer="LOCALIZER" in texts(elements.get("ImageType")),
         instance_number=instance[0] if instance else None,
         slice_location=location[0] if location else None,
-        position=numbers(elements, "ImagePositionPatient", 3),
+        position=numbers(elements, "ImagePositionPatient", 3, most=_MOST_POSITION_MM),
         orientation=numbers(elements, "ImageOrientationPatient", 6),
         spacing=spacing if spacing and min(spacing) > 0 else None,
         slope=slope[0] if slope else None,

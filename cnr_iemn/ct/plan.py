@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.acquisition import code_of
 from cnr_iemn.ct.headers import SliceHeader
-from cnr_iemn.ct.stacks import SAME_POSITION_MM, Stack, check_not_a_part, close_to, longest_axial, split
+from cnr_iemn.ct.stacks import SAME_POSITION_MM, Stack, check_not_a_part, close_to, longest_axial, split, told
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -75,13 +76,13 @@ def _chosen(scan: str, images: list[SliceHeader], allowed: Permissions, findings
     ):
         if value is None:
             continue
-        there = Counter(getattr(header, key) for header in images)
-        kept = [header for header in images if getattr(header, key) == value]
+        there = Counter(told(key, getattr(header, key)) for header in images)
+        kept = [header for header in images if value in (getattr(header, key), code_of(str(getattr(header, key))))]
         if not kept:
-            listed = ", ".join(f"{name} ({count})" for name, count in sorted(there.items(), key=str))
+            listed = ", ".join(f"{name} ({count})" for name, count in sorted(there.items()))
             raise ScanError(f"{scan}: no image of ingest.{key}={value}; {keyword} is {listed}. Give one of these.")
         if len(kept) < len(images):
-            findings.append(f"ignored: {len(images) - len(kept)} image(s) of another {keyword} than {value}")
+            findings.append(f"ignored: {len(images) - len(kept)} image(s) of another {keyword} than ingest.{key} names")
         images = kept
     return images
 
@@ -113,7 +114,7 @@ def _check_geometry(header: SliceHeader) -> None:
                 else ""
             )
             raise ScanError(
-                f"{header.name}: {keyword} is missing or not made of numbers. The order of the slices rests on it, so "
+                f"{header.name}: {keyword} is missing or makes no sense. The order of the slices rests on it, so "
                 f"the scan is refused. Copy the file again, or export the scan anew{way_out}."
             )
     if header.pixels.rows is None or header.pixels.columns is None:

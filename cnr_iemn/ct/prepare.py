@@ -47,17 +47,19 @@ def prepare_scan(
     window: tuple[float, float] = (-1000, 400),
     crop: str = "none",
     allowed: Permissions = STRICT,
+    scan: str | None = None,
+    numbered: bool = False,
 ) -> PreparedScan:
     """Read a scan, segment its lungs at full resolution, window it, and resize both to ``size`` pixels a side.
 
     ``lungs``: a method of ``segment_lungs``; ``window``: HU at grey 0 and 255; ``crop``: none, or lungs for the scan's
-    ``lung_square`` alone (where no lung was found, the whole image); ``allowed``: see ``read_scan``. Raises ScanError,
-    ConfigurationError.
+    ``lung_square`` alone (where no lung was found, the whole image).
+    ``allowed``, ``scan``, ``numbered``: see ``read_scan``. Raises ScanError, ConfigurationError.
     """
     if isinstance(source, ImageStack):
         volume = read_images(source, window=window, allowed=allowed)
     else:
-        volume = read_scan(source, allowed)
+        volume = read_scan(source, allowed, scan=scan, numbered=numbered)
     found = segment_lungs(volume.hu, volume.spacing_mm, method=lungs)
     low, high = window
     air = int(window_to_uint8(np.full(1, AIR_HU, np.int16), low=low, high=high)[0])

@@ -14,6 +14,7 @@ from cnr_iemn.ct.find import find_slices, is_nifti, is_zip, scan_name
 from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.ct.nifti import read_nifti
 from cnr_iemn.ct.plan import plan_scan
+from cnr_iemn.ct.quiet import unheard
 from cnr_iemn.ct.rescale import check_alike, check_plausible, check_rescale, has_rescale, to_hu
 from cnr_iemn.ct.rows import RowCheck
 from cnr_iemn.ct.volume import MAX_VOXELS, Volume
@@ -21,28 +22,32 @@ from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
 
-def read_scan(path: str | Path, allowed: Permissions = STRICT) -> Volume:
+@unheard()
+def read_scan(
+    path: str | Path, allowed: Permissions = STRICT, *, scan: str | None = None, numbered: bool = False
+) -> Volume:
     """Return a scan: a folder of DICOM files, a zip of one, or a NIfTI file (.nii, .nii.gz).
 
-    The scan's name is that of the folder or file. ``allowed``: what would otherwise be refused. Raises ScanError with
-    file, reason and remedy where this is no axial CT that can be read rightly.
+    ``allowed``: what would otherwise be refused. ``scan``: what messages and findings call it, by default the name of
+    the folder or file; ``numbered``: see ``find_slices``. Raises ScanError with file, reason and remedy where this is
+    no axial CT that can be read rightly.
     """
     path = Path(path)
-    scan = scan_name(path)
+    scan = scan_name(path) if scan is None else scan
     if path.is_file() and is_nifti(path):
         return read_nifti(path, scan, allowed)
     if path.is_file() and is_zip(path):
         with unpacked(path, scan) as folder:
-            return read_dicom(folder, scan, allowed)
-    return read_dicom(path, scan, allowed)
+            return read_dicom(folder, scan, allowed, numbered=numbered)
+    return read_dicom(path, scan, allowed, numbered=numbered)
 
 
-def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT) -> Volume:
+def read_dicom(path: Path, scan: str, allowed: Permissions = STRICT, *, numbered: bool = False) -> Volume:
     """Return the scan in a folder: its headers are planned first, then each file is read and each slice decoded once.
 
     Raises ScanError.
     """
-    headers, findings = find_slices(path, allowed)
+    headers, findings = find_slices(path, scan, allowed, numbered=numbered)
     plan = plan_scan(scan, headers, allowed)
     for header in (*plan.slices, *(copy for _, copy in plan.copies)):
         check_format(header.pixels, header.name)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.acquisition import told_kernel
 from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.errors import ScanError
 
 SAME_POSITION_MM = 0.01
 ORIENTATION_TOLERANCE = 1e-3  # per direction cosine
 SPACING_TOLERANCE_MM = 1e-4
+_MOST_TOLD = 9_999  # a longer series number may be a date or somebody's
+NOT_TOLD = "one of more than 4 digits"
 SHORT_STACK = 3  # slices; scouts and test images come in such stacks
 
 
@@ -45,6 +48,13 @@ class Stack:
         row, column = first.spacing or (0.0, 0.0)
         size = f"{first.pixels.rows}x{first.pixels.columns} pixels of {row:.3f}x{column:.3f} mm"
         return f"{len(self.slices)} images of {size} ({first.name} and others)"
+
+
+def told(key: str, value: object) -> str:
+    """Return how messages name a kernel or a series number, which may hold anything, so that it can be chosen by."""
+    if key == "kernel":
+        return told_kernel(str(value))
+    return str(value) if value is None or abs(int(str(value))) <= _MOST_TOLD else NOT_TOLD
 
 
 def split(headers: Sequence[SliceHeader]) -> list[Stack]:
@@ -122,8 +132,9 @@ def _choice(one: Stack, other: Stack) -> str:
     for key in ("kernel", "series_number"):
         values = [{getattr(header, key) for header in stack.slices} for stack in (one, other)]
         if all(len(value) == 1 and value - {None, ""} for value in values) and values[0] != values[1]:
-            first, second = (next(iter(value)) for value in values)
-            return f"Choose with ingest.{key}={first} or ingest.{key}={second}."
+            first, second = (told(key, next(iter(value))) for value in values)
+            if NOT_TOLD not in (first, second):
+                return f"Choose with ingest.{key}={first} or ingest.{key}={second}."
     return "Leave only the one you mean in the folder."
 
 

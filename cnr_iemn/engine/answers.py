@@ -1,5 +1,7 @@
 """What predict.py says of new scans, and the files that hold it."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -115,7 +117,11 @@ def calibration_line(ensemble: Ensemble) -> str:
 
 
 def write_answers(output: Path, ensemble: Ensemble, answers: list[dict[str, Any]], kept: NewScans) -> None:
-    """Write predictions.json, predictions.csv (a line a scan), slices.csv (a line a slice and model) and ``kept``."""
+    """Write predictions.json, predictions.csv (a line a scan), slices.csv (a line a slice and model) and ``kept``.
+
+    Pages that an earlier predictions.json in the folder lists, and that are not of these answers, are removed.
+    """
+    stale = _pages_of(output / "predictions.json") - {answer["page"] for answer in answers}
     notice = {} if kept.notice is None else {"notice": kept.notice}
     head = {"schema_version": SCHEMA_VERSION, "study": ensemble.study, "models": list(ensemble.models)}
     calibration = None if ensemble.calibration is None else asdict(ensemble.calibration)
@@ -157,3 +163,15 @@ def write_answers(output: Path, ensemble: Ensemble, answers: list[dict[str, Any]
     write_text_atomic(output / "predictions.csv", pd.DataFrame(scans).to_csv(index=False))
     write_text_atomic(output / "slices.csv", pd.DataFrame(slices).to_csv(index=False))
     write_new_scans(output / "predictions.parquet", kept)
+    for name in stale:
+        (output / name).unlink(missing_ok=True)
+
+
+def _pages_of(path: Path) -> set[str]:
+    """Return the pages that a predictions.json lists, as far as they are plain names: what it says is not trusted."""
+    try:
+        scans = json.loads(path.read_text(encoding="utf-8"))["scans"]
+        pages = {str(scan["page"]) for scan in scans}
+    except (OSError, ValueError, KeyError, TypeError):  # not there, damaged or of another program
+        return set()
+    return {page for page in pages if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.html", page)}

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from cnr_iemn.cohort.store import PixelSettings
 from cnr_iemn.ct.limited import refusal, run_limited
-from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
+from cnr_iemn.ct.prepare import PreparedScan
 from cnr_iemn.engine.ensembles import Ensemble, Member, checkpoint_of
 from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.new_input import prepare_new
 from cnr_iemn.engine.training import load_weights
 from cnr_iemn.errors import ScanError
 from cnr_iemn.slices.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
@@ -70,11 +71,13 @@ class ScanSlices:
 
 
 def prepared_scans(
-    found: list[tuple[str, Path]], pixels: PixelSettings, failures: dict[str, str]
+    found: list[tuple[str, Path]], pixels: PixelSettings, failures: dict[str, str], *, numbered: bool = False
 ) -> Iterator[tuple[str, PreparedScan]]:
-    """Give id and pixels of each scan that can be read, the next one being read meanwhile; put refusals in failures."""
-    prepare = partial(prepare_scan, **vars(pixels))
-    for index, answer in run_limited(prepare, [path for _, path in found], workers=1):
+    """Give id and pixels of each scan that can be answered, the next one being read meanwhile.
+
+    Refusals are put in ``failures``, by id. ``numbered``: see ``find_slices``.
+    """
+    for index, answer in run_limited(partial(prepare_new, pixels, numbered), found, workers=1):
         scan_id = found[index][0]
         if isinstance(answer, ScanError):
             failures[scan_id] = refusal(scan_id, answer)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import cast
 
 import pytorch_lightning as pl
@@ -20,7 +21,7 @@ from cnr_iemn.engine.hardware import Hardware, deterministic
 from cnr_iemn.engine.progress import TrainingBar
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.scores import EpochScores, StepScalars
-from cnr_iemn.errors import TrainingError
+from cnr_iemn.errors import RunError, TrainingError
 from cnr_iemn.files import sha256_of_file
 from cnr_iemn.settings.schema import TrainerSettings
 from cnr_iemn.slices.classifier import SliceClassifier
@@ -157,8 +158,17 @@ def _callbacks(
 
 
 def load_weights(network: SliceNetwork, path: Path) -> None:
-    """Load the network's weights from a checkpoint of a run. Nothing but tensors and plain values is unpickled."""
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    """Load the network's weights from a checkpoint of a run. Nothing but tensors and plain values is unpickled.
+
+    Raises RunError where it holds anything else: a pickle can run code of its own.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{path} is no checkpoint of a run, or holds more than tensors and plain values, which could run code of "
+            "its own: nothing of it was run. Take the checkpoint that train.py has written, or train again."
+        ) from error
     prefix = "network."
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 

@@ -265,6 +265,7 @@ class PredictSettings:
 
     ``pages``: whether each scan gets its own page there. ``dicom``: whether each gets DICOM files in its patient's
     study, which ``identify`` must allow, since they carry its identifiers; ``segmentation``: the lung mask among them.
+    ``anonymise_ids``: whether scans are called scan-0001 and so on, and no name of a folder or file is told.
     """
 
     input: str = MISSING
@@ -276,6 +277,7 @@ class PredictSettings:
     dicom: bool = False
     identify: bool = False
     segmentation: bool = False
+    anonymise_ids: bool = False
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
     batch_size: int = 64

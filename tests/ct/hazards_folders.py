@@ -64,7 +64,7 @@ def _loop(dicom: type[Builder], folder: Path) -> None:
 
 
 _NO_ORIENTATION = (
-    r"P012/IM0023\.dcm: ImageOrientationPatient is missing or not made of numbers\. The order of the slices rests on "
+    r"P012/IM0023\.dcm: ImageOrientationPatient is missing or makes no sense\. The order of the slices rests on "
     r"it, so the scan is refused\. Copy the file again, or export the scan anew\."
 )
 _NO_DICOM = (
@@ -94,7 +94,7 @@ FOLDERS = [
     Hazard(
         "no preamble, no meta information",
         _headless,
-        refusal=r"P012: no CT image below .*P012 \(found 24 file that is no DICOM\)\. The first, P012/IM0000\.dcm: "
+        refusal=r"P012: no CT image in it \(found 24 file that is no DICOM\)\. The first, P012/IM0000\.dcm: "
         r"begins like a DICOM dataset, but without the preamble and file meta information that say how to read it\. "
         r"Export the scan again as DICOM files\. " + _GIVE,
     ),
@@ -106,6 +106,6 @@ FOLDERS = [
     Hazard(
         "empty folder",
         lambda dicom, folder: folder.mkdir(),
-        refusal=rf"P012: no CT image below .*P012 \(it is empty\)\. {_GIVE}",
+        refusal=rf"P012: no CT image in it \(it is empty\)\. {_GIVE}",
     ),
 ]

@@ -5,10 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from pydicom import uid
 
 from cnr_iemn.ct.find import _series_in, find_scans, natural_key
 from cnr_iemn.ct.reader import read_scan
-from cnr_iemn.errors import CohortError
+from cnr_iemn.errors import CohortError, ScanError
 
 
 @pytest.fixture
@@ -55,10 +56,37 @@ def test_scans_without_series_uid_stay_apart(dicom, slices, tmp_path):
 
 
 def test_same_name_twice(dicom, tmp_path):
+    """Both are told by their path below the input; the others keep their names."""
     for number, patient in enumerate(("P1", "P2")):
         dicom.write(tmp_path / patient / "CT", dicom.make_slices(4, series=f"1.{number}"))
-    with pytest.raises(CohortError, match="2 scans are named CT"):
-        find_scans(tmp_path)
+    dicom.write(tmp_path / "P3", dicom.make_slices(4))
+    assert [scan_id for scan_id, _ in find_scans(tmp_path)] == ["P1/CT", "P2/CT", "P3"]
+
+
+def test_a_folder_that_cannot_be_listed_costs_itself_only(dicom, tmp_path, monkeypatch):
+    for number, patient in enumerate(("P1", "P2")):
+        dicom.write(tmp_path / patient, dicom.make_slices(4, series=f"1.{number}"))
+    plain = os.scandir
+
+    def denied(path):
+        if Path(path).name == "P1":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    found = find_scans(tmp_path)
+    assert [scan_id for scan_id, _ in found] == ["P1", "P2"]
+    with pytest.raises(ScanError, match=r"^P1: cannot be listed \(Permission denied\)\. Check"):
+        read_scan(found[0][1])
+
+
+def test_a_tree_that_is_too_deep_costs_itself_only(dicom, tmp_path):
+    dicom.write(tmp_path / "P1", dicom.make_slices(4))
+    (tmp_path / "/".join("abcdefghijk")).mkdir(parents=True)
+    found = find_scans(tmp_path)
+    assert [scan_id for scan_id, _ in found] == ["i", "P1"]
+    with pytest.raises(ScanError, match=r"^i: no CT image in it"):
+        read_scan(found[0][1])
 
 
 def test_a_damaged_scan_is_not_passed_over(dicom, slices, tmp_path):
@@ -66,6 +94,23 @@ def test_a_damaged_scan_is_not_passed_over(dicom, slices, tmp_path):
     (tmp_path / "P2").mkdir()
     (tmp_path / "P2" / "IM0001.dcm").write_bytes(b"")
     assert [scan_id for scan_id, _ in find_scans(tmp_path)] == ["P1", "P2"]
+
+
+def test_images_of_another_modality_are_not_passed_over_where_they_lie_alone(dicom, tmp_path):
+    def of_class(name, sop_class):
+        slices = dicom.make_slices(4, series=f"1.{len(name)}")
+        for ds in slices:
+            ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
+        dicom.write(tmp_path / name, slices, [f"{len(name)}-{k}.dcm" for k in range(4)])
+
+    of_class("P1", uid.MRImageStorage)
+    of_class("dose", uid.EnhancedSRStorage)
+    of_class("study2", uid.PositronEmissionTomographyImageStorage)
+    dicom.write(tmp_path / "study2" / "CT", dicom.make_slices(4))
+    found = find_scans(tmp_path)
+    assert [scan_id for scan_id, _ in found] == ["P1", "CT"]
+    with pytest.raises(ScanError, match=r"^P1: no CT image in it \(found 4 MRImageStorage\)"):
+        read_scan(found[0][1])
 
 
 def test_no_scan(dicom, slices, tmp_path):

@@ -4,15 +4,17 @@ import itertools
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
 
+from cnr_iemn.ct.archive import LEFT_FREE, unpacked
 from cnr_iemn.ct.find import find_scans
 from cnr_iemn.ct.prepare import prepare_scan
 from cnr_iemn.ct.reader import read_scan
-from cnr_iemn.errors import CohortError, ScanError
+from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import Permissions
 
 
@@ -146,6 +148,53 @@ def test_zip_limits(tmp_path, monkeypatch):
         read_scan(path)
 
 
+def test_a_zip_leaves_room_on_the_disk(tmp_path, monkeypatch):
+    path = tmp_path / "P012.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", bytes(1000))
+    free = LEFT_FREE + 999
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(ScanError, match="or the disk is full"):
+        read_scan(path)
+    free += 1
+    with pytest.raises(ScanError, match="no CT image in it"):
+        read_scan(path)
+
+
+def test_a_link_in_a_zip_is_an_ordinary_file(tmp_path):
+    path, secret = tmp_path / "P012.zip", tmp_path / "secret"
+    secret.mkdir()
+    (secret / "IM0000.dcm").write_bytes(b"x")
+    link = zipfile.ZipInfo("inside")
+    link.create_system, link.external_attr = 3, 0o120777 << 16  # of Unix, a symbolic link
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(link, str(secret))
+    with unpacked(path, "P012") as folder:
+        assert (folder / "inside").read_text() == str(secret)
+        assert not (folder / "inside").is_symlink()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("inside/IM0000.dcm", b"y")
+    with pytest.raises(ScanError, match=r"P012: the zip cannot be unpacked \((File exists|Not a directory)\)"):
+        read_scan(path)
+    assert (secret / "IM0000.dcm").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("flag", ["encrypted", "another name"])
+def test_a_refused_zip_names_no_file_in_it(flag, tmp_path):
+    path = tmp_path / "P012.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("Doe.dcm", b"x")
+    data = bytearray(path.read_bytes())
+    if flag == "encrypted":
+        data[data.index(b"PK\1\2") + 8] |= 1
+    else:
+        data[30:33] = b"Roe"  # the entry's own header
+    path.write_bytes(bytes(data))
+    with pytest.raises(ScanError, match=r"P012: the zip cannot be unpacked \((RuntimeError|BadZipFile)\)") as caught:
+        read_scan(path)
+    assert "oe" not in str(caught.value)
+
+
 def test_a_damaged_zip(tmp_path):
     path = tmp_path / "P012.zip"
     path.write_bytes(b"PK\3\4 no zip")
@@ -161,8 +210,7 @@ def test_scans_of_every_kind_are_found(dicom, tmp_path):
     assert [name for name, _ in find_scans(tmp_path)] == ["A1", "b2", "b10"]
     assert find_scans(tmp_path / "A1.nii.gz") == [("A1", tmp_path / "A1.nii.gz")]
     _save(tmp_path / "b2.nii")
-    with pytest.raises(CohortError, match="2 scans are named b2"):
-        find_scans(tmp_path)
+    assert [name for name, _ in find_scans(tmp_path)] == ["A1", "b2", "b2.nii", "b10"]
 
 
 def test_gzip_checksum_is_compared(tmp_path):

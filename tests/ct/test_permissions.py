@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cnr_iemn.ct.acquisition import code_of, told_kernel
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import Permissions
@@ -117,11 +118,51 @@ def _two_kernels(dicom):
 def test_two_kernels(dicom, scan_folder):
     folder = scan_folder(_two_kernels(dicom))
     refusal = r"two stacks that could be the scan: .*Choose with ingest\.kernel=B70s or ingest\.kernel=B31f"
-    volume = _allowed(folder, refusal, "24 image(s) of another ConvolutionKernel than B31f", kernel="B31f")
+    volume = _allowed(
+        folder, refusal, "24 image(s) of another ConvolutionKernel than ingest.kernel names", kernel="B31f"
+    )
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu() + 100)
     np.testing.assert_array_equal(read_scan(folder, Permissions(kernel="B70s")).hu, dicom.expected_hu())
     with pytest.raises(ScanError, match=r"ingest.kernel=B50; ConvolutionKernel is B31f \(24\), B70s \(24\)"):
         read_scan(folder, Permissions(kernel="B50"))
+    np.testing.assert_array_equal(read_scan(folder, Permissions(kernel=code_of("B70s"))).hu, dicom.expected_hu())
+
+
+def test_kernels_of_unusual_names_are_told_and_chosen_by_their_codes(dicom, scan_folder):
+    slices = _two_kernels(dicom)
+    for ds in slices:
+        ds.ConvolutionKernel = "for Doe^Jane" if ds.ConvolutionKernel == "B31f" else ""
+    folder, code = scan_folder(slices), code_of("for Doe^Jane")
+    with pytest.raises(ScanError, match=rf"ConvolutionKernel is {code} \(24\), absent \(24\)\. Give one") as caught:
+        read_scan(folder, Permissions(kernel="B50"))
+    assert "Doe" not in str(caught.value)
+    for chosen, hu in (("for Doe^Jane", 100), (code, 100), ("absent", 0)):
+        volume = read_scan(folder, Permissions(kernel=chosen))
+        np.testing.assert_array_equal(volume.hu, dicom.expected_hu() + hu)
+        assert "Doe" not in str(volume.findings)
+
+
+@pytest.mark.parametrize("kernel", ["B70f", "Br40d", "I31f/3", "FC08", "LUNG", "YA"])
+def test_usual_kernels_are_told(kernel):
+    assert told_kernel(kernel) == kernel
+
+
+@pytest.mark.parametrize("kernel", ["Doe", "B70f Doe", "D19800101", "B1980", "lung", "J12345", "B70f/12"])
+def test_other_texts_are_no_kernels(kernel):
+    assert told_kernel(kernel) == code_of(kernel)
+
+
+def test_long_series_numbers_are_not_told(dicom, scan_folder):
+    first, second = dicom.make_slices(series="1.2.3"), dicom.make_slices(series="4.5.6")
+    for number, slices in ((9_999, first), (19800101, second)):
+        for ds in slices:
+            ds.SeriesNumber = number
+    folder = scan_folder(first + second)
+    with pytest.raises(ScanError, match="Leave only the one you mean"):
+        read_scan(folder)
+    with pytest.raises(ScanError, match=r"SeriesNumber is 9999 \(24\), one of more than 4 digits \(24\)"):
+        read_scan(folder, Permissions(series_number=1))
+    assert len(read_scan(folder, Permissions(series_number=19800101)).hu) == dicom.n
 
 
 def test_two_series(dicom, scan_folder):
@@ -130,7 +171,7 @@ def test_two_series(dicom, scan_folder):
         for ds in slices:
             ds.SeriesNumber = number
             ds.RescaleIntercept = -1024 + 10 * number
-    refusal, finding = "Choose with ingest.series_number=2", "24 image(s) of another SeriesNumber than 3"
+    refusal, finding = "Choose with ingest.series_number=2", "24 image(s) of another SeriesNumber than ingest.series"
     volume = _allowed(scan_folder(first + second), refusal, finding, series_number=3)
     np.testing.assert_array_equal(volume.hu, dicom.expected_hu() + 30)
 

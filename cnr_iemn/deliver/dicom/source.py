@@ -24,6 +24,7 @@ from cnr_iemn.ct.find import find_slices, is_nifti, is_zip
 from cnr_iemn.ct.headers import SliceHeader
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.plan import ScanPlan, plan_scan
+from cnr_iemn.ct.quiet import unheard
 from cnr_iemn.ct.reader import read_dicom, source_digest
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import Permissions
@@ -97,6 +98,7 @@ class DicomSource:
     lungs: NDArray[np.bool_] | None
 
 
+@unheard()
 def read_source(job: SourceJob, *, allowed: Permissions, lungs: str | None) -> DicomSource:
     """Return the images of a scan as DICOM output refers to them. ``lungs``: method of the mask, None for no mask.
 
@@ -110,7 +112,7 @@ def read_source(job: SourceJob, *, allowed: Permissions, lungs: str | None) -> D
             "files, or leave dicom=true out; the answer itself is in predictions.json."
         )
     with _folder(job) as folder:
-        plan = plan_scan(scan, find_slices(folder, allowed)[0], allowed)
+        plan = plan_scan(scan, find_slices(folder, scan, allowed, numbered=True)[0], allowed)
         if any(header.pixels.enhanced for header in plan.slices):
             raise ScanError(
                 f"{scan}: an enhanced multi-frame CT. DICOM output refers to images of one slice each, and frames "
@@ -120,7 +122,7 @@ def read_source(job: SourceJob, *, allowed: Permissions, lungs: str | None) -> D
         _check(scan, images, geometry=lungs is not None)
         if lungs is None:
             return DicomSource(images, None)
-        volume = read_dicom(folder, scan, allowed)
+        volume = read_dicom(folder, scan, allowed, numbered=True)
         if volume.source_sha256 != job.source_sha256:
             raise _changed(scan)
         mask = segment_lungs(volume.hu, volume.spacing_mm, method=lungs).mask

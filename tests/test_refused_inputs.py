@@ -1,0 +1,179 @@
+"""Every kind of input in one folder: what is taken is answered alike, what is not gives its documented reason."""
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.engine.new_input import find_new_scans
+from tests.ct.conftest import Builder, make_slices, recode, write
+from tests.pipeline import ROOT
+from tests.test_privacy import predict
+
+
+def documented(title: str) -> list[list[str]]:
+    """The rows of a table of docs/predictions.md, the one with this in its head, without its backticks."""
+    lines = (ROOT / "docs" / "predictions.md").read_text(encoding="utf-8").splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith("|") and title in line)
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return rows
+
+
+REASONS = [row[1] for row in documented("what the reason says")]
+
+
+def changed(**values: object) -> Callable[[Path], object]:
+    def make(folder: Path) -> None:
+        slices = make_slices(series=f"1.{len(folder.name)}.{sum(folder.name.encode())}")
+        for ds in slices:
+            for keyword, value in values.items():
+                if value is None:
+                    delattr(ds, keyword)
+                else:
+                    setattr(ds, keyword, value)
+        write(folder, slices)
+
+    return make
+
+
+def taken_from(choose: Callable[[list[Dataset]], list[Dataset]]) -> Callable[[Path], object]:
+    return lambda folder: write(folder, choose(make_slices(series=f"1.{sum(folder.name.encode())}")))
+
+
+def two_series(folder: Path) -> None:
+    write(folder, make_slices(series="1.77"))
+    write(folder, make_slices(series="1.78"), [f"b{k}.dcm" for k in range(Builder.n)])
+
+
+def last_file(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    def make(folder: Path) -> None:
+        changed()(folder)
+        path = folder / "IM0023.dcm"
+        path.write_bytes(change(path.read_bytes()))
+
+    return make
+
+
+def other_syntax(folder: Path) -> None:
+    slices = make_slices(series="1.79")
+    recode(slices[5], uid.JPEG2000Lossless).file_meta.TransferSyntaxUID = uid.MPEG2MPML
+    write(folder, slices)
+
+
+def zip_outside(folder: Path) -> None:
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        archive.writestr("../../x.dcm", b"x")
+
+
+def headless_nifti(folder: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((20, 20, 20), np.int16), np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nibabel.save(image, folder.with_suffix(".nii"))
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "no CT image in it": changed(SOPClassUID=uid.MRImageStorage),
+    "the slices are not axial": changed(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]),
+    "only localizers": changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+    "slices, at least 20 are needed": taken_from(lambda slices: slices[:19]),
+    "no lungs found": changed(),
+    "inverted or not in HU": changed(RescaleIntercept=1023),
+    "cannot be brought to HU": changed(RescaleSlope=None),
+    "missing between": taken_from(lambda slices: [*slices[:9], *slices[10:]]),
+    "two stacks that could be the scan": two_series,
+    "truncated copy?": last_file(lambda data: data[:-300]),
+    "It lies among the slices": last_file(lambda data: data[:100]),
+    "ImagePositionPatient is missing": changed(ImagePositionPatient=None),
+    "transfer syntax MPEG2MPML is not read": other_syntax,
+    "the zip cannot be unpacked": lambda folder: folder.with_suffix(".zip").write_bytes(b"PK\3\4 no zip"),
+    "would land outside its folder": zip_outside,
+    "does not tell which end is the head": headless_nifti,
+}
+"""Scans to be refused, by what the reason says."""
+NO_SCAN = ["is no folder, zip or NIfTI file", "No CT scan (DICOM, zip, NIfTI)"]
+
+
+def test_every_documented_refusal_is_tried() -> None:
+    assert sorted(REASONS) == sorted([*NO_SCAN, *BAD])
+    findings = [row[1] for row in documented("the finding begins with")]
+    assert len(findings) == 4  # test_new_input.py has them
+
+
+@pytest.fixture
+def good(tiny_study: Path) -> Path:
+    (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
+    return cohort.parent / "COVID-19 subjects" / "P005"
+
+
+def test_each_kind_is_answered_alike_and_each_refusal_as_documented(
+    tiny_study: Path, good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(good, source / "patient" / "study" / "CT")
+    with zipfile.ZipFile(source / "patient" / "packed.zip", "w") as archive:
+        for path in good.iterdir():
+            archive.write(path, f"a/{path.name}")
+    volume = read_scan(good)
+    affine = np.diag([-volume.spacing_mm[2], -volume.spacing_mm[1], volume.spacing_mm[0], 1])
+    nibabel.save(nibabel.Nifti1Image(volume.hu[::-1].transpose(2, 1, 0), affine), source / "converted.nii.gz")
+    for k, make in enumerate(BAD.values()):
+        make(source / f"bad{k:02d}")
+
+    assert predict(tiny_study, source, output, "pages=false") == 1
+    said = capsys.readouterr().err
+    assert f"{len(BAD)} of {len(BAD) + 3} scans were refused" in said
+    document = json.loads((output / "predictions.json").read_text())
+    assert [answer["scan"] for answer in document["scans"]] == ["converted", "packed", "CT"]
+    first, *others = [list(answer["probabilities"].values()) for answer in document["scans"]]
+    assert all(other == pytest.approx(first, abs=1e-6) for other in others)
+    for k, reason in enumerate(BAD):
+        told = document["refused"][f"bad{k:02d}"]
+        assert reason in told, told
+        assert re.match(rf"bad{k:02d}\b", told), told
+        allows = next(row[2] for row in documented("what the reason says") if row[1] == reason)
+        if allows:  # of the kernel and the series number, whichever tells them apart
+            assert any(key in told for key in re.findall(r"ingest\.\w+", allows)) or "Leave only the one" in told
+    assert str(tmp_path) not in said
+    assert all(str(tmp_path) not in path.read_text(errors="ignore") for path in output.iterdir())
+
+
+def test_nothing_that_can_be_answered_is_exit_code_2(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, reason in zip(("nowhere", "empty"), NO_SCAN, strict=True):
+        assert predict(tiny_study, tmp_path / name, tmp_path / "out") == 2
+        assert reason in capsys.readouterr().err
+        assert predict(tiny_study, tmp_path / name, tmp_path / "out", "anonymise_ids=true") == 2
+        said = capsys.readouterr().err
+        assert reason in said
+        assert str(tmp_path) not in said
+    BAD["no lungs found"](tmp_path / "bad" / "P1")
+    assert predict(tiny_study, tmp_path / "bad" / "P1", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "None of the 1 scans of the input can be answered:\nP1: no lungs found" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_of_each_kind_of_input(good: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("x", b"")
+    headless_nifti(tmp_path / "converted")
+    for path, name in ((good, "P005"), (tmp_path / "packed.zip", "packed"), (tmp_path / "converted.nii", "converted")):
+        assert find_new_scans(path, anonymous=False) == [(name, path)]
+        assert find_new_scans(path, anonymous=True) == [("scan-0001", path)]
