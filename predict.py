@@ -1,6 +1,7 @@
-"""A trained study on new scans: class, probabilities, and the probabilities of every slice.
+"""A trained study, or its bundle, on new scans: class, probabilities, and the probabilities of every slice.
 
 python predict.py input=/data/new_scans study=default
+python predict.py input=/data/new_scans bundle=/data/bundle
 """
 
 from dataclasses import replace
@@ -17,27 +18,30 @@ from cnr_iemn.settings.schema import PredictSettings
 def main(settings: PredictSettings) -> float:
     """Answer for every scan below the input. Returns the share of scans that were answered."""
     from cnr_iemn.ct.find import find_scans
+    from cnr_iemn.deliver.bundle import open_bundle
     from cnr_iemn.deliver.scan_page import write_scan_page
     from cnr_iemn.engine import answers, prediction
-    from cnr_iemn.engine.ensembles import read_ensemble
     from cnr_iemn.engine.hardware import choose_hardware
+    from cnr_iemn.engine.opened import open_study
     from cnr_iemn.files import sha256_of_file
     from cnr_iemn.patients.booster import load_booster, mean_probabilities
     from cnr_iemn.patients.contributions import contributions
 
     hardware = choose_hardware(settings.gpus)
-    study, source = Path(settings.runs) / settings.study, Path(settings.input)
-    name = ensemble_name(settings.ensemble)
-    ensemble = read_ensemble(Path(settings.runs), settings.study, name)
-    booster_file = study / "ensembles" / name / "booster.ubj"
-    booster = load_booster(booster_file)
+    source = Path(settings.input)
+    if settings.bundle:
+        opened = open_bundle(Path(settings.bundle))
+    else:
+        opened = open_study(Path(settings.runs), settings.study, ensemble_name(settings.ensemble))
+    ensemble = opened.ensemble
+    booster = load_booster(opened.booster)
     found = find_scans(source, workers=1)
-    networks = prediction.EnsembleNetworks(study, ensemble, hardware, batch_size=settings.batch_size)
+    networks = prediction.EnsembleNetworks(opened.folder, ensemble, hardware, batch_size=settings.batch_size)
 
     pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
     failures: dict[str, str] = {}
-    origin = {"name": name, "booster_sha256": sha256_of_file(booster_file)}
-    output = Path(settings.output) if settings.output else study / "predictions" / source.resolve().name
+    origin = {"name": opened.name, "booster_sha256": sha256_of_file(opened.booster)}
+    output = Path(settings.output) if settings.output else opened.predictions / source.resolve().name
     scans, told = [], []
     for scan_id, prepared in prediction.prepared_scans(found, pixels, failures):
         scans.append(networks.slices(scan_id, prepared))

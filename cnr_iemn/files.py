@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,27 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, line ends as given, under the promise of ``write_bytes_atomic``."""
     write_bytes_atomic(path, text.encode("utf-8"))
+
+
+@contextmanager
+def finished_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside ``path`` that takes its place, and an older one's, once it is filled.
+
+    When filling it fails, the older one stays as it was and the new one is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex}.{kind}") for kind in ("tmp", "old"))
+    new.mkdir()
+    try:
+        yield new
+        for folder in (new, *(below for below in new.rglob("*") if below.is_dir())):
+            sync_folder(folder)
+        if path.exists():
+            os.replace(path, old)  # first, since a folder replaces none that holds something
+        os.replace(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -1,13 +1,17 @@
-"""A network of stage 1 as an ONNX file, for runtimes other than torch."""
+"""A network of stage 1 as an ONNX file, for runtimes other than torch, and how far that is from torch."""
 
+import logging
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.files import write_bytes_atomic
+from cnr_iemn.slices.inference import predict_slices
 from cnr_iemn.slices.network import SliceNetwork
 
 INPUTS = ("image", "position")
@@ -37,6 +41,8 @@ def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
     model = _Probabilities(network.cpu().float()).eval()
     # two slices: the exporter would take a batch of one for a constant
     example = torch.rand(2, 3, image_size, image_size), torch.rand(2, 2)
+    for package in ("onnxscript", "onnx_ir"):
+        logging.getLogger(package).setLevel(logging.WARNING)  # or each tells dozens of lines of what it simplified
     try:
         program = torch.onnx.export(
             model,
@@ -56,6 +62,26 @@ def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # traces of the code that made each node, with this machine's paths
     write_bytes_atomic(path, program.model_proto.SerializeToString())
+
+
+def largest_difference(network: SliceNetwork, path: Path, batches: Iterable[dict[str, Tensor]]) -> float:
+    """Return how far ONNX Runtime's probabilities of classes and regions are from torch's in float32 on the CPU, 0..1.
+
+    ``batches``: as ``predict_slices`` takes them. Raises ConfigurationError where ``portable`` is not installed.
+    """
+    check_portable("onnx=true", "onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    differences = []
+    for batch in batches:
+        expected = predict_slices(network, [batch], device=torch.device("cpu"), precision="32")
+        image, position = (batch["image"].float() / 255).numpy(), batch["position"].numpy()
+        classes, regions = session.run(OUTPUTS, {"image": image, "position": position})
+        differences += [np.abs(classes - expected.classes).max(), np.abs(regions - expected.regions).max()]
+    return float(max(differences))
 
 
 def check_portable(setting: str, *packages: str) -> None:

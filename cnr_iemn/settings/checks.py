@@ -8,6 +8,7 @@ from cnr_iemn.settings.schema import (
     AggregateSettings,
     BalancingSettings,
     DataSettings,
+    ExportSettings,
     IngestSettings,
     ModelSettings,
     PredictSettings,
@@ -47,7 +48,9 @@ def check_settings(settings: object) -> None:
         raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings):
         check_aggregate(settings)
-    if isinstance(settings, AggregateSettings | PredictSettings):
+    if isinstance(settings, PredictSettings) and settings.bundle is not None:
+        _check_bundle(settings)
+    if isinstance(settings, AggregateSettings | PredictSettings | ExportSettings):
         folder_name("study", settings.study)
         ensemble_models(settings.ensemble)
 
@@ -70,6 +73,15 @@ def ensemble_models(ensemble: object) -> tuple[str, ...]:
 def ensemble_name(ensemble: object) -> str:
     """Return the folder name of an ensemble: ``all``, a model's name, or names joined by ``+``."""
     return "all" if ensemble == "all" else "+".join(ensemble_models(ensemble))
+
+
+def _check_bundle(settings: PredictSettings) -> None:
+    for key, given, default in (("study", settings.study, "default"), ("ensemble", settings.ensemble, "all")):
+        if given != default:
+            raise ConfigurationError(
+                f"bundle={settings.bundle} and {key}={given} are two answers to one question: a bundle is one "
+                "ensemble of one study. Leave one of them out."
+            )
 
 
 def _check_data(data: DataSettings) -> None:
