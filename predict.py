@@ -1,6 +1,7 @@
-"""A trained study on new scans: class, probabilities, and the probabilities of every slice.
+"""A trained study, or its bundle, on new scans: class, probabilities, and the probabilities of every slice.
 
 python predict.py input=/data/new_scans study=default
+python predict.py input=/data/new_scans bundle=/data/bundle
 """
 
 from dataclasses import replace
@@ -16,28 +17,30 @@ from cnr_iemn.settings.schema import PredictSettings
 @entry_point("predict", PredictSettings)
 def main(settings: PredictSettings) -> float:
     """Answer for every scan below the input. Returns the share of scans that were answered."""
+    from cnr_iemn.deliver.bundle import open_bundle
     from cnr_iemn.deliver.delivery import Delivery
     from cnr_iemn.engine import answers, new_input, prediction
-    from cnr_iemn.engine.ensembles import read_ensemble
     from cnr_iemn.engine.hardware import choose_hardware
+    from cnr_iemn.engine.opened import open_study
     from cnr_iemn.files import sha256_of_file
     from cnr_iemn.patients.booster import load_booster, mean_probabilities
     from cnr_iemn.patients.contributions import contributions
 
     hardware = choose_hardware(settings.gpus)
-    study, source = Path(settings.runs) / settings.study, Path(settings.input)
-    name = ensemble_name(settings.ensemble)
-    ensemble = read_ensemble(Path(settings.runs), settings.study, name)
-    booster_file = study / "ensembles" / name / "booster.ubj"
-    booster = load_booster(booster_file)
-    anonymous = settings.anonymise_ids
+    source, anonymous = Path(settings.input), settings.anonymise_ids
+    if settings.bundle:
+        opened = open_bundle(Path(settings.bundle))
+    else:
+        opened = open_study(Path(settings.runs), settings.study, ensemble_name(settings.ensemble))
+    ensemble = opened.ensemble
+    booster = load_booster(opened.booster)
     found = new_input.find_new_scans(source, anonymous=anonymous)
-    networks = prediction.EnsembleNetworks(study, ensemble, hardware, batch_size=settings.batch_size)
+    networks = prediction.EnsembleNetworks(opened.folder, ensemble, hardware, batch_size=settings.batch_size)
 
     pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
     failures: dict[str, str] = {}
-    origin = {"name": name, "booster_sha256": sha256_of_file(booster_file)}
-    named = study / "predictions" / new_input.output_name(source, anonymous=anonymous)
+    origin = {"name": opened.name, "booster_sha256": sha256_of_file(opened.booster)}
+    named = opened.predictions / new_input.output_name(source, anonymous=anonymous)
     output = Path(settings.output) if settings.output else named
     wanted = {key: getattr(settings, key) for key in ("pages", "dicom", "segmentation")}
     delivery = Delivery(output, networks, origin, **wanted)

@@ -4,7 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
-COMMANDS = ("prepare", "train", "aggregate", "predict")
+COMMANDS = ("prepare", "train", "aggregate", "predict", "export")
 
 
 def main() -> int:

@@ -37,22 +37,34 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
+@contextmanager
+def finished_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside ``path`` that takes its place, and an older one's, once it is filled.
+
+    When filling it fails, the older one stays as it was and the new one is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex}.{kind}") for kind in ("tmp", "old"))
+    new.mkdir()
+    try:
+        yield new
+        for folder in (new, *(below for below in new.rglob("*") if below.is_dir())):
+            sync_folder(folder)
+        if path.exists():
+            os.replace(path, old)  # first, since a folder replaces none that holds something
+        os.replace(new, path)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def write_folder_atomic(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files, by name, into a folder that then holds them alone; it is there with all of them or as it was."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    older = temporary.with_suffix(".old")
-    try:
+    with finished_folder(folder) as new:
         for name, data in files.items():
-            write_bytes_atomic(temporary / name, data)
-        sync_folder(temporary)
-        if folder.exists():
-            os.replace(folder, older)
-        os.replace(temporary, folder)
-    finally:
-        if older.exists() and not folder.exists():
-            os.replace(older, folder)
-        for left in (temporary, older):
-            shutil.rmtree(left, ignore_errors=True)
+            write_bytes_atomic(new / name, data)
 
 
 @contextmanager

@@ -21,7 +21,10 @@ from cnr_iemn.registry import PHANTOM_NOTICE
 
 @dataclass(frozen=True)
 class Member:
-    """One network of an ensemble. ``checkpoint``: path within the study's folder. ``fold``: which trained it not."""
+    """One network of an ensemble. ``checkpoint``: path within the study's folder, or the bundle's.
+
+    ``checkpoint_sha256``: of the run's checkpoint, in a bundle too. ``fold``: which trained it not.
+    """
 
     model: str
     library: str
@@ -32,6 +35,11 @@ class Member:
     position: str
     precision: str
     fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from the ensemble's others: the model, with its fold where there are some."""
+        return self.model if self.fold is None else f"{self.model}-fold{self.fold}"
 
 
 @dataclass(frozen=True)
@@ -178,13 +186,19 @@ def read_ensemble(runs: Path, study: str, name: str) -> Ensemble:
             f"There is no trained ensemble at {path.parent}. Ensembles in {runs}: {', '.join(there) or 'none'}. "
             f"Train the study and run python aggregate.py study={study} ensemble={name}, or name one that is there."
         )
+    return parse_ensemble(path, again=f"Run python aggregate.py study={study} ensemble={name} again.")
+
+
+def parse_ensemble(path: Path, *, again: str) -> Ensemble:
+    """Return the ensemble that a file describes. ``again``: the sentence that says how to make it anew.
+
+    Raises RunError where another version of the project wrote it.
+    """
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     values.pop("notice", None)
-    if values.get("schema_version") != SCHEMA_VERSION:
-        raise RunError(
-            f"{path} has schema_version {values.get('schema_version')}, this version reads {SCHEMA_VERSION}. "
-            f"Run python aggregate.py study={study} ensemble={name} again."
-        )
+    version = values.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise RunError(f"{path} has schema_version {version}, this version reads {SCHEMA_VERSION}. {again}")
     try:
         members = tuple(Member(**member) for member in values.pop("members"))
         pixels = values.pop("pixels")
@@ -195,10 +209,7 @@ def read_ensemble(runs: Path, study: str, name: str) -> Ensemble:
         classes = tuple(values.pop("classes"))
         return Ensemble(members=members, pixels=settings, classes=classes, calibration=calibration, **values)
     except (KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} was written by another version of the project ({error}). "
-            f"Run python aggregate.py study={study} ensemble={name} again."
-        ) from error
+        raise RunError(f"{path} was written by another version of the project ({error}). {again}") from error
 
 
 def checkpoint_of(study: Path, member: Member) -> Path:

@@ -17,6 +17,7 @@ from cnr_iemn.engine.ensembles import Ensemble, Member, checkpoint_of
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.new_input import prepare_new
 from cnr_iemn.engine.training import load_weights
+from cnr_iemn.engine.weights import BUNDLE_TENSORS, load_network
 from cnr_iemn.errors import ScanError
 from cnr_iemn.slices.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
 from cnr_iemn.slices.inference import predict_slices
@@ -86,7 +87,10 @@ def prepared_scans(
 
 
 class EnsembleNetworks:
-    """The networks of an ensemble, loaded once. Raises RunError where a checkpoint is missing or another one."""
+    """The networks of an ensemble, loaded once. ``study``: its folder, or that of a bundle.
+
+    Raises RunError where a checkpoint is missing or another one.
+    """
 
     def __init__(self, study: Path, ensemble: Ensemble, hardware: Hardware, *, batch_size: int) -> None:
         self.ensemble = ensemble
@@ -102,7 +106,10 @@ class EnsembleNetworks:
             weights="none",
             library=member.library,
         )
-        load_weights(network, checkpoint_of(study, member))
+        if member.checkpoint == BUNDLE_TENSORS:
+            load_network(network, study / member.checkpoint, member.name)
+        else:
+            load_weights(network, checkpoint_of(study, member))
         return network.to(memory_format=torch.channels_last)
 
     def slices(self, scan_id: str, prepared: PreparedScan) -> ScanSlices:

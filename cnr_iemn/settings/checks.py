@@ -10,6 +10,7 @@ from cnr_iemn.settings.schema import (
     AggregateSettings,
     BalancingSettings,
     DataSettings,
+    ExportSettings,
     IngestSettings,
     ModelSettings,
     PredictSettings,
@@ -51,7 +52,9 @@ def check_settings(settings: object) -> None:
         _check_dicom(settings)
     if isinstance(settings, AggregateSettings):
         check_aggregate(settings)
-    if isinstance(settings, AggregateSettings | PredictSettings):
+    if isinstance(settings, PredictSettings) and settings.bundle is not None:
+        _check_bundle(settings)
+    if isinstance(settings, AggregateSettings | PredictSettings | ExportSettings):
         folder_name("study", settings.study)
         ensemble_models(settings.ensemble)
 
@@ -90,6 +93,15 @@ def _check_dicom(settings: PredictSettings) -> None:
         raise ConfigurationError(
             "dicom=true needs highdicom, which is an extra: pip install 'cnr-iemn[dicom]', or leave dicom=true out."
         )
+
+
+def _check_bundle(settings: PredictSettings) -> None:
+    for key, given, default in (("study", settings.study, "default"), ("ensemble", settings.ensemble, "all")):
+        if given != default:
+            raise ConfigurationError(
+                f"bundle={settings.bundle} and {key}={given} are two answers to one question: a bundle is one "
+                "ensemble of one study. Leave one of them out."
+            )
 
 
 def _check_data(data: DataSettings) -> None:

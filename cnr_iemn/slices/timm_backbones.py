@@ -51,7 +51,7 @@ def build_timm(name: str, *, pretrained: bool) -> tuple[nn.Module, int, int | No
 
 def safetensors_of(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file as timm publishes them. Raises OSError where it is damaged."""
-    from safetensors import SafetensorError  # comes with timm
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
