@@ -175,6 +175,8 @@ def test_predict_tells_nothing(
     assert not found_in(said.encode(), (*SOUGHT, *NAMES, str(planted.parent)))
     assert sorted([*answered, *refused]) == [f"scan-{k:04d}" for k in range(1, len(answered) + len(refused) + 1)]
     assert {path.stem for path in (tmp_path / "out").glob("*.html")} == set(answered)
+    for page in (tmp_path / "out").glob("*.html"):
+        assert not re.search(r"(?:src|href)=.(?!data:|#)|url\(|@import|<script|<iframe", page.read_text()), page
     assert all(reason.startswith(scan_id) for scan_id, reason in refused.items())
     assert any(re.match(r"scan-\d{4} file \d+: ", reason) for reason in refused.values())
 
