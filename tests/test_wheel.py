@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cnr_iemn.__main__ import COMMANDS
 from tests.pipeline import MODELS, ROOT
 
 
@@ -33,7 +34,8 @@ def run(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[
 
 def test_the_wheel_carries_configuration_scripts_and_licence(installed: Path) -> None:
     assert (installed / "cnr_iemn" / "conf" / "model" / "densenet161.yaml").is_file()
-    assert (installed / "cnr_iemn" / "commands" / "train.py").is_file()
+    scripts = {path.stem for path in (installed / "cnr_iemn" / "commands").iterdir()}
+    assert scripts == set(COMMANDS)
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
     assert (installed / "hydra_plugins" / "cnr_iemn_sweepers.py").is_file()
     assert (installed / "cnr_iemn" / "deliver" / "templates" / "scan.html").is_file()

@@ -21,6 +21,7 @@ SCHEMAS = {
     "train": schema.TrainSettings,
     "prepare": schema.PrepareSettings,
     "aggregate": schema.AggregateSettings,
+    "export": schema.ExportSettings,
     "predict": schema.PredictSettings,
 }
 
@@ -49,6 +50,7 @@ def test_every_entry_point_composes() -> None:
     compose("prepare")
     compose("aggregate")
     compose("predict", "input=/data")
+    compose("export")
 
 
 @pytest.mark.parametrize(

@@ -121,4 +121,4 @@ def test_a_failed_job_of_a_multirun_stops_no_other(run, capsys: pytest.CaptureFi
 
 def test_every_yaml_file_is_reached_by_an_entry_point() -> None:
     names = {path.stem for path in configuration_folder().glob("*.yaml")}
-    assert {"train", "aggregate", "predict", "prepare"} <= names
+    assert {"train", "aggregate", "predict", "prepare", "export"} <= names

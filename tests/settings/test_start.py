@@ -37,6 +37,8 @@ print("imported:", sorted(set({heavy!r}) & set(sys.modules)))
         ("train.py", ["-m", "sweep=optuna", "sweep.trials=0"], "2"),
         ("aggregate.py", ["--help"], "None"),
         ("predict.py", ["study=a/b", "input=x"], "2"),
+        ("predict.py", ["bundle=b", "study=a", "input=x"], "2"),
+        ("export.py", ["--help"], "None"),
         ("prepare.py", ["--cfg", "job"], "0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
