@@ -32,7 +32,8 @@ def main(settings: PredictSettings) -> float:
     booster_file = study / "ensembles" / name / "booster.ubj"
     booster = load_booster(booster_file)
     found = find_scans(source, workers=1)
-    networks = prediction.EnsembleNetworks(study, ensemble, hardware, batch_size=settings.batch_size)
+    asked = {"batch_size": settings.batch_size, "engine": settings.engine}
+    networks = prediction.EnsembleNetworks(study, ensemble, hardware, **asked)
 
     pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
     failures: dict[str, str] = {}
@@ -52,7 +53,7 @@ def main(settings: PredictSettings) -> float:
         raise ScanError(f"None of the {len(found)} scans in {source} can be answered:\n{refused}")
 
     kept = answers.new_scans(scans, ensemble, **origin, refused=failures)
-    answers.write_answers(output, ensemble, told, kept)
+    answers.write_answers(output, ensemble, told, kept, engine=networks.engine)
 
     if kept.notice:
         print(kept.notice)

@@ -1,7 +1,7 @@
 """Checks of values and between fields, before anything heavy is imported or written."""
 
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.registry import BACKBONES
+from cnr_iemn.registry import BACKBONES, ENGINES
 from cnr_iemn.settings.aggregate_checks import check_aggregate
 from cnr_iemn.settings.ranges import search_space
 from cnr_iemn.settings.schema import (
@@ -43,8 +43,10 @@ def check_settings(settings: object) -> None:
         check_logger(settings.logger)
         if settings.sweep is not None:
             _check_sweep(settings, settings.sweep)
-    if isinstance(settings, PredictSettings) and (settings.gpus or 0) > 1:
-        raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
+    if isinstance(settings, PredictSettings):
+        one_of("engine", settings.engine, ENGINES)
+        if (settings.gpus or 0) > 1:
+            raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
     if isinstance(settings, AggregateSettings):
         check_aggregate(settings)
     if isinstance(settings, AggregateSettings | PredictSettings):

@@ -263,7 +263,7 @@ class AggregateSettings:
 class PredictSettings:
     """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
 
-    ``pages``: whether each scan gets its own page there.
+    ``pages``: whether each scan gets its own page there. ``engine``: what runs the networks, ``registry.ENGINES``.
     """
 
     input: str = MISSING
@@ -274,4 +274,5 @@ class PredictSettings:
     pages: bool = True
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
+    engine: str = "auto"
     batch_size: int = 64
