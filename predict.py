@@ -35,7 +35,8 @@ def main(settings: PredictSettings) -> float:
     ensemble = opened.ensemble
     booster = load_booster(opened.booster)
     found = new_input.find_new_scans(source, anonymous=anonymous)
-    networks = prediction.EnsembleNetworks(opened.folder, ensemble, hardware, batch_size=settings.batch_size)
+    asked = {"batch_size": settings.batch_size, "engine": settings.engine}
+    networks = prediction.EnsembleNetworks(opened.folder, ensemble, hardware, **asked)
 
     pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
     failures: dict[str, str] = {}
@@ -58,7 +59,7 @@ def main(settings: PredictSettings) -> float:
 
     kept = answers.new_scans(scans, ensemble, **origin, refused=failures)
     undelivered = delivery.finish()
-    answers.write_answers(output, ensemble, told, kept)
+    answers.write_answers(output, ensemble, told, kept, engine=networks.engine)
 
     if kept.notice:
         print(kept.notice)

@@ -43,6 +43,9 @@ BACKBONES: dict[str, BackboneInfo] = {
 }
 """The paper's four backbones in the order of its tables; ``ensemble=all`` means these."""
 
+ENGINES = ("auto", "torch", "openvino")
+"""What predict.py can have the networks run by (``engine.engines``)."""
+
 PAPER_COHORT = "covid_ct_md"
 """``data.name`` of the cohort that the paper's figures are of."""
 PAPER_ENSEMBLE_ACCURACY = 87.75

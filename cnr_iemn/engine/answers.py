@@ -116,16 +116,19 @@ def calibration_line(ensemble: Ensemble) -> str:
     )
 
 
-def write_answers(output: Path, ensemble: Ensemble, answers: list[dict[str, Any]], kept: NewScans) -> None:
+def write_answers(
+    output: Path, ensemble: Ensemble, answers: list[dict[str, Any]], kept: NewScans, *, engine: str
+) -> None:
     """Write predictions.json, predictions.csv (a line a scan), slices.csv (a line a slice and model) and ``kept``.
 
-    Pages that an earlier predictions.json in the folder lists, and that are not of these answers, are removed.
+    ``engine``: what ran the networks. Pages that an earlier predictions.json in the folder lists, and that are not of
+    these answers, are removed.
     """
     stale = _pages_of(output / "predictions.json") - {answer["page"] for answer in answers}
     notice = {} if kept.notice is None else {"notice": kept.notice}
     head = {"schema_version": SCHEMA_VERSION, "study": ensemble.study, "models": list(ensemble.models)}
     calibration = None if ensemble.calibration is None else asdict(ensemble.calibration)
-    known = {"classes": list(ensemble.classes), "calibration": calibration}
+    known = {"classes": list(ensemble.classes), "calibration": calibration, "engine": engine}
     document = {**notice, **head, **known, "scans": answers, "refused": kept.metadata.refused}
     write_text_atomic(output / "predictions.json", json_text(document))
     columns, calibrated = probability_columns(ensemble.classes), calibrated_columns(ensemble.classes)

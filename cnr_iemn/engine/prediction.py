@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cnr_iemn.cohort.store import PixelSettings
 from cnr_iemn.ct.limited import refusal, run_limited
 from cnr_iemn.ct.prepare import PreparedScan
+from cnr_iemn.engine.engines import Engine, choose_engine, start_engine
 from cnr_iemn.engine.ensembles import Ensemble, Member, checkpoint_of
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.new_input import prepare_new
@@ -20,7 +21,6 @@ from cnr_iemn.engine.training import load_weights
 from cnr_iemn.engine.weights import BUNDLE_TENSORS, load_network
 from cnr_iemn.errors import ScanError
 from cnr_iemn.slices.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
-from cnr_iemn.slices.inference import predict_slices
 from cnr_iemn.slices.network import SliceNetwork
 
 
@@ -87,16 +87,22 @@ def prepared_scans(
 
 
 class EnsembleNetworks:
-    """The networks of an ensemble, loaded once. ``study``: its folder, or that of a bundle.
+    """The networks of an ensemble, loaded once.
 
-    Raises RunError where a checkpoint is missing or another one.
+    ``study``: its folder, or that of a bundle. ``engine``: what runs them, one of ``registry.ENGINES``.
+
+    Raises RunError where a checkpoint is missing or another one, ConfigurationError where the engine cannot run here.
     """
 
-    def __init__(self, study: Path, ensemble: Ensemble, hardware: Hardware, *, batch_size: int) -> None:
+    def __init__(
+        self, study: Path, ensemble: Ensemble, hardware: Hardware, *, batch_size: int, engine: str = "torch"
+    ) -> None:
+        self.engine = choose_engine(engine, hardware)
         self.ensemble = ensemble
         self.hardware = hardware
         self.batch_size = batch_size
         self.networks = {member: self._load(study, member) for member in ensemble.members}
+        self._engines: dict[Member, Engine] = {}
 
     def _load(self, study: Path, member: Member) -> SliceNetwork:
         network = SliceNetwork(
@@ -115,10 +121,12 @@ class EnsembleNetworks:
     def slices(self, scan_id: str, prepared: PreparedScan) -> ScanSlices:
         """Predict the slices of one scan."""
         source, n_slices = OneScan(prepared), len(prepared.grey)
-        networks = {
-            member: self.predict(member, self.batches(member, source, scan_id, n_slices))
-            for member in self.ensemble.members
-        }
+        found: dict[Member, NDArray[np.float32]] = {}
+        for size in {member.image_size for member in self.ensemble.members}:
+            alike = [member for member in self.ensemble.members if member.image_size == size]
+            batches = list(self.batches(alike[0], source, scan_id, n_slices))  # the same bytes for all of them
+            found |= {member: self.predict(member, batches) for member in alike}
+        networks = {member: found[member] for member in self.ensemble.members}
         facts = prepared.z_mm, prepared.lung_litres, prepared.findings, prepared.phantom
         digest = hashlib.sha256(prepared.grey.tobytes()).hexdigest()
         return ScanSlices(scan_id, *facts, digest, networks)
@@ -133,5 +141,9 @@ class EnsembleNetworks:
 
     def predict(self, member: Member, batches: Iterable[dict[str, torch.Tensor]]) -> NDArray[np.float32]:
         """Return the class probabilities that one network gives the slices of ``batches``, float32 [n, classes]."""
-        network, precision = self.networks[member], member.precision
-        return predict_slices(network, batches, device=self.hardware.device, precision=precision).classes
+        if member not in self._engines:
+            network, side = self.networks[member], member.image_size
+            self._engines[member] = start_engine(
+                self.engine, network, image_size=side, device=self.hardware.device, precision=member.precision
+            )
+        return self._engines[member](batches)

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.registry import BACKBONES
+from cnr_iemn.registry import BACKBONES, ENGINES
 from cnr_iemn.settings.aggregate_checks import check_aggregate
 from cnr_iemn.settings.ranges import search_space
 from cnr_iemn.settings.schema import (
@@ -47,6 +47,7 @@ def check_settings(settings: object) -> None:
         if settings.sweep is not None:
             _check_sweep(settings, settings.sweep)
     if isinstance(settings, PredictSettings):
+        one_of("engine", settings.engine, ENGINES)
         if (settings.gpus or 0) > 1:
             raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
         _check_dicom(settings)

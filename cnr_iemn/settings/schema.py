@@ -267,6 +267,7 @@ class PredictSettings:
     page there. ``dicom``: whether each gets DICOM files in its patient's study, which ``identify`` must allow, since
     they carry its identifiers; ``segmentation``: the lung mask among them. ``anonymise_ids``: whether scans are called
     scan-0001 and so on, and no name of a folder or file is told.
+    ``engine``: what runs the networks, one of ``registry.ENGINES``.
     """
 
     input: str = MISSING
@@ -282,6 +283,7 @@ class PredictSettings:
     anonymise_ids: bool = False
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
+    engine: str = "auto"
     batch_size: int = 64
 
 

@@ -64,12 +64,15 @@ class SliceNetwork(nn.Module):
         ``position``: float [b, 2] of ``position_inputs``. Raises ConfigurationError where the images are too small.
         """
         self.check_size(min(images.shape[-2:]))
-        dtype = self.class_head.weight.dtype
         if images.dtype == torch.uint8:
-            images = images.to(dtype) / 255
-        deep = self.trunk(images)
+            images = images.to(self.class_head.weight.dtype) / 255
+        return self.heads(self.trunk(images), position)
+
+    def heads(self, deep: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class and region logits, as ``forward`` does, from the trunk's deep features [b, features]."""
+        dtype = self.class_head.weight.dtype
         # outside autocast: in bfloat16 neighbouring slices of a long scan would share one location
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(deep.device.type, enabled=False):
             joined = torch.cat([deep.to(dtype), position[:, self.first_position_column :].to(dtype)], dim=1)
             return self.class_head(joined), self.region_head(joined)
 

@@ -1,0 +1,134 @@
+"""What runs a network on slices: torch, or OpenVINO, which is several times as fast on a CPU (docs/performance.md).
+
+The backbone alone is given to OpenVINO. The heads, which add the slice's position, stay in torch and in float32.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.registry import BACKBONES
+from cnr_iemn.slices.inference import predict_slices
+from cnr_iemn.slices.network import SliceNetwork
+
+Engine = Callable[[Iterable[dict[str, Tensor]]], NDArray[np.float32]]
+"""Batches of ``predict_slices`` to the class probabilities of their slices, float32 [n, classes], in their order."""
+
+
+def choose_engine(wanted: str, hardware: Hardware) -> str:
+    """Return torch or openvino. ``wanted``: one of ``registry.ENGINES``; auto: OpenVINO on a CPU where it is installed.
+
+    Raises ConfigurationError where OpenVINO is asked for and is not installed, or for a GPU.
+    """
+    if wanted == "torch":
+        return "torch"
+    on_cpu, installed = hardware.device.type == "cpu", find_spec("openvino") is not None
+    if wanted == "auto":
+        return "openvino" if on_cpu and installed else "torch"
+    if not on_cpu:
+        raise ConfigurationError(
+            f"engine={wanted} computes on the CPU, and a GPU was chosen. Add gpus=0, or give engine=auto for the GPU."
+        )
+    if not installed:
+        raise ConfigurationError(
+            f"engine={wanted} needs the package openvino, which is not installed. Install it with "
+            "pip install 'cnr-iemn[engines]', or give engine=torch."
+        )
+    return "openvino"
+
+
+def start_engine(name: str, network: SliceNetwork, *, image_size: int, device: torch.device, precision: str) -> Engine:
+    """Return the engine ``name``, torch or openvino, for a network and images of one size.
+
+    ``precision``: 32 or bf16; OpenVINO computes in float32 on a CPU that has no bf16. The network is left in evaluation
+    mode on ``device``, and is still what Grad-CAM looks into.
+    """
+    if name == "torch":
+        return partial(_by_torch, network, device, precision)
+    return partial(by_trunk, network, openvino_trunk(network, image_size=image_size, precision=precision))
+
+
+def _by_torch(
+    network: SliceNetwork, device: torch.device, precision: str, batches: Iterable[dict[str, Tensor]]
+) -> NDArray[np.float32]:
+    return predict_slices(network, batches, device=device, precision=precision).classes
+
+
+def by_trunk(
+    network: SliceNetwork,
+    trunk: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    batches: Iterable[dict[str, Tensor]],
+) -> NDArray[np.float32]:
+    """Answer with another program for the trunk: uint8 [b, 3, s, s] to deep features, float32 [b, features]."""
+    found = []
+    with torch.inference_mode():
+        for batch in batches:
+            deep = torch.from_numpy(trunk(batch["image"].numpy()))
+            logits, _ = network.heads(deep, batch["position"])
+            found.append(torch.softmax(logits, dim=1))
+    return torch.cat(found).numpy()
+
+
+def openvino_trunk(
+    network: SliceNetwork, *, image_size: int, precision: str
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return the network's trunk, compiled for this CPU. ``precision``: 32 or bf16."""
+    hint = "bf16" if precision == "bf16" else "f32"
+    return compiled_trunk(openvino_model(network, image_size=image_size), hint=hint)
+
+
+def compiled_trunk(model: Any, *, hint: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Return what runs an ``openvino.Model`` of a trunk on as many threads as torch has. ``hint``: f32, bf16 or f16."""
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = import_openvino().Core().compile_model(model, "CPU", settings)
+    return lambda images: np.array(compiled(images)[0])  # a copy: the next call writes into the same memory
+
+
+def openvino_model(network: SliceNetwork, *, image_size: int) -> Any:
+    """Return the network's trunk as an ``openvino.Model``: uint8 [b, 3, s, s] to deep features, float32."""
+    openvino = import_openvino()
+    network.eval()
+    # convolutions do not know the size of what they are traced with, and a small image is traced soonest
+    side = BACKBONES[network.backbone].minimum_size if network.backbone in BACKBONES else image_size
+    example = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    with torch.inference_mode(), warnings.catch_warnings():
+        # torch.jit.trace is to give way to torch.export, with which OpenVINO takes three times as long to start
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = torch.jit.trace(_Scaled(network.trunk), example, check_trace=False)  # type: ignore[no-untyped-call]
+    return openvino.convert_model(traced, input=([-1, 3, image_size, image_size], openvino.Type.u8))
+
+
+def import_openvino() -> Any:
+    """Return the package openvino without its telemetry, which reports each use over the network unless told not to.
+
+    It comes as a package of its own, and openvino does without where that is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as Python marks what is not there
+    import openvino
+
+    return openvino
+
+
+class _Scaled(nn.Module):
+    """The trunk with the scaling of its input, as ``SliceNetwork.forward`` has it."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> Any:
+        return self.trunk(images.float() / 255)
