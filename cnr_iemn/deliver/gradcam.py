@@ -51,9 +51,9 @@ def grad_cam(network: SliceNetwork, images: Tensor, position: Tensor, *, target:
 
     The feature map's channels, weighted by the mean of the logit's gradient over the map, are summed, negative sums are
     put to zero, and the map is resized to the images and divided by its maximum; nothing raises the logit: all zero.
-    ``images``, ``position``: as ``SliceNetwork`` takes them, on its device. ``finer``: see ``last_map``; at small inputs
-    the last map has too few places to tell one from another (2 x 2 of 56 pixels). The network is left in evaluation mode; it
-    answers in its own precision, without autocast. Raises ConfigurationError (``last_map``).
+    ``images``, ``position``: as ``SliceNetwork`` takes them, on its device. ``finer``: see ``last_map``; of small
+    inputs the last map tells few places apart (2 x 2 of 56 pixels). The network is left in evaluation mode; it answers
+    in its own precision, without autocast. Raises ConfigurationError (``last_map``).
     """
     network.eval()
     kept: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""A lesion of the phantom's recipe put into any scan, a real one too: what a network should then see, and only there."""
+"""A lesion of the phantom's recipe put into any scan, a real one too."""
 
 from dataclasses import replace
 

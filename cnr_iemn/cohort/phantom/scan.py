@@ -51,7 +51,7 @@ def make_scan(seed: int, label: str, *, rows: int, n_slices: tuple[int, int], le
 
 
 def render_scan(plan: Plan, *, rows: int, lesions: tuple[Lesion, ...]) -> PhantomScan:
-    """Render a planned scan with these lesions in place of its own; its noise is that of its seed, whatever they are."""
+    """Render a planned scan with these lesions in place of its own; the noise is that of its seed."""
     n, depths = plan.acquisition.n_slices, plan.acquisition.depths()
     hu = np.empty((n, rows, rows), np.int16)
     lungs, touched = np.zeros(hu.shape, bool), np.zeros(hu.shape, bool)
