@@ -107,7 +107,8 @@ class Study:
 
     def infected(self, volume: Volume) -> NDArray[np.floating]:
         """Return the mean over the networks of the probability that a slice is not of the first class, [slices]."""
-        return 1 - self.probabilities(prepared(volume, self.ensemble.pixels))[:, :, 0].mean(axis=0)
+        healthy: NDArray[np.float32] = self.probabilities(prepared(volume, self.ensemble.pixels))[:, :, 0].mean(axis=0)
+        return 1 - healthy
 
     def answer(self, scan: PreparedScan, alter: Alteration | None = None) -> Answer:
         """Return the answer for a scan. ``alter``: of the networks' input."""

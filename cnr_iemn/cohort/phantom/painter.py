@@ -109,7 +109,8 @@ class SlicePainter:
         share = ellipsoid_share(lesion, self.x[window[1]], self.y[window[0]], u)
         chance = lesion.kind in ("scar", "nodule")  # these may cross a fissure, disease keeps to its lobe
         own = side if chance else anatomy.lobe(x, y, u) == LOBES.index(lesion.lobe)
-        return (soften(share) * own).astype(np.float32)
+        soft: Array = (soften(share) * own).astype(np.float32)
+        return soft
 
     def paint_airways(self, image: Array, u: float) -> None:
         """Paint the walls and the air of trachea and bronchi."""
