@@ -13,6 +13,7 @@ from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.ct.rescale import AIR_HU
 from cnr_iemn.ct.resize import resize_mask, resize_square
+from cnr_iemn.ct.volume import Volume
 from cnr_iemn.ct.window import window_to_uint8
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -60,6 +61,11 @@ def prepare_scan(
         volume = read_images(source, window=window, allowed=allowed)
     else:
         volume = read_scan(source, allowed, scan=scan, numbered=numbered)
+    return prepare_volume(volume, size=size, lungs=lungs, window=window, crop=crop)
+
+
+def prepare_volume(volume: Volume, *, size: int, lungs: str, window: tuple[float, float], crop: str) -> PreparedScan:
+    """Prepare a scan that has been read. The arguments are those of ``prepare_scan``."""
     found = segment_lungs(volume.hu, volume.spacing_mm, method=lungs)
     low, high = window
     air = int(window_to_uint8(np.full(1, AIR_HU, np.int16), low=low, high=high)[0])

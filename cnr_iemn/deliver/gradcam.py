@@ -20,35 +20,40 @@ from cnr_iemn.slices.network import SliceNetwork
 
 Maps = NDArray[np.float32]
 
-_LAST_MAP = {  # the module of torchvision's trunk whose output is averaged to the deep features
-    "resnext50": "layer4",
-    "wide_resnet50": "layer4",
-    "densenet161": "features",
-    "inception_v3": "Mixed_7c",
+_MAPS = {  # modules of torchvision's trunk: whose output is averaged to the deep features, and the two before it that
+    # have twice and four times as many places a side
+    "resnext50": ("layer4", "layer3", "layer2"),
+    "wide_resnet50": ("layer4", "layer3", "layer2"),
+    "densenet161": ("features", "features.denseblock3", "features.denseblock2"),
+    "inception_v3": ("Mixed_7c", "Mixed_6e", "Mixed_5d"),
 }
+FINEST = 2
+"""How many finer maps than the last one are known."""
 
 
-def last_map(network: SliceNetwork) -> nn.Module:
-    """Return the module that makes the last convolutional feature map.
+def last_map(network: SliceNetwork, *, finer: int = 0) -> nn.Module:
+    """Return the module that makes the last convolutional feature map, or that of ``finer`` doublings of its places.
 
-    Raises ConfigurationError for a backbone that is none of the paper's four: where its last map lies is not known.
+    ``finer``: 0 to FINEST. Raises ConfigurationError for a backbone that is none of the paper's four: where its last
+    map lies is not known.
     """
-    name = _LAST_MAP.get(network.backbone)
-    if name is None:
+    names = _MAPS.get(network.backbone)
+    if names is None:
         raise ConfigurationError(
             f"Grad-CAM of {network.backbone} is not known: which map is its last convolutional one would be a guess. "
-            f"It is known for {', '.join(_LAST_MAP)}."
+            f"It is known for {', '.join(_MAPS)}."
         )
-    return network.trunk.get_submodule(name)
+    return network.trunk.get_submodule(names[finer])
 
 
-def grad_cam(network: SliceNetwork, images: Tensor, position: Tensor, *, target: int) -> Maps:
+def grad_cam(network: SliceNetwork, images: Tensor, position: Tensor, *, target: int, finer: int = 0) -> Maps:
     """Return how each place of the images raises the logit of class ``target``: float32 [b, h, w], 0 to 1.
 
     The feature map's channels, weighted by the mean of the logit's gradient over the map, are summed, negative sums are
     put to zero, and the map is resized to the images and divided by its maximum; nothing raises the logit: all zero.
-    ``images``, ``position``: as ``SliceNetwork`` takes them, on its device. The network is left in evaluation mode; it
-    answers in its own precision, without autocast. Raises ConfigurationError (``last_map``).
+    ``images``, ``position``: as ``SliceNetwork`` takes them, on its device. ``finer``: see ``last_map``; of small
+    inputs the last map tells few places apart (2 x 2 of 56 pixels). The network is left in evaluation mode; it answers
+    in its own precision, without autocast. Raises ConfigurationError (``last_map``).
     """
     network.eval()
     kept: list[Tensor] = []
@@ -59,7 +64,7 @@ def grad_cam(network: SliceNetwork, images: Tensor, position: Tensor, *, target:
         kept.append(output.detach().requires_grad_().clone())
         return kept[0]
 
-    hook = last_map(network).register_forward_hook(keep)
+    hook = last_map(network, finer=finer).register_forward_hook(keep)
     try:
         with torch.enable_grad():
             logits, _ = network(images, position)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.cohort.phantom.anatomy import LOBES, Anatomy
-from cnr_iemn.cohort.phantom.fields import Waves
+from cnr_iemn.cohort.phantom.fields import Array, Waves
 
 KINDS = ("ground_glass", "consolidation", "tree_in_bud", "effusion", "atelectasis", "scar", "nodule")
 """The first four are disease; the others occur in a fifth of every class."""
@@ -74,6 +74,41 @@ def make_lesion(
         edge=Waves.draw(rng, count=6, wavelength_mm=(max(0.8 * size, 5), max(2.5 * size, 12)), deviation=rough),
         texture=Waves.draw(rng, count=10, wavelength_mm=(5, 9) if bud else (5, 25), deviation=1 if bud else 45),
     )
+
+
+def ellipsoid_share(lesion: Lesion, x: Array, y: Array, u: float) -> Array:
+    """Return how much of each pixel a lesion that is no layer fills, 0 to 1, float32 [len(y), len(x)].
+
+    ``x``, ``y``: float32, columns and rows in mm; ``u``: the slice's depth, within the lesion's half height of it.
+    """
+    rise = 1 - ((u - lesion.centre[2]) / lesion.radii[2]) ** 2
+    px, py = x[None] - np.float32(lesion.centre[0]), y[:, None] - np.float32(lesion.centre[1])
+    cos, sin = np.cos(lesion.angle), np.sin(lesion.angle)
+    radius = np.sqrt(
+        ((px * cos + py * sin) / lesion.radii[0]) ** 2 + ((py * cos - px * sin) / lesion.radii[1]) ** 2 + (1 - rise)
+    )
+    radius += lesion.edge.grid(x, y, u)
+    outer, inner = (1.2, 0.7) if lesion.kind == "ground_glass" else (1.08, 0.88)
+    share: Array = np.clip((outer - radius) / (outer - inner), 0, 1)
+    return share
+
+
+def soften(share: Array) -> Array:
+    """Return the share with a gradual rim."""
+    soft: Array = share * share * (3 - 2 * share)
+    return soft
+
+
+def make_dense(tissue: Array, lesion: Lesion, share: Array, x: Array, y: Array, u: float) -> Array:
+    """Raise ``tissue`` (HU, in place) to the lesion's density where it fills it; return the share that it fills."""
+    texture = lesion.texture.grid(x, y, u)
+    if lesion.kind == "tree_in_bud":
+        share = share * np.clip((texture - 0.7) * 2.5, 0, 1)
+        density = np.full_like(share, lesion.hu)
+    else:
+        density = lesion.hu + texture * (0.4 if lesion.hu > -200 else 1.0)
+    tissue += share * np.maximum(density - tissue, 0)
+    return share
 
 
 def outward(anatomy: Anatomy, point: NDArray[np.float64]) -> float:

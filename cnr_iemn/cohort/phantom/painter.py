@@ -7,7 +7,7 @@ from cnr_iemn.cohort.phantom.acquisition import smooth
 from cnr_iemn.cohort.phantom.anatomy import LOBES
 from cnr_iemn.cohort.phantom.body import AIR, paint_body, paint_bones, paint_inside, paint_table
 from cnr_iemn.cohort.phantom.fields import Array, blend, coverage, stream
-from cnr_iemn.cohort.phantom.lesions import Lesion
+from cnr_iemn.cohort.phantom.lesions import Lesion, ellipsoid_share, make_dense, soften
 from cnr_iemn.cohort.phantom.plan import Plan
 from cnr_iemn.cohort.phantom.vessels import Tubes, draw_airways, draw_vessels, paint_tubes
 
@@ -93,40 +93,24 @@ class SlicePainter:
         if not tissue[window].size:
             return None
         share = self.shape(lesion, window, x[window], y[window], u)
-        texture = lesion.texture.grid(self.x[columns], self.y[rows], u)
-        if lesion.kind == "tree_in_bud":
-            share = share * np.clip((texture - 0.7) * 2.5, 0, 1)
-            density = np.full_like(share, lesion.hu)
-        else:
-            density = lesion.hu + texture * (0.4 if lesion.hu > -200 else 1.0)
-        part = tissue[window]
-        part += share * np.maximum(density - part, 0)
-        return window, share
+        return window, make_dense(tissue[window], lesion, share, self.x[columns], self.y[rows], u)
 
     def shape(self, lesion: Lesion, window: tuple[slice, slice], x: Array, y: Array, u: float) -> Array:
         """Return the share (0 to 1) of each pixel of the window that the lesion fills."""
         anatomy = self.plan.anatomy
         right = lesion.lobe[0] == "R"
         side = (x < 0) == right
-        rise = 1 - ((u - lesion.centre[2]) / lesion.radii[2]) ** 2
         if lesion.layer:
+            rise = 1 - ((u - lesion.centre[2]) / lesion.radii[2]) ** 2
             back = np.clip(y / anatomy.half_depth - 0.1, 0, 1)
             thickness = lesion.radii[0] * np.sqrt(rise) * back
             layer: Array = coverage(anatomy.pleural_depth(x, y, u) - thickness, 2 * self.pixel) * side * (thickness > 1)
             return layer
-        px = self.x[None, window[1]] - np.float32(lesion.centre[0])
-        py = self.y[window[0], None] - np.float32(lesion.centre[1])
-        cos, sin = np.cos(lesion.angle), np.sin(lesion.angle)
-        radius = np.sqrt(
-            ((px * cos + py * sin) / lesion.radii[0]) ** 2 + ((py * cos - px * sin) / lesion.radii[1]) ** 2 + (1 - rise)
-        )
-        radius += lesion.edge.grid(self.x[window[1]], self.y[window[0]], u)
-        outer, inner = (1.2, 0.7) if lesion.kind == "ground_glass" else (1.08, 0.88)
-        share: Array = np.clip((outer - radius) / (outer - inner), 0, 1)
+        share = ellipsoid_share(lesion, self.x[window[1]], self.y[window[0]], u)
         chance = lesion.kind in ("scar", "nodule")  # these may cross a fissure, disease keeps to its lobe
         own = side if chance else anatomy.lobe(x, y, u) == LOBES.index(lesion.lobe)
-        share = share * share * (3 - 2 * share) * own
-        return share.astype(np.float32)
+        soft: Array = (soften(share) * own).astype(np.float32)
+        return soft
 
     def paint_airways(self, image: Array, u: float) -> None:
         """Paint the walls and the air of trachea and bronchi."""

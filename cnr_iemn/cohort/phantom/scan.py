@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cnr_iemn.cohort.phantom.acquisition import noise_slice
 from cnr_iemn.cohort.phantom.anatomy import LOBES
 from cnr_iemn.cohort.phantom.fields import stream
+from cnr_iemn.cohort.phantom.lesions import Lesion
 from cnr_iemn.cohort.phantom.painter import SlicePainter
 from cnr_iemn.cohort.phantom.plan import Plan, lesion_table, make_plan
 
@@ -46,17 +47,22 @@ def make_scan(seed: int, label: str, *, rows: int, n_slices: tuple[int, int], le
     twin without its disease.
     """
     plan = make_plan(seed, label, n_slices=n_slices)
+    return render_scan(plan, rows=rows, lesions=plan.lesions if lesions else ())
+
+
+def render_scan(plan: Plan, *, rows: int, lesions: tuple[Lesion, ...]) -> PhantomScan:
+    """Render a planned scan with these lesions in place of its own; the noise is that of its seed."""
     n, depths = plan.acquisition.n_slices, plan.acquisition.depths()
     hu = np.empty((n, rows, rows), np.int16)
     lungs, touched = np.zeros(hu.shape, bool), np.zeros(hu.shape, bool)
     lobes = np.zeros((n, len(LOBES)), bool)
-    noise = stream(seed, "noise")
-    painter = SlicePainter(plan, rows, plan.lesions if lesions else ())
+    noise = stream(plan.seed, "noise")
+    painter = SlicePainter(plan, rows, lesions)
     for index, u in enumerate(depths):
         image, lungs[index], touched[index], lobes[index] = painter.paint(u)
         image += noise_slice(noise, rows, plan.acquisition)
         hu[index] = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
-    labelled_lobes = read_labels(stream(seed, "reader"), lobes)
+    labelled_lobes = read_labels(stream(plan.seed, "reader"), lobes)
     pixel = plan.acquisition.field_of_view / rows
     return PhantomScan(
         plan=plan,
