@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -224,28 +225,33 @@ def recipe() -> dict[str, Callable[..., Any]]:
     return names
 
 
-def test_the_documented_recipe_gives_torchs_answers_for_every_scan_of_the_cohort(
+def test_onnx_and_the_documented_recipe_give_torchs_answers(
     bundle: tuple[Path, Path], store: SliceStore, tiny_study: Path, recipe: dict[str, Callable[..., Any]]
 ) -> None:
+    """ONNX for every scan of the cohort, all slices at once; the recipe, slice by slice, for two."""
     opened = open_bundle(bundle[0])
-    members = tuple(replace(each, precision="32") for each in opened.ensemble.members)
-    exact = opened_networks(replace(opened, ensemble=replace(opened.ensemble, members=members)))
+    (member,) = (replace(each, precision="32") for each in opened.ensemble.members)
+    exact = opened_networks(replace(opened, ensemble=replace(opened.ensemble, members=(member,))))
     booster = load_booster(opened.booster)
+    (listed,) = json.loads((bundle[0] / "ensemble.json").read_text())["members"]
+    session = onnxruntime.InferenceSession(bundle[0] / "onnx" / f"{MODEL}.onnx")
     scan_ids = list(pd.read_csv(tiny_study / "runs" / "tiny" / "split.csv")["scan_id"])
     assert len(scan_ids) == 15
-    (listed,) = json.loads((bundle[0] / "ensemble.json").read_text())["members"]
     for number, scan_id in enumerate(scan_ids):
-        grey, lungs = store.grey(scan_id), np.stack([store.lungs(scan_id)[k] for k in range(len(store.grey(scan_id)))])
-        torchs = exact.predict(members[0], exact.batches(members[0], store, scan_id, len(grey)))
+        grey = store.grey(scan_id)
+        (batch,) = exact.batches(member, store, scan_id, len(grey))
+        torchs = exact.predict(member, [batch])
+        inputs = {"image": (batch["image"].float() / 255).numpy(), "position": batch["position"].numpy()}
+        onnxs = session.run(["class_probabilities"], inputs)[0]
+        assert onnxs == pytest.approx(torchs, abs=1e-4)
+        sets = {"torch": [torchs[None]], "onnx": [onnxs[None]]}
+        (features,) = features_of_sets(sets, opened.ensemble.models, opened.ensemble.classes)
+        answers = mean_probabilities(booster, [features])
+        assert answers[0].argmax() == answers[1].argmax()
         if number < 2:
+            lungs = np.stack([store.lungs(scan_id)[k] for k in range(len(grey))])
             assert recipe["slice_probabilities"](bundle[0], listed, grey, lungs) == pytest.approx(torchs, abs=1e-4)
-        features = features_of_sets({scan_id: [torchs[None]]}, opened.ensemble.models, opened.ensemble.classes)
-        answer, expected = (
-            recipe["scan_probabilities"](bundle[0], grey, lungs),
-            mean_probabilities(booster, features)[0],
-        )
-        assert answer == pytest.approx(expected, abs=1e-6)
-        assert answer.argmax() == expected.argmax()
+            assert recipe["scan_probabilities"](bundle[0], grey, lungs) == pytest.approx(answers[0], abs=1e-6)
 
 
 def test_the_recipe_reads_a_scan_as_predict_does(

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "torch", "torchvision", "pytorch_lightning", "torchmetrics", "numpy", "pandas", "pyarrow", "xgboost", "cv2",
-    "pydicom", "sklearn", "scipy", "skimage", "wandb", "optuna", "timm",
+    "pydicom", "sklearn", "scipy", "skimage", "wandb", "optuna", "timm", "safetensors", "onnxruntime",
 )  # fmt: skip
 
 PROGRAM = """
