@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cnr_iemn.settings.checks import ensemble_name
 from cnr_iemn.settings.entry_point import entry_point
-from cnr_iemn.settings.schema import ExportSettings
+from cnr_iemn.settings.prediction_schema import ExportSettings
 
 
 @entry_point("export", ExportSettings)

@@ -11,7 +11,7 @@ from cnr_iemn.errors import PartialFailureError, ScanError
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.settings.checks import ensemble_name
 from cnr_iemn.settings.entry_point import entry_point
-from cnr_iemn.settings.schema import PredictSettings
+from cnr_iemn.settings.prediction_schema import PredictSettings
 
 
 @entry_point("predict", PredictSettings)

@@ -131,7 +131,7 @@ def test_predict_gives_the_answer_of_the_study(
 ) -> None:
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
     scan = cohort.parent / "COVID-19 subjects" / "P005"
-    words = [f"input={scan}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0"]
+    words = [f"input={scan}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0", "engine=torch"]
     assert entry_point("predict")(words) == 0
     assert PHANTOM_NOTICE in capsys.readouterr().out
     output = copy / "runs" / "tiny" / "predictions" / "P005"
@@ -209,7 +209,7 @@ def test_labelled_scans_are_scored_and_a_study_compared(
     victim = sorted((copy / "T1" / held_out[0]).iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:-200])
     ensemble = [*study(copy)[1:], f"ensemble=[{','.join(MODELS)}]"]
-    assert entry_point("predict")([*ensemble, "gpus=0", f"input={copy / 'T1'}"]) == 1
+    assert entry_point("predict")([*ensemble, "gpus=0", "engine=torch", f"input={copy / 'T1'}"]) == 1  # as validated
     folder = copy / "runs" / "tiny" / "ensembles" / ENSEMBLE
     patients = pd.read_csv(folder / "patients.csv").set_index("scan_id")
     lines = [f"{scan_id.upper()},{patients.loc[scan_id, 'label'].lower()}" for scan_id in held_out[:3]]

@@ -1,19 +1,17 @@
 """Checks of values and between fields, before anything heavy is imported or written."""
 
-from importlib.util import find_spec
-
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.registry import BACKBONES, ENGINES
+from cnr_iemn.registry import BACKBONES
 from cnr_iemn.settings.aggregate_checks import check_aggregate
+from cnr_iemn.settings.prediction_checks import check_predict
+from cnr_iemn.settings.prediction_schema import ExportSettings, PredictSettings
 from cnr_iemn.settings.ranges import search_space
 from cnr_iemn.settings.schema import (
     AggregateSettings,
     BalancingSettings,
     DataSettings,
-    ExportSettings,
     IngestSettings,
     ModelSettings,
-    PredictSettings,
     PrepareSettings,
     SweepSettings,
     TrainerSettings,
@@ -47,14 +45,9 @@ def check_settings(settings: object) -> None:
         if settings.sweep is not None:
             _check_sweep(settings, settings.sweep)
     if isinstance(settings, PredictSettings):
-        one_of("engine", settings.engine, ENGINES)
-        if (settings.gpus or 0) > 1:
-            raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
-        _check_dicom(settings)
+        check_predict(settings)
     if isinstance(settings, AggregateSettings):
         check_aggregate(settings)
-    if isinstance(settings, PredictSettings) and settings.bundle is not None:
-        _check_bundle(settings)
     if isinstance(settings, AggregateSettings | PredictSettings | ExportSettings):
         folder_name("study", settings.study)
         ensemble_models(settings.ensemble)
@@ -78,31 +71,6 @@ def ensemble_models(ensemble: object) -> tuple[str, ...]:
 def ensemble_name(ensemble: object) -> str:
     """Return the folder name of an ensemble: ``all``, a model's name, or names joined by ``+``."""
     return "all" if ensemble == "all" else "+".join(ensemble_models(ensemble))
-
-
-def _check_dicom(settings: PredictSettings) -> None:
-    if settings.dicom and not settings.identify:
-        raise ConfigurationError(
-            "dicom=true writes files into the patient's study, and they must carry the patient's name, id and dates, "
-            "as far as the scan has them; nothing else that predict.py writes does. Add identify=true if they may be "
-            "written to the output folder, or leave dicom=true out."
-        )
-    for key in ("identify", "segmentation"):
-        if getattr(settings, key) and not settings.dicom:
-            raise ConfigurationError(f"{key}=true is of DICOM output alone. Add dicom=true, or leave {key} out.")
-    if settings.dicom and find_spec("highdicom") is None:
-        raise ConfigurationError(
-            "dicom=true needs highdicom, which is an extra: pip install 'cnr-iemn[dicom]', or leave dicom=true out."
-        )
-
-
-def _check_bundle(settings: PredictSettings) -> None:
-    for key, given, default in (("study", settings.study, "default"), ("ensemble", settings.ensemble, "all")):
-        if given != default:
-            raise ConfigurationError(
-                f"bundle={settings.bundle} and {key}={given} are two answers to one question: a bundle is one "
-                "ensemble of one study. Leave one of them out."
-            )
 
 
 def _check_data(data: DataSettings) -> None:
