@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import BACKBONES, METHODS
-from cnr_iemn.settings import schema
+from cnr_iemn.settings import prediction_schema, schema
 from cnr_iemn.settings.checks import check_settings, ensemble_models, ensemble_name
 from cnr_iemn.settings.entry_point import configuration_folder
 from cnr_iemn.slices.augmentation import AugmentationSettings
@@ -21,8 +21,8 @@ SCHEMAS = {
     "train": schema.TrainSettings,
     "prepare": schema.PrepareSettings,
     "aggregate": schema.AggregateSettings,
-    "export": schema.ExportSettings,
-    "predict": schema.PredictSettings,
+    "export": prediction_schema.ExportSettings,
+    "predict": prediction_schema.PredictSettings,
 }
 
 
