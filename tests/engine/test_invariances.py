@@ -225,6 +225,18 @@ def test_a_lesion_in_a_real_scan_is_local_and_grows(study: Study, healthy: Volum
     check_insertion(study, thinned(healthy))
 
 
+def test_a_lesion_stays_within_its_height_and_the_lungs() -> None:
+    volume = Volume(np.full((9, 40, 40), -900, np.int16), (6.0, 2.0, 2.0), np.arange(9, 0, -1.0), (), True, "")
+    lungs = np.ones(volume.hu.shape, bool)
+    lungs[:, :, 20:] = False
+    grown, changed = insert_lesion(volume, lungs, lesion_at((38.0, 40.0, 24.0), seed=1))  # 16 mm high and wide
+    np.testing.assert_array_equal(np.flatnonzero(changed.any(axis=(1, 2))), [2, 3, 4, 5, 6])
+    assert changed[4, 20, 19]
+    assert not (changed & ~lungs).any()
+    np.testing.assert_array_equal(grown.hu[~changed], -900)
+    assert -600 < grown.hu[4, 20, 19] < -200  # -400 HU and a texture of 45
+
+
 def test_perturbations_by_hand() -> None:
     hu = np.arange(5 * 4 * 4, dtype=np.int16).reshape(5, 4, 4)
     volume = Volume(hu, (2.0, 1.0, 1.0), np.array([8.0, 6, 4, 2, 0]), (), True, "")
