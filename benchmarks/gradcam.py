@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--study", default="demo", help="a phantom study that aggregate.py has been through")
     parser.add_argument("--ensemble", nargs="+", default=["all"])
     parser.add_argument("--scans", type=int, default=60, help="of each diseased class")
+    parser.add_argument("--any-lesion", action="store_true", help="one at random and not the largest")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
     cv2.setNumThreads(1)
@@ -149,7 +150,7 @@ def main() -> None:
     networks = EnsembleNetworks(words.runs / words.study, ensemble, choose_hardware(0), batch_size=64)
     rows, n_slices = phantom_size(words.runs / words.study, ensemble)
     subjects = [
-        subject(FIRST_SEED + k, label, ensemble.pixels, rows=rows, n_slices=n_slices)
+        subject(FIRST_SEED + k, label, ensemble.pixels, rows=rows, n_slices=n_slices, largest=not words.any_lesion)
         for k in range(words.scans)
         for label in ensemble.classes[1:]
     ]

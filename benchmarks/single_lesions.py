@@ -35,6 +35,12 @@ def largest_lesion(lesions: Sequence[Lesion]) -> Lesion:
     return max((each for each in lesions if not each.layer), key=lambda each: each.volume_ml)
 
 
+def any_lesion(lesions: Sequence[Lesion], *, seed: int) -> Lesion:
+    """Return one at random that is no layer, small ones as likely as large ones."""
+    possible = [each for each in lesions if not each.layer]
+    return possible[int(np.random.default_rng(seed).integers(len(possible)))]
+
+
 def as_volume(scan: PhantomScan) -> Volume:
     """Return a rendered phantom as its files would be read."""
     return Volume(scan.hu, scan.spacing_mm, scan.z_mm, (), True, "")
@@ -45,17 +51,20 @@ def prepared(volume: Volume, pixels: PixelSettings) -> PreparedScan:
     return prepare_volume(volume, size=pixels.size, lungs=pixels.lungs, window=pixels.window, crop=pixels.crop)
 
 
-def subject(seed: int, label: str, pixels: PixelSettings, *, rows: int, n_slices: tuple[int, int]) -> Subject:
-    """Render a scan of this class with its largest lesion alone, and its twin without."""
+def subject(
+    seed: int, label: str, pixels: PixelSettings, *, rows: int, n_slices: tuple[int, int], largest: bool = True
+) -> Subject:
+    """Render a scan of this class with its largest lesion alone (or any), and its twin without."""
     plan = make_plan(seed, label, n_slices=n_slices)
-    scan = render_scan(plan, rows=rows, lesions=(largest_lesion(plan.lesions),))
+    lesion = largest_lesion(plan.lesions) if largest else any_lesion(plan.lesions, seed=seed)
+    scan = render_scan(plan, rows=rows, lesions=(lesion,))
     twin = render_scan(plan, rows=rows, lesions=())
     view: tuple[slice, slice] = slice(None), slice(None)
     if pixels.crop == "lungs":
         view = lung_square(segment_lungs(scan.hu, scan.spacing_mm, method=pixels.lungs).mask)
-    lesion, lungs = (_resized(mask[:, *view], pixels.size) for mask in (scan.lesion_mask, scan.lungs))
-    shown = np.flatnonzero(scan.infected & (lesion & lungs).any(axis=(1, 2)))
-    return Subject(label, prepared(as_volume(scan), pixels), prepared(as_volume(twin), pixels), lesion, lungs, shown)
+    there, lungs = (_resized(mask[:, *view], pixels.size) for mask in (scan.lesion_mask, scan.lungs))
+    shown = np.flatnonzero(scan.infected & (there & lungs).any(axis=(1, 2)))
+    return Subject(label, prepared(as_volume(scan), pixels), prepared(as_volume(twin), pixels), there, lungs, shown)
 
 
 def _resized(masks: Mask, size: int) -> Mask:

@@ -244,7 +244,7 @@ def test_dicom_is_refused_before_any_work_unless_it_may_identify(
 def test_without_the_extra_the_message_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cnr_iemn.settings.checks.find_spec", lambda _: None)
+    monkeypatch.setattr("cnr_iemn.settings.prediction_checks.find_spec", lambda _: None)
     assert entry_point("predict")(["input=/nowhere", *DICOM]) == 2
     assert "pip install 'cnr-iemn[dicom]'" in capsys.readouterr().err
 

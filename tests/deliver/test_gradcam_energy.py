@@ -195,7 +195,7 @@ def test_a_demo_study_looks_at_the_lesion() -> None:
     rows, n_slices = phantom_size(study, ensemble)
     seen = [
         subject(30_000 + k, label, ensemble.pixels, rows=rows, n_slices=n_slices)
-        for k in range(12)
+        for k in range(8)
         for label in ensemble.classes[1:]
     ]
     found = measure(networks, seen)[MEAN]

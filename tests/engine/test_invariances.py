@@ -66,10 +66,20 @@ def thinned(volume: Volume) -> Volume:
     return replace(volume, hu=volume.hu[::4].copy(), z_mm=volume.z_mm[::4], spacing_mm=(4 * step, row, column))
 
 
-def recoded(folder: Path, target: Path, syntaxes: Sequence[str]) -> Path:
-    """Write the slices of a scan anew in other transfer syntaxes, under other names and in another order."""
+def every_fourth(folder: Path) -> list[Path]:
+    """The files of the slices that ``thinned`` keeps."""
+
+    def height(path: Path) -> float:
+        with pydicom.config.disable_value_validation():
+            return float(pydicom.dcmread(path, specific_tags=["ImagePositionPatient"]).ImagePositionPatient[2])
+
+    return sorted(folder.iterdir(), key=height, reverse=True)[::4]
+
+
+def recoded(paths: Sequence[Path], target: Path, syntaxes: Sequence[str]) -> Path:
+    """Write slices anew in other transfer syntaxes, under other names and in another order."""
     target.mkdir()
-    paths = sorted(folder.iterdir())
+    paths = list(paths)
     random.Random(3).shuffle(paths)
     for k, path in enumerate(paths):
         with pydicom.config.disable_value_validation():
@@ -109,7 +119,7 @@ def assert_same_answer(one: Answer, other: Answer) -> None:
 def test_other_files_of_the_same_pixels_give_the_same_bits(
     syntaxes: Sequence[str], study: Study, phantom: Path, original: tuple[PreparedScan, Answer], tmp_path: Path
 ) -> None:
-    copy = prepared(read_scan(recoded(phantom, tmp_path / "other", syntaxes)), study.ensemble.pixels)
+    copy = prepared(read_scan(recoded(list(phantom.iterdir()), tmp_path / "other", syntaxes)), study.ensemble.pixels)
     assert_same(copy, original[0])
     assert_same_answer(study.answer(copy), original[1])
 
@@ -118,10 +128,10 @@ def test_a_real_scan_in_other_files_gives_the_same_bits(
     study: Study, healthy: Volume, sample_root: Path, tmp_path: Path
 ) -> None:
     """With RLE and big endian; tests/ct/test_real_sample.py has it for compressed ones."""
-    folder = sample_root / "Normal subjects" / "normal001"
-    again = read_scan(recoded(folder, tmp_path / "other", SYNTAXES))
-    np.testing.assert_array_equal(again.hu, healthy.hu)
-    one, other = (prepared(thinned(volume), study.ensemble.pixels) for volume in (again, healthy))
+    files = every_fourth(sample_root / "Normal subjects" / "normal001")
+    again, as_read = read_scan(recoded(files, tmp_path / "other", SYNTAXES)), thinned(healthy)
+    np.testing.assert_array_equal(again.hu, as_read.hu)
+    one, other = (prepared(volume, study.ensemble.pixels) for volume in (again, as_read))
     assert_same(one, other)
     assert_same_answer(study.answer(one), study.answer(other))
 
@@ -223,6 +233,18 @@ def test_a_lesion_in_a_phantom_is_local_and_grows(study: Study, phantom: Path) -
 
 def test_a_lesion_in_a_real_scan_is_local_and_grows(study: Study, healthy: Volume) -> None:
     check_insertion(study, thinned(healthy))
+
+
+def test_a_lesion_stays_within_its_height_and_the_lungs() -> None:
+    volume = Volume(np.full((9, 40, 40), -900, np.int16), (6.0, 2.0, 2.0), np.arange(9, 0, -1.0), (), True, "")
+    lungs = np.ones(volume.hu.shape, bool)
+    lungs[:, :, 20:] = False
+    grown, changed = insert_lesion(volume, lungs, lesion_at((38.0, 40.0, 24.0), seed=1))  # 16 mm high and wide
+    np.testing.assert_array_equal(np.flatnonzero(changed.any(axis=(1, 2))), [2, 3, 4, 5, 6])
+    assert changed[4, 20, 19]
+    assert not (changed & ~lungs).any()
+    np.testing.assert_array_equal(grown.hu[~changed], -900)
+    assert -600 < grown.hu[4, 20, 19] < -200  # -400 HU and a texture of 45
 
 
 def test_perturbations_by_hand() -> None:
