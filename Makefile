@@ -19,8 +19,8 @@ demo: setup  ## train and evaluate the whole pipeline on a synthetic cohort, wit
 	$(BIN)/python train.py -m experiment=demo model=$(BACKBONES)
 	$(BIN)/python aggregate.py study=demo ensemble=all
 
-test: setup  ## run all tests
-	$(BIN)/python -m pytest
+test: setup  ## run all tests, on up to four cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
