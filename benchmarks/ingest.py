@@ -49,13 +49,18 @@ class Timed:
 
 
 def pydicom_and_tutorial(folder: Path) -> None:
-    """Read every file with pydicom, sort by position, rescale, and make the tutorial's mask."""
+    """Read with pydicom and make the tutorial's mask."""
+    tutorial_mask(pydicom_volume(folder))
+
+
+def pydicom_volume(folder: Path) -> NDArray[np.int16]:
+    """Read every file with pydicom, sort by position and rescale; return HU, int16 [n, rows, columns], head first."""
     import pydicom
 
     slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
     slices.sort(key=lambda ds: -float(ds.ImagePositionPatient[2]))
     hu = np.stack([ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in slices])
-    tutorial_mask(hu.astype(np.int16))
+    return np.asarray(hu, dtype=np.int16)
 
 
 def simpleitk_and_tutorial(folder: Path) -> None:

@@ -109,17 +109,23 @@ def openvino_model(network: SliceNetwork, *, image_size: int) -> Any:
         # torch.jit.trace is to give way to torch.export, with which OpenVINO takes three times as long to start
         warnings.simplefilter("ignore", FutureWarning)
         traced = torch.jit.trace(_Scaled(network.trunk), example, check_trace=False)  # type: ignore[no-untyped-call]
-    return openvino.convert_model(traced, input=([-1, 3, image_size, image_size], openvino.Type.u8))
+        return openvino.convert_model(traced, input=([-1, 3, image_size, image_size], openvino.Type.u8))
 
 
 def import_openvino() -> Any:
     """Return the package openvino without its telemetry, which reports each use over the network unless told not to.
 
-    It comes as a package of its own, and openvino does without where that is not installed.
+    Telemetry is a package of its own, and openvino does without where that is not installed.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as Python marks what is not there
-    import openvino
-
+    # absl's log handler, which openvino loads only to take it off, closes the standard error of its first import
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "absl"}
+    sys.modules["absl"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        del sys.modules["absl"]
+        sys.modules.update(hidden)
     return openvino
 
 
