@@ -18,7 +18,7 @@ from cnr_iemn.ct.acquisition import UNKNOWN
 from cnr_iemn.ct.prepare import PreparedScan
 from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.window import window_to_uint8
-from cnr_iemn.deliver.scan_page import write_scan_page
+from cnr_iemn.deliver.scan_page import key_evidence, write_scan_page
 from cnr_iemn.engine import answers, prediction
 from cnr_iemn.engine.ensembles import read_ensemble
 from cnr_iemn.engine.prediction import OneScan
@@ -101,7 +101,9 @@ class Answering:
         scan = self._networks.slices(scan_id, prepared)
         told, gone_by, one = self._told([scan])
         started = time.perf_counter()
-        write_scan_page(self._folder, told[0], gone_by, one.sets[scan_id], prepared, self._networks)
+        sets = one.sets[scan_id]
+        seen = key_evidence(told[0], gone_by, sets, prepared, self._networks)
+        write_scan_page(self._folder, told[0], gone_by, sets, prepared, self._networks.ensemble, seen)
         return time.perf_counter() - started
 
     def _told(self, scans: list[prediction.ScanSlices]) -> tuple[list[dict[str, Any]], Any, Any]:
