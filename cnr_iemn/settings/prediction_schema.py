@@ -33,7 +33,7 @@ class PredictSettings:
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
     engine: str = "auto"
-    batch_size: int = 64
+    batch_size: int = 16
 
 
 @dataclass
