@@ -106,6 +106,7 @@ def run_limited(
                     answer = ScanError(answer.reason)
                 if not _start(worker, waiting, seconds):
                     busy.remove(worker)
+                    worker.end()  # now: a long scan leaves it with a gigabyte or two, and its answer is yet to be used
                 if isinstance(answer, Exception) and not isinstance(answer, ScanError):
                     raise answer
                 yield index, answer

@@ -1,5 +1,6 @@
 """A worker that dies, hangs or takes too much costs its job and nothing else."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -52,6 +53,12 @@ def test_a_job_that_hangs_is_ended():
 def test_faults_of_the_program_are_raised():
     with pytest.raises(KeyError, match="a fault of the program"):
         list(run_limited(work, ["a", "fault"], workers=1))
+
+
+def test_a_worker_without_a_further_job_is_gone_when_its_answer_is_used():
+    before = set(multiprocessing.active_children())
+    for index, _ in run_limited(work, ["a", "b"], workers=1):
+        assert len(set(multiprocessing.active_children()) - before) == 1 - index
 
 
 def test_no_jobs_start_nothing():
