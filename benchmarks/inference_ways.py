@@ -30,6 +30,7 @@ from cnr_iemn.files import sha256_of_file
 from cnr_iemn.patients.booster import save_booster, train_booster
 from cnr_iemn.patients.group_features import group_features
 from cnr_iemn.registry import BACKBONES, SPGC_CLASSES
+from cnr_iemn.settings.prediction_schema import PredictSettings
 from cnr_iemn.slices.network import SliceNetwork
 from tests.builders import make_predictions, make_scans
 
@@ -123,7 +124,7 @@ class Tried(EnsembleNetworks):
     """An ensemble's networks, each run in one of the ways. ``scans``: prepared ones, to calibrate on."""
 
     def __init__(self, study: Path, ensemble: Ensemble, way: str, scans: Sequence[PreparedScan]) -> None:
-        super().__init__(study, ensemble, CPU, batch_size=64)
+        super().__init__(study, ensemble, CPU, batch_size=PredictSettings().batch_size)
         for member in ensemble.members:
             slices = self._calibration(member, scans)
             self._engines[member] = WAYS[way](Given(self.networks[member], member.image_size, slices))
