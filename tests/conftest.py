@@ -10,9 +10,6 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.browser import find_browser
 from tests.pipeline import MODELS, QUICK, TINY, entry_point
 
-TINY_STUDY = "CNR_IEMN_TINY_STUDY"
-"""Names the folder of ``tiny_study`` to tests that run in a process of their own."""
-
 
 def pytest_configure() -> None:
     """One thread for each test process: they run one on each core, and more threads than cores wait for each other."""
@@ -34,8 +31,6 @@ def sample_root() -> Path:
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cache/ and runs/tiny: two backbones trained for an epoch and aggregated. Not to be changed."""
-    if TINY_STUDY in os.environ:
-        return Path(os.environ[TINY_STUDY])
     folder = tmp_path_factory.mktemp("tiny")
     cache, runs = f"ingest.cache={folder / 'cache'}", f"runs={folder / 'runs'}"
     ensemble = f"ensemble=[{','.join(MODELS)}]"

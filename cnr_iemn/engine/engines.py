@@ -6,7 +6,7 @@ The backbone alone is given to OpenVINO. The heads, which add the slice's positi
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -94,8 +94,18 @@ def compiled_trunk(model: Any, *, hint: str) -> Callable[[NDArray[np.uint8]], ND
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = import_openvino().Core().compile_model(model, "CPU", settings)
+    compiled = _core().compile_model(model, "CPU", settings)
     return lambda images: np.array(compiled(images)[0])  # a copy: the next call writes into the same memory
+
+
+@cache
+def _core() -> Any:
+    """Return the process's only ``openvino.Core``.
+
+    On a CPU with AMX each gives the thread a larger stack for signals and, when it ends, the one that it found: of two,
+    the first to end leaves the thread the freed stack of the other, and the next signal writes there.
+    """
+    return import_openvino().Core()
 
 
 def openvino_model(network: SliceNetwork, *, image_size: int) -> Any:

@@ -1,15 +1,141 @@
-import os
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tests.conftest import TINY_STUDY
-from tests.pipeline import ROOT
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
+from cnr_iemn.engine import engines
+from cnr_iemn.engine.engines import choose_engine, start_engine
+from cnr_iemn.engine.ensembles import Ensemble, Member, read_ensemble
+from cnr_iemn.engine.hardware import Hardware
+from cnr_iemn.engine.prediction import EnsembleNetworks
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.slices.network import SliceNetwork
+from tests.pipeline import MODELS, ROOT, entry_point
+
+CPU, GPU = Hardware(torch.device("cpu"), "32"), Hardware(torch.device("cuda"), "bf16")
+NAME = "+".join(MODELS)
 
 
-def test_engines_in_a_process_of_their_own(tiny_study: Path) -> None:
-    # after OpenVINO has run in a process, forked loaders of slices there have given other batches, or crashed
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "tests/engine/engine_checks.py"]
-    environment = {**os.environ, TINY_STUDY: str(tiny_study)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def one_scan(study: Path) -> Path:
+    return next(study.glob("cache/phantom-*/COVID-19 subjects/P005"))
+
+
+def slice_probabilities(scan: Mapping[str, Any]) -> NDArray[np.float64]:
+    return np.array([[list(each.values()) for each in one["probabilities"].values()] for one in scan["slices"]])
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_study: Path) -> PreparedScan:
+    return prepare_scan(one_scan(tiny_study), size=64)
+
+
+def answers(
+    study: Path, prepared: PreparedScan, *, engine: str, precision: str
+) -> Mapping[Member, NDArray[np.float32]]:
+    ensemble = read_ensemble(study / "runs", "tiny", NAME)
+    members = tuple(replace(member, precision=precision) for member in ensemble.members)
+    asked: Ensemble = replace(ensemble, members=members)
+    networks = EnsembleNetworks(study / "runs" / "tiny", asked, CPU, batch_size=8, engine=engine)
+    assert networks.engine == engine
+    return networks.slices("scan", prepared).networks
+
+
+# bf16 keeps 8 binary digits: whoever rounds elsewhere is off by a few thousandths of a probability
+@pytest.mark.parametrize(("precision", "tolerance", "same"), [("32", 1e-4, 1.0), ("bf16", 1e-2, 0.95)])
+def test_openvino_says_what_torch_says_in_float32(
+    tiny_study: Path, prepared: PreparedScan, precision: str, tolerance: float, same: float
+) -> None:
+    expected = answers(tiny_study, prepared, engine="torch", precision="32")
+    found = answers(tiny_study, prepared, engine="openvino", precision=precision)
+    assert [member.model for member in found] == [member.model for member in expected] == list(MODELS)
+    for ours, torchs in zip(found.values(), expected.values(), strict=True):
+        assert ours.shape == torchs.shape == (len(prepared.grey), 3)
+        assert ours.dtype == np.float32
+        assert np.ptp(torchs, axis=0).max() > tolerance  # slices differ, so that another order would be seen
+        np.testing.assert_allclose(ours, torchs, atol=tolerance, rtol=0)
+        assert np.mean(ours.argmax(axis=1) == torchs.argmax(axis=1)) >= same
+
+
+def test_slices_keep_their_order_and_position_in_batches_of_any_size() -> None:
+    torch.manual_seed(0)
+    network = SliceNetwork("resnext50").eval()
+    images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    position = torch.rand(7, 2)
+    with torch.inference_mode():
+        expected = network(images, position)[0].softmax(dim=1).numpy()
+    engine = start_engine("openvino", network, image_size=32, device=torch.device("cpu"), precision="32")
+    for cuts in ((7,), (3, 3, 1), (1,) * 7):
+        batches = zip(images.split(list(cuts)), position.split(list(cuts)), strict=True)
+        found = engine({"image": image, "position": place} for image, place in batches)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_auto_takes_openvino_on_a_cpu_and_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_engine("auto", CPU) == choose_engine("openvino", CPU) == "openvino"
+    assert choose_engine("auto", GPU) == choose_engine("torch", GPU) == choose_engine("torch", CPU) == "torch"
+    with pytest.raises(ConfigurationError, match=r"computes on the CPU.*gpus=0"):
+        choose_engine("openvino", GPU)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert choose_engine("auto", CPU) == "torch"
+    with pytest.raises(ConfigurationError, match=r"not installed.*cnr-iemn\[engines\]"):
+        choose_engine("openvino", CPU)
+
+
+SIGNALS = """
+import gc, os, signal, torch
+from cnr_iemn.engine.engines import start_engine
+from cnr_iemn.slices.network import SliceNetwork
+cpu, size = torch.device("cpu"), 32
+batch = {"image": torch.zeros((1, 3, size, size), dtype=torch.uint8), "position": torch.zeros(1, 2)}
+running = [
+    start_engine("openvino", SliceNetwork("resnext50"), image_size=size, device=cpu, precision="32") for _ in range(2)
+]
+for k in (0, 1):
+    running[k]([batch])
+for _ in running[:]:
+    running.pop(0)
+    gc.collect()
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+for _ in range(5000):
+    os.kill(os.getpid(), signal.SIGUSR1)
+print(len(caught))
+"""
+
+
+def test_signals_do_no_harm_after_two_networks_have_run() -> None:
+    # on a CPU with AMX: see _core; a process of its own, since what fails here crashes it
+    done = subprocess.run([sys.executable, "-c", SIGNALS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "5000\n"), done.stderr
+
+
+def test_openvino_reports_its_use_to_nobody() -> None:
+    engines.import_openvino()
+    assert not [name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module]
+
+
+def test_predict_names_the_engine_and_refuses_an_unknown_one(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"input={one_scan(tiny_study)}", f"runs={tiny_study / 'runs'}", "study=tiny", "gpus=0", "pages=false"]
+    words.append(f"ensemble=[{','.join(MODELS)}]")
+    written = {}
+    for engine in ("torch", "openvino"):
+        assert entry_point("predict")([*words, f"engine={engine}", f"output={tmp_path / engine}"]) == 0
+        written[engine] = json.loads((tmp_path / engine / "predictions.json").read_text(encoding="utf-8"))
+        assert written[engine]["engine"] == engine
+    ours, torchs = (slice_probabilities(each["scans"][0]) for each in written.values())
+    np.testing.assert_allclose(ours, torchs, atol=4e-2)  # both in bf16; their class is a tossed coin
+    capsys.readouterr()
+    assert entry_point("predict")([*words, "engine=tensorflow", f"output={tmp_path / 'none'}"]) == 2
+    assert "engine=tensorflow" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
