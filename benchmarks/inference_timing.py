@@ -33,8 +33,9 @@ Scans = Iterable[tuple[str, PreparedScan]]
 class Timed:
     """Seconds of one way on all scans. ``whole``: folders to answers; ``alone``: the networks on prepared slices.
 
-    ``first``, ``first_alone``: of the first scan, before which nothing is read. ``page``: of one scan; 0 where none was
-    made. ``gib``: peak memory, its reading process included.
+    ``first``, ``first_alone``: of the first scan, before which nothing is read; ``first_ms_a_slice``: the latter for
+    each slice. ``page``: of one scan. Only of predict.py's fastest, 0 for others: ``alone`` and ``page``. ``gib``: peak
+    memory, the reading process included.
     """
 
     start: float
@@ -42,6 +43,7 @@ class Timed:
     alone: float
     first: float
     first_alone: float
+    first_ms_a_slice: float
     page: float
     gib: float
 
@@ -72,9 +74,14 @@ def measure(way: str, runs: Path, found: list[tuple[str, Path]]) -> Timed:
         started = time.perf_counter()
         read = baseline_scans(found) if way == BASELINE else prediction.prepared_scans(found, ensemble.pixels, {})
         ends = answering.answer(read)
-        alone = [networks_alone(networks, scan_id, scan) for scan_id, scan in prepared.items()]
-        page = answering.page(*next(iter(prepared.items()))) if way == OURS else 0.0
-    return Timed(start, ends[-1] - started, sum(alone), ends[0] - started, alone[0], page, peak.gib)
+        (first_id, first), *others = prepared.items()
+        first_alone = networks_alone(networks, first_id, first)
+        alone = page = 0.0
+        if way == OURS:
+            alone = first_alone + sum(networks_alone(networks, *scan) for scan in others)
+            page = answering.page(first_id, first)
+    each = 1000 * first_alone / len(first.grey)
+    return Timed(start, ends[-1] - started, alone, ends[0] - started, first_alone, each, page, peak.gib)
 
 
 class Answering:

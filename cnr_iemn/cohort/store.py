@@ -21,7 +21,7 @@ from cnr_iemn.errors import StoreError
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.records import SCHEMA_VERSION
 
-PIXEL_VERSION = 4
+PIXEL_VERSION = 5
 """Raised with every change of code that changes a pixel of the store or how it is kept."""
 
 

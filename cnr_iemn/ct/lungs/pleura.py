@@ -35,7 +35,7 @@ TISSUE_HU = 170
 _SHALLOW_MM, _HOLLOW_MM, _DEEP_MM = 4.0, 8.0, 16.0  # of a dent; in the lung's outline; without that
 _LEAST_DEEP_CM2, _DEPTH_PER_LUNG = 4.0, 2.0
 _SPINE, _BESIDE_SPINE, _STERNUM = np.cos(np.radians((15, 35, 25)))
-_GAP_MM, _GAP_DEGREES = 60.0, 40.0
+_GAP_MM, _GAP_DEGREES, _NARROW_DEGREES = 60.0, 40.0, 6.0
 _RIM_MM, _NOTCH_MM = 15.0, 14.0
 _INWARDS, _IN_FRONT, _OUTWARDS = -0.1, -0.1, 0.2  # cosines with the direction away from the midline
 _APEX_MM = 50.0
@@ -80,6 +80,7 @@ def _recover(chest: Chest, tissue: Mask) -> Recovered:
     away = (_SPINE > BACK) & (_STERNUM > -BACK)
     dents = _dents(fan, wall, healthy, fan.inside, away, chest.spacing_mm[0])
     paint(fan, dents, fan.last, wall, found, chest.spacing_mm)
+    _bridge_between_dents(fan, wall, dents, found, chest.spacing_mm)
     _bridge(fan, wall, found, chest.spacing_mm)
     _close_outline(chest, fan, wall, found)
     _fill_from_within(chest, found)
@@ -131,6 +132,19 @@ def _bridge(fan: Fan, wall: Numbers, out: Codes, spacing_mm: Spacing) -> None:
     between &= wall - start < _DEPTH_PER_LUNG * lung_mm
     gap = between & (fan.inside == 0) & (BACK > -0.3) & (_BESIDE_SPINE > BACK) & (start < wall)
     paint(fan, ndimage.binary_opening(gap, np.ones((1, 5), bool)), start, wall, out, spacing_mm)
+
+
+def _bridge_between_dents(fan: Fan, wall: Numbers, dents: Flags, out: Codes, spacing_mm: Spacing) -> None:
+    """Fill a few rays between a dent and lung, or two dents, as deep as the dents are.
+
+    Consolidation may fill a recess between diaphragm and ribs to its inner side: no lung is left on those rays.
+    """
+    reached = dents | (fan.crosses & (wall - fan.last < _HOLLOW_MM))
+    width = 2 * round(_NARROW_DEGREES / DEGREES) + 1
+    between = ndimage.binary_closing(np.pad(reached, ((0, 0), (width, width)), mode="wrap"), np.ones((1, width)))
+    gap = between[:, width:-width] & ~reached & ndimage.binary_dilation(dents, np.ones((1, width)))
+    start = wall - smooth(wall - fan.last, dents, spacing_mm[0], mm=4, degrees=4)
+    paint(fan, gap & np.isfinite(start), start, wall, out, spacing_mm)
 
 
 def _close_outline(chest: Chest, fan: Fan, wall: Numbers, out: Codes) -> None:

@@ -1,6 +1,7 @@
 """The lung mask: three rules, and when to doubt what they give.
 
-All take air from -320 HU down and differ in how they tell the lungs from other air, and in what they add to it.
+All take air from -320 HU down and differ in how they tell the lungs from other air, in what they add to it, and in
+where at its edge they let it end.
 """
 
 import math
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.lungs.components import THRESHOLD_HU, Mask, bounds, fill_holes, label, large_parts
+from cnr_iemn.ct.lungs.diaphragm import find_domes
 from cnr_iemn.ct.lungs.gas import find_gas
 from cnr_iemn.ct.lungs.pleura import TISSUE_HU, recover_pleura
 from cnr_iemn.ct.lungs.rays import Spacing
+from cnr_iemn.ct.lungs.refine import Coarse, refined
 from cnr_iemn.errors import ConfigurationError
 
 # voxels are joined or left out to about this size to tell where the lungs are, not where they end
@@ -87,24 +90,26 @@ def _filled(mask: Mask) -> Mask:
 def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple[str, ...]]:
     """Follow the border rule, leave out other air than the lungs', and add what lies between them and the chest wall.
 
-    Without trachea, main bronchi, stomach and bowel (``find_gas``); with consolidation and fluid at the pleura
-    (``recover_pleura``). Returns the mask and findings on what was added.
+    Without trachea, main bronchi, stomach and bowel (``find_gas``) and the diaphragm's top (``find_domes``); with
+    consolidation and fluid at the pleura (``recover_pleura``). Returns the mask and findings on what was added.
     """
     factor = _number(round, _COARSE_MM / spacing_mm[2])
     every = _number(math.floor, _COARSE_STEP_MM / spacing_mm[0]) if len(hu) > _FEW_SLICES else 1
     coarse = _shrunk(hu[::every], factor)
-    lungs = _filled(_inner_air(coarse))
+    air = _inner_air(coarse)
+    lungs = _filled(air.copy())
     if not lungs.any():
         return np.zeros(hu.shape, bool), ()
     step, row, column = _guessed(spacing_mm, coarse) if np.isnan(spacing_mm).any() else spacing_mm
     spacing = (step * every, row * factor, column * factor)
+    domes = find_domes(air, lungs, spacing)
     gas = find_gas(coarse, lungs, spacing)
     lungs &= ~gas
     view = bounds(lungs)
     lungs[view] = large_parts(lungs[view], least=_LEAST_PART * np.count_nonzero(lungs))
     recovered = recover_pleura(coarse, lungs, spacing)
     added = _seamless(lungs, recovered.mask, coarse, gas)
-    mask = _refined(hu, lungs, gas, added, every)
+    mask = refined(hu, Coarse(lungs, gas, added, domes), every)
     findings = []
     if np.count_nonzero(added) > _MENTIONED_SHARE * np.count_nonzero(lungs):
         ml = np.count_nonzero(added) * float(np.prod(spacing_mm)) * every * factor**2 / 1000
@@ -150,33 +155,6 @@ def _seamless(lungs: Mask, added: Mask, hu: NDArray[np.int16], gas: Mask) -> Mas
         closed = cv2.morphologyEx((lungs[index] | added[index]).view(np.uint8), cv2.MORPH_CLOSE, kernel).view(bool)
         result[index] = (closed & (hu[index] < TISSUE_HU) & ~gas[index] & ~lungs[index]) | added[index]
     return result
-
-
-def _refined(hu: NDArray[np.int16], lungs: Mask, gas: Mask, added: Mask, every: int) -> Mask:
-    """Return the mask at the voxels of ``hu``, where aerated lung ends at the threshold.
-
-    The others hold every so many slices, and pixels that may be larger.
-    """
-    factor = hu.shape[1] // lungs.shape[1]
-    mask = np.zeros(hu.shape, bool)
-    for index, image in enumerate(hu):
-        above = index // every
-        between = slice(above, above + 1 if index % every == 0 else above + 2)
-        near = cv2.dilate(lungs[between].any(axis=0).view(np.uint8), np.ones((3, 3), np.uint8))
-        near &= ~gas[between].any(axis=0).view(np.uint8)
-        dense = added[min((index + every // 2) // every, len(added) - 1)].view(np.uint8)
-        left, top, width, height = cv2.boundingRect(near | dense)
-        if width == 0:
-            continue
-        box = (slice(top, top + height), slice(left, left + width))
-        fine = tuple(slice(part.start * factor, part.stop * factor) for part in box)
-        size = (width * factor, height * factor)
-        part = cv2.resize(near[box], size, interpolation=cv2.INTER_NEAREST)
-        part &= image[fine] <= THRESHOLD_HU
-        if dense.any():
-            part |= cv2.resize(dense[box] * np.uint8(255), size) > 127
-        mask[index][fine] = fill_holes(part).view(bool)
-    return mask
 
 
 def tutorial_rule(hu: NDArray[np.int16]) -> Mask:
