@@ -44,7 +44,7 @@ def main(settings: PredictSettings) -> float:
     named = opened.predictions / new_input.output_name(source, anonymous=anonymous)
     output = Path(settings.output) if settings.output else named
     wanted = {key: getattr(settings, key) for key in ("pages", "dicom", "segmentation")}
-    delivery = Delivery(output, networks, origin, **wanted)
+    delivery = Delivery(output, networks, origin, allowed=pixels.allowed, **wanted)
     scans, told = [], []
     for scan_id, prepared in prediction.prepared_scans(found, pixels, failures, numbered=anonymous):
         scans.append(networks.slices(scan_id, prepared))

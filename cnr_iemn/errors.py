@@ -4,6 +4,9 @@ The entry points print the message without a traceback and exit with code 2 (see
 else is raised is a fault of the program and keeps its traceback.
 """
 
+from pathlib import Path
+from traceback import extract_tb
+
 
 class CnrIemnError(Exception):
     """Base of all errors that a user can mend."""
@@ -43,3 +46,15 @@ class PartialFailureError(CnrIemnError):
 
 class JobError(CnrIemnError):
     """A job of a multirun failed, or all of them; the message is the reason as text, whatever was raised."""
+
+
+def fault(scan: str, error: Exception) -> ScanError:
+    """Return the refusal of a scan on which the program itself failed, so that it does not stop the others.
+
+    Type and place of the error alone: its own words may quote the scan.
+    """
+    last = extract_tb(error.__traceback__)[-1]
+    return ScanError(
+        f"{scan}: the program failed on it ({type(error).__name__} in {Path(last.filename).name}, line {last.lineno}). "
+        "Scan refused; other scans continue. Please report this fault."
+    )

@@ -31,7 +31,9 @@ PLANTED: dict[str, str] = {
     "AS": "973W",
 }
 """A value of each text VR; no other thing in the files of a study is written like them."""
-SOUGHT = (STEM, PLANTED["UI"], PLANTED["DA"], "1873-09-29", PLANTED["TM"], PLANTED["IS"], "7391739462", "7.39174e+09")
+OTHERWISE = ("1873-09-29", "7.39174e+09", "1,917,394,628", "7,391,739,462")
+"""How a program may write some of them, and no file does."""
+SOUGHT = (STEM, PLANTED["UI"], PLANTED["DA"], PLANTED["TM"], PLANTED["IS"], "7391739462", *OTHERWISE)
 BOUNDED = (PLANTED["AS"],)
 """Too short to be told from chance within other words."""
 

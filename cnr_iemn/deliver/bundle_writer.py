@@ -44,6 +44,12 @@ def check_place(folder: Path, *, overwrite: bool) -> None:
         raise RunError(f"{folder} is there and is no bundle: it is not replaced. Give another output=.")
     if not overwrite:
         raise RunError(f"{folder} holds a bundle. Give another output=, or replace it with overwrite=true.")
+    hidden = sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+    if hidden:
+        raise RunError(
+            f"{folder} holds {hidden[0]}, which is not the bundle's and would be lost. Give another output=, and copy "
+            "the new bundle's files into this folder."
+        )
 
 
 def write_bundle(

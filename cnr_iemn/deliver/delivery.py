@@ -9,12 +9,14 @@ from cnr_iemn.deliver.scan_page import key_evidence, write_scan_page
 from cnr_iemn.engine.prediction import EnsembleNetworks
 from cnr_iemn.patients.contributions import Contributions
 from cnr_iemn.patients.slice_sets import ScanArray
+from cnr_iemn.permissions import Permissions
 
 
 class Delivery:
     """Pages are written while the scan's pixels are there, DICOM files at the end (``finish``).
 
-    ``origin``: of the ensemble, its ``name`` and ``booster_sha256``. ``segmentation``: the lung mask among the DICOM
+    ``origin``: of the ensemble, its ``name`` and ``booster_sha256``. ``allowed``: as the scans are read with.
+    ``segmentation``: the lung mask among the DICOM
     files. These need the extra [dicom], which the settings' checks have looked for.
     """
 
@@ -24,6 +26,7 @@ class Delivery:
         networks: EnsembleNetworks,
         origin: Mapping[str, str],
         *,
+        allowed: Permissions,
         pages: bool,
         dicom: bool,
         segmentation: bool,
@@ -36,7 +39,7 @@ class Delivery:
             from cnr_iemn.deliver.dicom.software import Software
 
             software = Software(networks.ensemble.study, origin["name"], origin["booster_sha256"])
-            self._dicom = DicomOutput(folder, networks.ensemble, software, lungs=segmentation)
+            self._dicom = DicomOutput(folder, networks.ensemble, software, allowed=allowed, lungs=segmentation)
 
     def add(
         self,

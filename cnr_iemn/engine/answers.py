@@ -19,6 +19,10 @@ from cnr_iemn.patients.new_scans import NewScan, NewScans, write_new_scans
 from cnr_iemn.records import SCHEMA_VERSION, NewScansMetadata, calibrated_columns, probability_columns
 from cnr_iemn.registry import notice_for
 
+_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_OURS = re.compile(rf"{_NAME}\.html|dicom/{_NAME}/(report|capture|lungs)\.dcm")
+"""What predict.py writes beside its tables."""
+
 
 def new_scans(
     scans: list[ScanSlices], ensemble: Ensemble, *, name: str, booster_sha256: str, refused: Mapping[str, str]
@@ -121,10 +125,10 @@ def write_answers(
 ) -> None:
     """Write predictions.json, predictions.csv (a line a scan), slices.csv (a line a slice and model) and ``kept``.
 
-    ``engine``: what ran the networks. Pages that an earlier predictions.json in the folder lists, and that are not of
-    these answers, are removed.
+    ``engine``: what ran the networks. Pages and DICOM files that an earlier predictions.json in the folder lists, and
+    that are not of these answers, are removed.
     """
-    stale = _pages_of(output / "predictions.json") - {answer["page"] for answer in answers}
+    stale = _written_before(output / "predictions.json") - _beside(answers)
     notice = {} if kept.notice is None else {"notice": kept.notice}
     head = {"schema_version": SCHEMA_VERSION, "study": ensemble.study, "models": list(ensemble.models)}
     calibration = None if ensemble.calibration is None else asdict(ensemble.calibration)
@@ -168,13 +172,21 @@ def write_answers(
     write_new_scans(output / "predictions.parquet", kept)
     for name in stale:
         (output / name).unlink(missing_ok=True)
+    for folder in {(output / name).parent for name in stale} - {output}:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def _pages_of(path: Path) -> set[str]:
-    """Return the pages that a predictions.json lists, as far as they are plain names: what it says is not trusted."""
+def _beside(answers: list[dict[str, Any]]) -> set[str]:
+    """Return what lies beside the tables for these answers, relative to their folder."""
+    files = {name for answer in answers for name in (answer.get("dicom") or {"files": []})["files"]}
+    return files | {answer["page"] for answer in answers if answer["page"]}
+
+
+def _written_before(path: Path) -> set[str]:
+    """Return what a predictions.json says lies beside it, as far as it has our names: what it says is not trusted."""
     try:
-        scans = json.loads(path.read_text(encoding="utf-8"))["scans"]
-        pages = {str(scan["page"]) for scan in scans}
+        names = _beside(json.loads(path.read_text(encoding="utf-8"))["scans"])
+        return {name for name in names if _OURS.fullmatch(name)}
     except (OSError, ValueError, KeyError, TypeError):  # not there, damaged or of another program
         return set()
-    return {page for page in pages if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.html", page)}

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from traceback import extract_tb
 
 import numpy as np
 
 from cnr_iemn.cohort.store import PixelSettings
 from cnr_iemn.ct.find import find_scans
 from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
-from cnr_iemn.errors import CnrIemnError, ScanError
+from cnr_iemn.errors import CnrIemnError, ScanError, fault
 from cnr_iemn.registry import N_GROUPS
 
 LEAST_LITRES = 0.5
@@ -47,11 +46,7 @@ def prepare_new(pixels: PixelSettings, numbered: bool, job: tuple[str, Path]) ->
     except (CnrIemnError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, see above
-        last = extract_tb(error.__traceback__)[-1]
-        raise ScanError(
-            f"{scan}: the program failed on it ({type(error).__name__} in {Path(last.filename).name}, line "
-            f"{last.lineno}). Scan refused; other scans continue. Please report this fault."
-        ) from None
+        raise fault(scan, error) from None
 
 
 def checked(prepared: PreparedScan, scan: str) -> PreparedScan:

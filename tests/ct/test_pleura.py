@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from benchmarks.lungs import consolidated, dice, one_lung
 from cnr_iemn.cohort.phantom.scan import make_scan
@@ -45,7 +46,7 @@ def test_clean_lungs_at_the_real_matrix(fine):
         ("lower lobe", 0.95, 0.75),
         ("along the ribs", 0.95, 0.7),
         ("base", 0.95, 0.6),
-        ("front", 0.945, 0.6),  # heart and consolidation look the same: 0.949 on the left of one phantom
+        ("front", 0.95, 0.6),
     ],
 )
 def test_two_fifths_of_a_lung_consolidated_to_the_pleura(shape, least_dice, least_kept, side, scan):
@@ -145,12 +146,13 @@ def test_gas_in_the_bowel_is_no_lung(scan):
 
 
 def test_emphysema_stays(scan):
-    """Lungs nearly as empty as gas: nothing is taken out of them."""
+    """Lungs nearly as empty as gas: nothing is taken out of them. Their edge is another matter."""
     hu = scan.hu.copy()
     hu[scan.lungs & (hu < -700)] -= 110
     border = segment_lungs(hu, scan.spacing_mm, method="border").mask
     found = segment_lungs(hu, scan.spacing_mm).mask
-    assert np.count_nonzero(scan.lungs & border & ~found) < 0.01 * np.count_nonzero(scan.lungs)
+    inside = ndimage.binary_erosion(border, np.ones((1, 3, 3)))
+    assert np.count_nonzero(scan.lungs & inside & ~found) < 0.001 * np.count_nonzero(scan.lungs)
 
 
 def test_scipy_gives_the_same_mask(scan, monkeypatch):

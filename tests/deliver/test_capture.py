@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from cnr_iemn.ct.plan import TURNED
 from cnr_iemn.deliver.key_slices import SIDE, KeySlice, slice_pictures
 from cnr_iemn.deliver.scan_page import KeyEvidence
+from cnr_iemn.deliver.scan_text import sentence
 from cnr_iemn.engine.answers import scan_answers
+from cnr_iemn.engine.ensembles import Ensemble
+from cnr_iemn.registry import PHANTOM_NOTICE
 from tests.deliver.pages import ENSEMBLE, gone_by, prepared, slices
 
 pytest.importorskip("highdicom", reason="DICOM output is an extra: pip install 'cnr-iemn[dicom]'")
@@ -39,6 +43,43 @@ def test_both_pictures_of_the_page_stand_side_by_side_unaltered() -> None:
     assert picture.dtype == np.uint8
     assert holds(picture, plain[..., ::-1]) == [20]  # red first, where the page's are blue first
     assert holds(picture, overlay[..., ::-1]) == [20 + SIDE + 20]
+
+
+def drawn_in(monkeypatch: pytest.MonkeyPatch, answer: dict, ensemble: Ensemble) -> str:
+    """Return the words that are drawn in the picture of an answer."""
+    words: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def noted(self: ImageDraw.ImageDraw, xy: tuple[float, float], said: str, **options: object) -> None:
+        words.append(said)
+        text(self, xy, said, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", noted)
+        key_picture(answer, ensemble, SCAN, SEEN)
+    return " ".join(words)
+
+
+def test_the_answer_stands_above_the_pictures_with_what_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decided, undecided, and of a study of phantoms, which has no class to tell."""
+    (undecided,) = scan_answers([slices("P001")], np.array([[0.3, 0.36, 0.34]]), gone_by("P001"), ENSEMBLE)
+    of_phantoms = replace(ENSEMBLE, phantom=True)
+    (phantom,) = scan_answers([slices("P001")], np.array([[0.05, 0.9, 0.05]]), gone_by("P001"), of_phantoms)
+    told = [
+        drawn_in(monkeypatch, answer, ensemble)
+        for answer, ensemble in ((ANSWER, ENSEMBLE), (undecided, ENSEMBLE), (phantom, of_phantoms))
+    ]
+    for words in told:
+        assert "Research use only, not a medical device." in words
+        assert "Closed set: " in words
+        assert "not verified by a person" in words
+        assert "model sensitivity, not lesion or cause" in words
+        assert "Slice 18 of " in words
+    assert sentence(ANSWER, ENSEMBLE) in told[0]
+    assert "COVID-19" in sentence(ANSWER, ENSEMBLE)
+    assert "ndecided" in told[1]
+    assert PHANTOM_NOTICE.lower() in told[2].lower()
+    assert "COVID-19" not in told[2]
 
 
 def test_without_a_slice_that_speaks_for_the_answer_the_one_with_most_lung_is_shown() -> None:

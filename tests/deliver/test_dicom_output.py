@@ -1,9 +1,9 @@
 """DICOM files of answered scans: valid by dciodvfy, in the patient's study, with the answer of predictions.json."""
 
 import json
-import logging
 import shutil
-import warnings
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,20 +19,23 @@ from pydicom.encaps import generate_frames
 from cnr_iemn.ct import read_scan
 from cnr_iemn.ct.lungs import segment_lungs
 from tests.deliver.dicom_scans import dciodvfy_errors, edited, phantoms
-from tests.pipeline import MODELS, entry_point
+from tests.pipeline import MODELS, ROOT
+from tests.planted import found_in, leaks
 
 hd = pytest.importorskip("highdicom", reason="DICOM output is an extra: pip install 'cnr-iemn[dicom]'")
 
 DICOM = ("dicom=true", "identify=true")
 SECRET = "PLANTEDNAME"  # of one component: highdicom warns of such, with the name in the warning
 FILES = ("report.dcm", "capture.dcm", "lungs.dcm")
+WRITTEN = ("named", "packed", "gap")
+"""Scans that get them; the last has lost a slice."""
 DISEASES = {"840539006", "840544004", "233604007", "385093006", "75570004", "53084003", "17621005"}
 """SNOMED CT: COVID-19 (disease, suspected), pneumonia (any, community acquired, viral, bacterial), normal."""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """What one run of predict.py made of four scans."""
+    """What one run of predict.py made of five scans."""
 
     code: int
     said: str
@@ -61,24 +64,16 @@ def delivered(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Del
     with zipfile.ZipFile(sources / "packed.zip", "w") as archive:
         for path in (folder / "packed").iterdir():
             archive.write(path, f"packed/{path.name}")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        (folder / "said").open("w") as said,
-        warnings.catch_warnings(record=True) as warned,
-    ):
-        warnings.simplefilter("always")
-        patch.setattr("sys.stdout", said)
-        patch.setattr("sys.stderr", said)
-        logged = logging.StreamHandler(said)
-        logging.getLogger("highdicom").addHandler(logged)
-        logging.getLogger("highdicom").setLevel(logging.DEBUG)
-        words = [f"input={sources}", f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
-        code = entry_point("predict")([*words, f"output={folder / 'out'}", "gpus=0", *DICOM, "segmentation=true"])
-        logging.getLogger("highdicom").removeHandler(logged)
-        logging.getLogger("highdicom").setLevel(logging.NOTSET)
-        said.writelines(f"{warning.message}\n" for warning in warned)
+    gap = next(folder for folder in phantoms(tiny_study, with_uids=True) if len(list(folder.iterdir())) == 21)
+    gap = edited(gap, sources / "gap", lambda image, _: setattr(image, "SeriesInstanceUID", "1.2.840.99.1"))
+    sorted(gap.iterdir(), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])[9].unlink()
+    # in a process of its own: what the processes that it starts say is heard too, and every warning
+    words = [f"input={sources}", f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
+    words += [f"output={folder / 'out'}", "gpus=0", "segmentation=true", "ingest.allow_gaps=true"]
+    command = [sys.executable, "-W", "always", str(ROOT / "predict.py"), *words, *DICOM]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     shutil.move(folder / "packed", sources / "packed")
-    return Delivered(code, (folder / "said").read_text(), sources, folder / "out")
+    return Delivered(done.returncode, done.stdout + done.stderr, sources, folder / "out")
 
 
 def read(delivered: Delivered, scan: str, name: str) -> Dataset:
@@ -105,33 +100,34 @@ def meaning(item: Dataset) -> str:
 def test_each_scan_gets_all_its_files_or_the_reason_and_the_others_go_on(delivered: Delivered) -> None:
     assert delivered.code == 1
     scans = delivered.scans
-    assert set(scans) == {"named", "packed", "shared", "patient"}
+    assert set(scans) == {*WRITTEN, "shared", "patient"}
     assert all(len(answer["probabilities"]) == 3 for answer in scans.values())
-    for scan in ("named", "packed"):
+    for scan in WRITTEN:
         assert scans[scan]["dicom"] == {"files": [f"dicom/{scan}/{name}" for name in FILES], "refused": None}
     reasons = {scan: scans[scan]["dicom"]["refused"] for scan in ("shared", "patient")}
     assert "images lack SOPInstanceUID (anonymised?)" in reasons["shared"]
     assert "this study was trained on phantoms" in reasons["patient"]
-    assert "2 of 4 answered scans got no DICOM:" in delivered.said
+    assert "2 of 5 answered scans got no DICOM:" in delivered.said
     for scan, reason in reasons.items():
         assert reason in delivered.said
         assert reason.startswith(f"{scan}: ")
         assert not scans[scan]["dicom"]["files"]
     there = {path.relative_to(delivered.output).as_posix() for path in (delivered.output / "dicom").rglob("*.*")}
-    assert there == {f"dicom/{scan}/{name}" for scan in ("named", "packed") for name in FILES}
+    assert there == {f"dicom/{scan}/{name}" for scan in WRITTEN for name in FILES}
 
 
 def test_identifiers_go_into_the_dicom_files_alone(delivered: Delivered) -> None:
     image = delivered.images("named")[0]
-    planted = [SECRET, str(image.PatientID), str(image.StudyInstanceUID), str(image.SOPInstanceUID)]
-    for path in (path for path in delivered.output.rglob("*") if path.is_file() and path.suffix != ".dcm"):
-        assert not [value for value in planted if value.encode() in path.read_bytes()], path
-    assert not [value for value in planted if value in delivered.said]
+    planted = (SECRET, str(image.PatientID), str(image.StudyInstanceUID), str(image.SOPInstanceUID))
+    told = leaks(delivered.output, planted)
+    assert not [name for name in told if not name.endswith(".dcm")]
+    assert {Path(name).name for name in told if "/named/" in name} == set(FILES)
+    assert not found_in(delivered.said.encode(), planted)
     assert read(delivered, "named", "report.dcm").PatientName == SECRET
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("scan", ["named", "packed"])
+@pytest.mark.parametrize("scan", WRITTEN)
 def test_dciodvfy_finds_no_error(delivered: Delivered, scan: str, name: str) -> None:
     assert dciodvfy_errors(delivered.output / "dicom" / scan / name) == []
 
@@ -142,14 +138,14 @@ def test_a_file_is_of_the_patient_s_study_in_a_series_of_its_own(delivered: Deli
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "PatientSex"):
         assert made.get(keyword) == image.get(keyword), keyword
     assert made.PatientBirthDate == made.AccessionNumber == ""
-    others = {read(delivered, scan, each).SeriesInstanceUID for scan in ("named", "packed") for each in FILES}
-    assert len(others | {image.SeriesInstanceUID}) == 7
+    others = {read(delivered, scan, each).SeriesInstanceUID for scan in WRITTEN for each in FILES}
+    assert len(others | {image.SeriesInstanceUID}) == 10
     assert made.QualityControlSubject == "YES"
     assert made.SpecificCharacterSet == "ISO_IR 192"
     assert (made.Manufacturer, len(made.DeviceSerialNumber)) == ("CNR-IEMN", 64)
 
 
-@pytest.mark.parametrize("scan", ["named", "packed"])
+@pytest.mark.parametrize("scan", WRITTEN)
 def test_the_report_says_what_predictions_json_says(delivered: Delivered, scan: str) -> None:
     report = hd.sr.srread(delivered.output / "dicom" / scan / "report.dcm")
     assert isinstance(report, hd.sr.Comprehensive3DSR)
@@ -157,10 +153,11 @@ def test_the_report_says_what_predictions_json_says(delivered: Delivered, scan: 
     assert report.VerificationFlag == "UNVERIFIED"
     answer = delivered.scans[scan]
     whole, *shown = report.content.get_image_measurement_groups()
+    assert shown
     values = {str(each.name.meaning): each.value for each in whole.get_measurements()}
     for label, value in answer["probabilities"].items():
-        assert values[f"Similarity of model output to class {label}"] == value
-        assert values[f"Calibrated similarity of model output to class {label}"] == answer["calibrated"][label]
+        assert values[f"Model output, class {label}"] == value
+        assert values[f"Calibrated output, class {label}"] == answer["calibrated"][label]
     assert values["Number of slices"] == answer["n_slices"]
     assert values["Volume"] == answer["lung_litres"]
     sources = [image.SOPInstanceUID for image in delivered.images(scan)]
@@ -170,6 +167,12 @@ def test_the_report_says_what_predictions_json_says(delivered: Delivered, scan: 
         (reference,) = group.source_images
         number = int(str(group.tracking_identifier).split("slice ")[1].split(" of")[0])
         assert reference.referenced_sop_instance_uid == sources[number - 1]
+    plain = read(delivered, scan, "report.dcm")
+    numbers = {meaning(item): item.MeasuredValueSequence[0] for item in items(plain) if item.ValueType == "NUM"}
+    for label, value in answer["probabilities"].items():  # a decimal string has 16 characters, the float beside it all
+        number = numbers[f"Model output, class {label}"]
+        assert float(number.NumericValue) == pytest.approx(value, rel=1e-9)
+        assert number.get("FloatingPointValue", float(number.NumericValue)) == value
     names = {meaning(item): item.TextValue for item in items(report) if item.ValueType == "TEXT"}
     assert names["Permitted use"] == "Research use only, not a medical device."
     assert names["Notice on synthetic images"] == "phantom study: no diagnostic meaning"
@@ -203,7 +206,7 @@ def test_the_capture_reopens_as_the_picture_of_a_source_slice(delivered: Deliver
     assert image.SourceImageSequence[0].ReferencedSOPInstanceUID in sources
 
 
-@pytest.mark.parametrize("scan", ["named", "packed"])
+@pytest.mark.parametrize("scan", WRITTEN)
 def test_the_mask_lies_on_the_images(delivered: Delivered, scan: str) -> None:
     made = hd.seg.segread(delivered.output / "dicom" / scan / "lungs.dcm")
     assert made.SegmentationType == "BINARY"
@@ -225,43 +228,3 @@ def test_the_mask_lies_on_the_images(delivered: Delivered, scan: str) -> None:
         inside = stored[frame.astype(bool)] + float(image.RescaleIntercept)
         assert np.median(inside) < -320  # whatever the reader and the mask think, there is air below it
     assert np.array_equal(laid, mask)
-
-
-def test_dicom_is_refused_before_any_work_unless_it_may_identify(
-    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["input=/nowhere", f"runs={tiny_study / 'runs'}", "study=tiny", f"output={tmp_path / 'out'}"]
-    for wrong, said in (
-        (["dicom=true"], "Add identify=true"),
-        (["identify=true"], "identify=true is of DICOM output alone"),
-        (["segmentation=true"], "segmentation=true is of DICOM output alone"),
-    ):
-        assert entry_point("predict")([*words, *wrong]) == 2
-        assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_the_extra_the_message_names_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("cnr_iemn.settings.prediction_checks.find_spec", lambda _: None)
-    assert entry_point("predict")(["input=/nowhere", *DICOM]) == 2
-    assert "pip install 'cnr-iemn[dicom]'" in capsys.readouterr().err
-
-
-def test_a_real_scan_in_a_study_of_patients(tiny_study: Path, tmp_path: Path, sample_root: Path) -> None:
-    runs = shutil.copytree(tiny_study / "runs", tmp_path / "runs")
-    ensemble = runs / "tiny" / "ensembles" / "+".join(MODELS) / "ensemble.json"
-    ensemble.write_text(ensemble.read_text().replace('"phantom": true', '"phantom": false'))
-    words = [f"input={sample_root / 'Cap subjects' / 'cap001'}", f"runs={runs}", "study=tiny", "gpus=0", "pages=false"]
-    words += [f"ensemble=[{','.join(MODELS)}]", f"output={tmp_path / 'out'}", *DICOM, "segmentation=true"]
-    assert entry_point("predict")(words) == 0
-    for name in FILES:
-        assert dciodvfy_errors(tmp_path / "out" / "dicom" / "cap001" / name) == []
-    report = hd.sr.srread(tmp_path / "out" / "dicom" / "cap001" / "report.dcm")
-    (answer,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["scans"]
-    values = [each.value for each in report.content.get_image_measurement_groups()[0].get_measurements()]
-    assert values[:3] == list(answer["probabilities"].values())
-    assert len(report.get_evidence()) == 168
-    assert "Notice" not in str(report)
-    assert "QualityControlSubject" not in report

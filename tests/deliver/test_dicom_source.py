@@ -3,7 +3,6 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,8 @@ from cnr_iemn.deliver.dicom.source import SourceJob, read_source
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT
 from tests.ct.conftest import make_enhanced, write
+from tests.ct.hazard import Change, put
 from tests.deliver.dicom_scans import edited, phantom_with_uids
-
-Change = Callable[[Dataset, int], None]
 
 
 def job(folder: Path) -> SourceJob:
@@ -28,24 +26,14 @@ def job(folder: Path) -> SourceJob:
     return SourceJob("P012", folder, source_digest({hashlib.sha256(path.read_bytes()).digest() for path in files}))
 
 
-def set_all(**values: object) -> Change:
-    def change(image: Dataset, _: int) -> None:
-        for keyword, value in values.items():
-            setattr(image, keyword, value)
-
-    return change
-
-
-def delete(keyword: str) -> Change:
-    return lambda image, _: image.__delitem__(keyword)
-
-
-def last(**values: object) -> Change:
-    return lambda image, index: None if index else set_all(**values)(image, index)
+def first_only(**values: object) -> Change:
+    return lambda image, index=0: None if index else put(**values)(image, index)
 
 
 def test_the_images_come_head_first_with_their_identifiers_and_nothing_else(tiny_study: Path, tmp_path: Path) -> None:
-    folder = edited(phantom_with_uids(tiny_study), tmp_path / "P012", set_all(PatientName="Müller^Ärztin"))
+    others = {"StationName": "SECRET", "InstitutionName": "SECRET", "OtherPatientIDs": ["SECRET"]}
+    change = put(PatientName="Müller^Ärztin", **others)
+    folder = edited(phantom_with_uids(tiny_study), tmp_path / "P012", change)
     source = read_source(job(folder), allowed=STRICT, lungs="pleura")
     assert source.lungs is not None
     heights = [float(image.ImagePositionPatient[2]) for image in source.images]
@@ -54,8 +42,9 @@ def test_the_images_come_head_first_with_their_identifiers_and_nothing_else(tiny
     first = source.images[0]
     assert (first.PatientName, first.PatientBirthDate, first.AccessionNumber) == ("Müller^Ärztin", "", "")
     assert first.PatientID.startswith("PHANTOM-")
-    assert "SeriesDescription" not in first
-    assert "StationName" not in first
+    for image in source.images:
+        assert not {*others, "SeriesDescription", "PixelData"} & {element.keyword for element in image}
+        assert "SECRET" not in str(image)
     without = read_source(job(folder), allowed=STRICT, lungs=None)
     assert without.lungs is None
     assert [image.SOPInstanceUID for image in without.images] == [image.SOPInstanceUID for image in source.images]
@@ -65,23 +54,25 @@ def test_the_images_come_head_first_with_their_identifiers_and_nothing_else(tiny
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (set_all(SOPInstanceUID=""), r"\d+ of \d+ images lack SOPInstanceUID \(anonymised\?\)"),
-        (last(SOPInstanceUID=""), r": 1 of \d+ images lack SOPInstanceUID"),
-        (set_all(SOPInstanceUID="1.2.3"), r"images share 1 SOPInstanceUID\(s\)"),
-        (set_all(SOPInstanceUID="SECRET"), "SOPInstanceUID holds what DICOM does not allow"),
-        (delete("StudyInstanceUID"), "images lack StudyInstanceUID"),
-        (set_all(StudyInstanceUID="1.02.SECRET"), "StudyInstanceUID holds what DICOM does not allow"),
-        (last(StudyInstanceUID="1.2.3"), "StudyInstanceUID differs between its images"),
-        (delete("SeriesInstanceUID"), "images lack SeriesInstanceUID"),
-        (delete("FrameOfReferenceUID"), "images lack FrameOfReferenceUID"),
-        (delete("PatientID"), "PatientID is not in the header"),
-        (last(PatientID="SECRET"), "PatientID differs between its images"),
-        (set_all(PatientID="SECRET" * 12), "PatientID holds what DICOM does not allow"),
-        (set_all(PatientID=["SECRET", "b"]), "PatientID holds what DICOM does not allow"),
-        (set_all(PatientSex="SECRET"), "PatientSex holds what DICOM does not allow"),
-        (set_all(StudyDate="2020.01.01"), "StudyDate holds what DICOM does not allow"),
-        (set_all(PatientBirthDate="SECRET"), "PatientBirthDate holds what DICOM does not allow"),
-        (set_all(SpecificCharacterSet="SECRET"), "SpecificCharacterSet holds what DICOM does not allow"),
+        (put(SOPInstanceUID=""), r"\d+ of \d+ images lack SOPInstanceUID \(anonymised\?\)"),
+        (first_only(SOPInstanceUID=""), r": 1 of \d+ images lack SOPInstanceUID"),
+        (put(SOPInstanceUID="1.2.3"), r"images share 1 SOPInstanceUID\(s\)"),
+        (put(SOPInstanceUID="SECRET"), "SOPInstanceUID holds what DICOM does not allow"),
+        (put(SOPInstanceUID=["1.2", "SECRET"]), "SOPInstanceUID holds what DICOM does not allow"),
+        (put(SliceThickness=["5", "5"]), "SliceThickness holds what DICOM does not allow"),
+        (put(StudyInstanceUID=None), "images lack StudyInstanceUID"),
+        (put(StudyInstanceUID="1.02.SECRET"), "StudyInstanceUID holds what DICOM does not allow"),
+        (first_only(StudyInstanceUID="1.2.3"), "StudyInstanceUID differs between its images"),
+        (put(SeriesInstanceUID=None), "images lack SeriesInstanceUID"),
+        (put(FrameOfReferenceUID=None), "images lack FrameOfReferenceUID"),
+        (put(PatientID=None), "PatientID is not in the header"),
+        (first_only(PatientID="SECRET"), "PatientID differs between its images"),
+        (put(PatientID="SECRET" * 12), "PatientID holds what DICOM does not allow"),
+        (put(PatientID=["SECRET", "b"]), "PatientID holds what DICOM does not allow"),
+        (put(PatientSex="SECRET"), "PatientSex holds what DICOM does not allow"),
+        (put(StudyDate="2020.01.01"), "StudyDate holds what DICOM does not allow"),
+        (put(PatientBirthDate="SECRET"), "PatientBirthDate holds what DICOM does not allow"),
+        (put(SpecificCharacterSet="SECRET"), "SpecificCharacterSet holds what DICOM does not allow"),
     ],
 )
 def test_what_lacks_its_identifiers_is_refused(tiny_study: Path, tmp_path: Path, change: Change, reason: str) -> None:
@@ -91,6 +82,20 @@ def test_what_lacks_its_identifiers_is_refused(tiny_study: Path, tmp_path: Path,
     assert str(caught.value).startswith("P012: ")
     assert "SECRET" not in str(caught.value)
     assert re.search("leave dicom=true out", str(caught.value))
+
+
+def test_a_fault_of_the_program_refuses_the_scan_without_its_words(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise TypeError("SECRET")
+
+    monkeypatch.setattr("cnr_iemn.deliver.dicom.source.plan_scan", fails)
+    with pytest.raises(
+        ScanError, match=r"P012: the program failed on it \(TypeError in test_dicom_source\.py"
+    ) as caught:
+        read_source(job(phantom_with_uids(tiny_study)), allowed=STRICT, lungs=None)
+    assert "SECRET" not in str(caught.value)
 
 
 def test_an_empty_patient_id_and_a_missing_name_are_no_reason(tiny_study: Path, tmp_path: Path) -> None:

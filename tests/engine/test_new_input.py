@@ -8,10 +8,12 @@ import pytest
 
 from cnr_iemn.cohort.store import PixelSettings
 from cnr_iemn.ct.acquisition import UNKNOWN
+from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.prepare import PreparedScan
 from cnr_iemn.engine import new_input
 from cnr_iemn.engine.new_input import checked, output_name, prepare_new
 from cnr_iemn.errors import ConfigurationError, ScanError
+from tests.documented import documented
 
 
 def prepared(areas: list[int], *, litres: float = 4.0, step: float = 2.0) -> PreparedScan:
@@ -26,24 +28,33 @@ def prepared(areas: list[int], *, litres: float = 4.0, step: float = 2.0) -> Pre
 WHOLE = [0, 5, *[50] * 26, 5, 0]
 
 
-@pytest.mark.parametrize(
-    ("scan", "doubts"),
-    [
-        (prepared(WHOLE), []),
-        (prepared([12, *WHOLE[1:]]), []),  # 24% of the largest
-        (prepared([13, *WHOLE[1:]]), ["lungs may be cut: the top slice holds 26% of the largest lung area"]),
-        (prepared([*WHOLE, 40]), ["lungs may be cut: the lowest slice holds 80% of the largest lung area"]),
-        (prepared([50] * 12 + [0] * 8), ["lungs may be cut: the top slice holds 100% of the largest lung area"]),
-        (prepared([0, *[50] * 12, *[0] * 8]), ["lung in 57% of the slices only: not a chest alone"]),
-        (prepared(WHOLE, step=5.0), []),
-        (prepared(WHOLE, step=5.5), ["thick slices: 5.5 mm apart, small lesions may lie between"]),
-        (prepared(WHOLE, step=float("nan"), litres=float("nan")), []),
-    ],
-)
+DOUBTS = [
+    (prepared(WHOLE), []),
+    (prepared([12, *WHOLE[1:]]), []),  # 24% of the largest
+    (prepared([13, *WHOLE[1:]]), ["lungs may be cut: the top slice holds 26% of the largest lung area"]),
+    (prepared([*WHOLE, 40]), ["lungs may be cut: the lowest slice holds 80% of the largest lung area"]),
+    (prepared([50] * 12 + [0] * 8), ["lungs may be cut: the top slice holds 100% of the largest lung area"]),
+    (prepared([0, *[50] * 12, *[0] * 8]), ["lung in 57% of the slices only: not a chest alone"]),
+    (prepared(WHOLE, step=5.0), []),
+    (prepared(WHOLE, step=5.5), ["thick slices: 5.5 mm apart, small lesions may lie between"]),
+    (prepared(WHOLE, step=float("nan"), litres=float("nan")), []),
+]
+
+
+@pytest.mark.parametrize(("scan", "doubts"), DOUBTS)
 def test_doubts_become_findings(scan: PreparedScan, doubts: list[str]) -> None:
     found = checked(scan, "P1")
     assert found.findings == ("a", *(f"answer in doubt: {doubt}" for doubt in doubts))
     assert replace(found, findings=scan.findings) == scan
+
+
+def test_every_documented_doubt_is_told() -> None:
+    nothing = segment_lungs(np.zeros((3, 32, 32), np.int16), (1.0, 1.0, 1.0)).findings
+    told = [*nothing, *(finding for scan, _ in DOUBTS for finding in checked(scan, "P1").findings)]
+    rows = [row[1] for row in documented("the finding begins with")]
+    assert rows
+    for beginning in rows:
+        assert any(finding.startswith(beginning) for finding in told), beginning
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from cnr_iemn.deliver.dicom.structured_report import structured_report
 from cnr_iemn.deliver.key_slices import KeySlice
 from cnr_iemn.deliver.scan_page import KeyEvidence, page_name
 from cnr_iemn.engine.ensembles import Ensemble
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import ScanError, fault
 from cnr_iemn.files import write_folder_atomic
+from cnr_iemn.permissions import Permissions
 
 FOLDER = "dicom"
 
@@ -45,13 +46,17 @@ class DicomOutput:
     """DICOM files in ``<folder>/dicom/<scan>/``, for scans that are kept first and written together.
 
     The pixels of a scan are gone when its headers are read again, in one process for all, so that what a picture needs
-    is made of them before. ``lungs``: whether the mask is written too, by the method of the ensemble.
+    is made of them before. ``allowed``: as the scans were read with. ``lungs``: whether the mask is written too, by the
+    method of the ensemble.
     """
 
-    def __init__(self, folder: Path, ensemble: Ensemble, software: Software, *, lungs: bool) -> None:
+    def __init__(
+        self, folder: Path, ensemble: Ensemble, software: Software, *, allowed: Permissions, lungs: bool
+    ) -> None:
         self._folder = folder / FOLDER
         self._ensemble = ensemble
         self._software = software
+        self._allowed = allowed
         self._lungs = ensemble.pixels.lungs if lungs else None
         self._answers: list[dict[str, Any]] = []
         self._waiting: list[_Waiting] = []
@@ -76,7 +81,7 @@ class DicomOutput:
 
         Each scan's answer is told either.
         """
-        read = partial(read_source, allowed=self._ensemble.pixels.allowed, lungs=self._lungs)
+        read = partial(read_source, allowed=self._allowed, lungs=self._lungs)
         jobs = [waiting.job for waiting in self._waiting]
         for index, source in run_limited(read, jobs, workers=1):
             waiting = self._waiting[index]
@@ -101,6 +106,8 @@ class DicomOutput:
                 f"{answer['scan']}: highdicom takes some value of the headers for wrong, so no DICOM was written. Mend "
                 "the headers, or leave dicom=true out; the answer itself is in predictions.json."
             ) from error
+        except Exception as error:  # noqa: BLE001 - the answers to this scan and to all others are still to be written
+            raise fault(answer["scan"], error) from None
         folder = self._folder / Path(page_name(answer["scan"])).stem
         write_folder_atomic(folder, files)
         return [f"{FOLDER}/{folder.name}/{name}" for name in files]

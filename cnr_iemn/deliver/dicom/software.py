@@ -72,19 +72,23 @@ def own_code(value: str, meaning: str) -> CodedConcept:
 
 
 def class_code(name: str, *, calibrated: bool) -> CodedConcept:
-    """Return the concept of how near a model's output is to one class: of the model, never of a disease.
+    """Return the concept of a model's output for one class: of the model, never of a disease.
 
-    The code is the same for the same class name in every study, however long the name.
+    The code is the same for the same class name in every study, however long the name. Of a name that the meaning does
+    not hold whole, the code's digits follow what it holds, so that two classes never read alike.
     """
-    kind, said = ("CAL", "Calibrated similarity") if calibrated else ("SIM", "Similarity")
+    kind, said = ("CAL", "Calibrated output, class ") if calibrated else ("SIM", "Model output, class ")
     digest = hashlib.sha256(name.encode()).hexdigest()[:10]
-    return own_code(f"{kind}-{digest}", f"{said} of model output to class {name}")
+    if _plain(said + name) != said + name:
+        room = _LONGEST - len(said) - len(digest) - 1
+        name = f"{_plain(name, room)} {digest}"
+    return own_code(f"{kind}-{digest}", said + name)
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, room: int = _LONGEST) -> str:
     """Return a text as a long string (LO) may be: no backslash, which would part it, and no control character.
 
-    64 bytes of UTF-8 where DICOM allows as many characters, since many readers count bytes.
+    ``room``: bytes of UTF-8, 64 where DICOM allows as many characters, since many readers count bytes.
     """
     kept = "".join(" " if letter == "\\" or not letter.isprintable() else letter for letter in text)
-    return kept.encode()[:_LONGEST].decode(errors="ignore").strip()
+    return kept.encode()[:room].decode(errors="ignore").strip()

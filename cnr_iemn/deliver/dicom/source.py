@@ -26,7 +26,7 @@ from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.plan import ScanPlan, plan_scan
 from cnr_iemn.ct.quiet import unheard
 from cnr_iemn.ct.reader import read_dicom, source_digest
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import CnrIemnError, ScanError, fault
 from cnr_iemn.permissions import Permissions
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -70,6 +70,13 @@ _OF_ONE = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+_OF_SEVERAL_PARTS = (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
 _TAGS: list[int | str] = [Tag(keyword) for keyword in ("SpecificCharacterSet", *_OF_ALL, *_OF_ONE)]
 _SEXES = ("", "M", "F", "O")
 _GO_ON = (
@@ -103,8 +110,17 @@ def read_source(job: SourceJob, *, allowed: Permissions, lungs: str | None) -> D
     """Return the images of a scan as DICOM output refers to them. ``lungs``: method of the mask, None for no mask.
 
     Raises ScanError where the scan is not DICOM, has other bytes than those that were answered, or lacks what new
-    objects in the patient's study need. No message holds a header's value.
+    objects in the patient's study need; where the program fails on it too. No message holds a header's value.
     """
+    try:
+        return _read(job, allowed, lungs)
+    except (CnrIemnError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the answers to this scan and to all others are still to be written
+        raise fault(job.scan_id, error) from None
+
+
+def _read(job: SourceJob, allowed: Permissions, lungs: str | None) -> DicomSource:
     scan = job.scan_id
     if is_nifti(job.path):
         raise ScanError(
@@ -197,7 +213,7 @@ def _value(scan: str, image: Dataset, keyword: str) -> Any:
         with strict_reading():  # numbers and UIDs are checked as they are converted, texts below
             element = image[keyword]
             value = str(element.value) if isinstance(element.value, PersonName) else element.value
-        if keyword in _OF_ALL and isinstance(value, MultiValue):
+        if keyword not in _OF_SEVERAL_PARTS and isinstance(value, MultiValue):
             raise ValueError(keyword)
         if isinstance(value, str):
             validate_value(element.VR, value, config.RAISE)

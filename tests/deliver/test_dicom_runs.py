@@ -1,0 +1,79 @@
+"""Runs of predict.py with DICOM output: one that fails, ones that are refused, and a real scan."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.deliver.dicom_scans import dciodvfy_errors, phantom_with_uids
+from tests.pipeline import MODELS, entry_point
+from tests.planted import leaks
+
+hd = pytest.importorskip("highdicom", reason="DICOM output is an extra: pip install 'cnr-iemn[dicom]'")
+
+DICOM = ("dicom=true", "identify=true")
+SECRET = "PLANTEDNAME"
+
+
+def test_a_fault_costs_a_scan_its_dicom_files_not_its_answer(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And those of an earlier run, which are of another answer, go."""
+
+    def fails(*_: object) -> None:
+        raise TypeError(SECRET)
+
+    out = tmp_path / "out"
+    scan = shutil.copytree(phantom_with_uids(tiny_study), tmp_path / "P1")
+    words = [f"input={scan}", f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
+    words += [f"output={out}", "gpus=0", "pages=false", *DICOM]
+    assert entry_point("predict")(words) == 0
+    assert len(list((out / "dicom" / "P1").iterdir())) == 2
+    monkeypatch.setattr("cnr_iemn.deliver.dicom.output.structured_report", fails)
+    assert entry_point("predict")(words) == 1
+    (answer,) = json.loads((out / "predictions.json").read_text())["scans"]
+    assert answer["dicom"]["refused"].startswith("P1: the program failed on it (TypeError in test_dicom_output.py")
+    assert not (out / "dicom" / "P1").exists()
+    assert not leaks(out, (SECRET,))
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_dicom_is_refused_before_any_work_unless_it_may_identify(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["input=/nowhere", f"runs={tiny_study / 'runs'}", "study=tiny", f"output={tmp_path / 'out'}"]
+    for wrong, said in (
+        (["dicom=true"], "Add identify=true"),
+        (["identify=true"], "identify=true is of DICOM output alone"),
+        (["segmentation=true"], "segmentation=true is of DICOM output alone"),
+    ):
+        assert entry_point("predict")([*words, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_the_message_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cnr_iemn.settings.prediction_checks.find_spec", lambda _: None)
+    assert entry_point("predict")(["input=/nowhere", *DICOM]) == 2
+    assert "pip install 'cnr-iemn[dicom]'" in capsys.readouterr().err
+
+
+def test_a_real_scan_in_a_study_of_patients(tiny_study: Path, tmp_path: Path, sample_root: Path) -> None:
+    runs = shutil.copytree(tiny_study / "runs", tmp_path / "runs")
+    ensemble = runs / "tiny" / "ensembles" / "+".join(MODELS) / "ensemble.json"
+    ensemble.write_text(ensemble.read_text().replace('"phantom": true', '"phantom": false'))
+    words = [f"input={sample_root / 'Cap subjects' / 'cap001'}", f"runs={runs}", "study=tiny", "gpus=0", "pages=false"]
+    words += [f"ensemble=[{','.join(MODELS)}]", f"output={tmp_path / 'out'}", *DICOM, "segmentation=true"]
+    assert entry_point("predict")(words) == 0
+    report = hd.sr.srread(tmp_path / "out" / "dicom" / "cap001" / "report.dcm")
+    (answer,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["scans"]
+    values = [each.value for each in report.content.get_image_measurement_groups()[0].get_measurements()]
+    assert values[:3] == list(answer["probabilities"].values())
+    assert len(report.get_evidence()) == 168
+    assert "Notice" not in str(report)
+    assert "QualityControlSubject" not in report
+    for name in ("report.dcm", "capture.dcm", "lungs.dcm"):
+        assert dciodvfy_errors(tmp_path / "out" / "dicom" / "cap001" / name) == []
