@@ -51,7 +51,7 @@ class Job:
 def read_one(job: Job) -> str:
     """Read the file as the reader does; return right, wrong, plainly wrong or refused."""
     try:
-        found = _read(job.path)
+        found = hu_of(job.path)
     except ScanError:
         return "refused"
     if found.shape != job.hu.shape:
@@ -60,7 +60,8 @@ def read_one(job: Job) -> str:
     return "right" if largest == 0 else "wrong" if largest < PLAIN_HU else "plainly wrong"
 
 
-def _read(path: Path) -> NDArray[np.int16]:
+def hu_of(path: Path) -> NDArray[np.int16]:
+    """Return the HU of a slice as the reader takes them from its file alone. Raises ScanError."""
     (header,) = read_headers(path, path.name)
     check_format(header.pixels, header.name)
     check_rescale(header)
@@ -104,7 +105,7 @@ def count(jobs: list[Job]) -> dict[str, Counter[str]]:
 def real_slices(folder: Path) -> list[_Slice]:
     """Return the bytes and HU of twenty files spread over a folder."""
     paths = sorted(folder.rglob("*.dcm"))
-    return [(path.read_bytes(), _read(path)) for path in paths[:: max(len(paths) // 20, 1)][:20]]
+    return [(path.read_bytes(), hu_of(path)) for path in paths[:: max(len(paths) // 20, 1)][:20]]
 
 
 def undetected(counts: Counter[str]) -> int:
