@@ -15,9 +15,9 @@ from cnr_iemn.settings.schema import AggregateSettings
 if TYPE_CHECKING:  # heavy: loaded once the settings are checked
     from rich.console import Console
 
-    from cnr_iemn.patients.evidence import Wanted
-    from cnr_iemn.patients.results import Results
-    from cnr_iemn.patients.spread import Repeats
+    from cnr_iemn.patients.evidence.beside import Wanted
+    from cnr_iemn.patients.evidence.results import Results
+    from cnr_iemn.patients.evidence.spread import Repeats
 
 
 @entry_point("aggregate", AggregateSettings)
@@ -37,7 +37,7 @@ def main(settings: AggregateSettings) -> float:
     from cnr_iemn.engine.provenance import provenance
     from cnr_iemn.engine.repeats import find_repeats
     from cnr_iemn.files import json_text, write_text_atomic
-    from cnr_iemn.patients.results import assemble_results, write_results
+    from cnr_iemn.patients.evidence.results import assemble_results, write_results
     from cnr_iemn.report.study import write_report
 
     console = Console(width=None if Console().is_terminal else 140)
@@ -80,7 +80,7 @@ def _wanted(settings: AggregateSettings, repeats: "Repeats") -> "Wanted":
     """Return what evidence is asked for: the settings of the same names."""
     from dataclasses import fields
 
-    from cnr_iemn.patients.evidence import Wanted
+    from cnr_iemn.patients.evidence.beside import Wanted
 
     names = (each.name for each in fields(Wanted) if each.name != "repeats")
     return Wanted(repeats=repeats, **{name: getattr(settings, name) for name in names})
@@ -88,8 +88,8 @@ def _wanted(settings: AggregateSettings, repeats: "Repeats") -> "Wanted":
 
 def _tell(console: "Console", settings: AggregateSettings, results: "Results", folder: Path) -> None:
     """Print what was found, how long it took and where it lies, first of all whether something leaks; tell W&B."""
-    from cnr_iemn.patients.evidence_tables import LEAK, evidence_tables
-    from cnr_iemn.patients.tables import result_tables
+    from cnr_iemn.patients.evidence.beside_tables import LEAK, evidence_tables
+    from cnr_iemn.patients.evidence.tables import result_tables
 
     if (results.metrics["permutation_test"] or {}).get("leaks"):
         console.print(LEAK)

@@ -30,7 +30,7 @@ from cnr_iemn.deliver.gradcam import FINEST, Maps, grad_cam, mean_map
 from cnr_iemn.engine.ensembles import Ensemble, Member, read_ensemble
 from cnr_iemn.engine.hardware import choose_hardware
 from cnr_iemn.engine.prediction import EnsembleNetworks, OneScan
-from cnr_iemn.patients.tables import model_title
+from cnr_iemn.patients.evidence.tables import model_title
 from cnr_iemn.registry import PHANTOM_NOTICE
 from cnr_iemn.settings.checks import ensemble_name
 from cnr_iemn.slices.datamodule import SliceDataset, SliceTable

@@ -32,8 +32,8 @@ from benchmarks.simulated_cohorts import (
     simulate,
     slice_accuracy,
 )
-from cnr_iemn.patients.comparisons import compare_with, holm
-from cnr_iemn.patients.method_study import answer_sets, answers_within
+from cnr_iemn.patients.evidence.comparisons import compare_with, holm
+from cnr_iemn.patients.evidence.method_study import answer_sets, answers_within
 from cnr_iemn.patients.methods import METHODS, Method
 from cnr_iemn.patients.nested import patient_parts
 from cnr_iemn.patients.predictions import read_predictions

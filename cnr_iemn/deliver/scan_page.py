@@ -20,8 +20,8 @@ from cnr_iemn.engine.ensembles import Ensemble
 from cnr_iemn.engine.prediction import EnsembleNetworks
 from cnr_iemn.files import write_text_atomic
 from cnr_iemn.patients.contributions import Contributions
+from cnr_iemn.patients.evidence.tables import model_title
 from cnr_iemn.patients.slice_sets import ScanArray
-from cnr_iemn.patients.tables import model_title
 from cnr_iemn.report.drawing import PALETTE
 from cnr_iemn.report.pages import CLOSED_SET, page_templates
 from cnr_iemn.report.patients import group_shares, reasons, slice_shares, strip_paths

@@ -7,9 +7,9 @@ from typing import Any
 from cnr_iemn.ct.prepare import PreparedScan
 from cnr_iemn.engine.answers import calibration_line, notice_of
 from cnr_iemn.engine.ensembles import Ensemble
-from cnr_iemn.patients.cells import NONE
 from cnr_iemn.patients.contributions import LEVELS, Contributions
-from cnr_iemn.patients.tables import ResultTable, model_title
+from cnr_iemn.patients.evidence.cells import NONE
+from cnr_iemn.patients.evidence.tables import ResultTable, model_title
 from cnr_iemn.report.patients import next_likely
 
 

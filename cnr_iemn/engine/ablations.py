@@ -19,11 +19,11 @@ from cnr_iemn.engine.prediction import EnsembleNetworks
 from cnr_iemn.engine.progress import show_progress
 from cnr_iemn.errors import RunError
 from cnr_iemn.patients.booster import mean_probabilities
-from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import evaluate, most_probable
+from cnr_iemn.patients.evidence.comparisons import compare_with
+from cnr_iemn.patients.evidence.results import Results
 from cnr_iemn.patients.group_features import features_of_sets
 from cnr_iemn.patients.intervals import proportion_intervals
-from cnr_iemn.patients.results import Results
 from cnr_iemn.patients.slice_sets import ScanArray, SliceSets, by_fold
 from cnr_iemn.records import VALIDATION
 

@@ -9,12 +9,12 @@ from rich.console import Console
 from cnr_iemn.engine.ensembles import read_ensemble
 from cnr_iemn.files import sha256_of_file
 from cnr_iemn.patients.booster import load_booster
+from cnr_iemn.patients.evidence.external_tables import external_tables
+from cnr_iemn.patients.evidence.paired import compare_studies, paired_table
+from cnr_iemn.patients.evidence.results import write_figures
 from cnr_iemn.patients.external import by_set, check_scorable, external_figures, external_patients
-from cnr_iemn.patients.external_tables import external_tables
 from cnr_iemn.patients.label_files import read_labels
 from cnr_iemn.patients.new_scans import read_new_scans
-from cnr_iemn.patients.paired import compare_studies, paired_table
-from cnr_iemn.patients.results import write_figures
 from cnr_iemn.records import SCHEMA_VERSION
 from cnr_iemn.settings.checks import ensemble_name
 from cnr_iemn.settings.schema import AggregateSettings

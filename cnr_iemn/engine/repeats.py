@@ -11,9 +11,9 @@ from cnr_iemn.engine.ensembles import Ensemble, read_ensemble
 from cnr_iemn.engine.joined import JoinedRuns, join_runs
 from cnr_iemn.engine.runs import RunFolder, differences
 from cnr_iemn.errors import RunError
+from cnr_iemn.patients.evidence.spread import Figures, Repeats, figures_in
 from cnr_iemn.patients.out_of_fold import Features
 from cnr_iemn.patients.predictions import check_same_study
-from cnr_iemn.patients.spread import Figures, Repeats, figures_in
 from cnr_iemn.records import SCHEMA_VERSION
 
 _OTHER_SEED = ("seed", "tag")

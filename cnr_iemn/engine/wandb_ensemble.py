@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnr_iemn.engine.wandb_run import opened
-from cnr_iemn.patients.tables import ResultTable
+from cnr_iemn.patients.evidence.tables import ResultTable
 from cnr_iemn.settings.schema import LoggerSettings
 
 _SUMMARY = ("accuracy", "balanced_accuracy", "majority_p", "n_patients", "method", "selected_on")

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cnr_iemn.patients.cells import percent
+from cnr_iemn.patients.evidence.cells import percent
+from cnr_iemn.patients.evidence.tables import ensemble_title, model_title
 from cnr_iemn.patients.intervals import Estimate, proportion_intervals
-from cnr_iemn.patients.tables import ensemble_title, model_title
 from cnr_iemn.registry import N_GROUPS
 from cnr_iemn.report.drawing import ACCENT, PALETTE, Drawing, draw, ink, single
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cnr_iemn.patients.tables import ResultTable, model_title
+from cnr_iemn.patients.evidence.tables import ResultTable, model_title
 
 _UNKNOWN = "not recorded"
 

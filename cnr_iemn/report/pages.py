@@ -2,7 +2,7 @@
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from cnr_iemn.patients.cells import percent
+from cnr_iemn.patients.evidence.cells import percent
 
 CLOSED_SET = (
     "Closed set: what is none of these classes is forced into one; the first means only that a scan resembles this "

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from cnr_iemn.cohort.store import SliceStore
 from cnr_iemn.patients.contributions import LEVELS, Contributions
+from cnr_iemn.patients.evidence.tables import model_title
 from cnr_iemn.patients.group_features import group_percentages
 from cnr_iemn.patients.slice_sets import ScanArray, SliceSets
-from cnr_iemn.patients.tables import model_title
 from cnr_iemn.records import probability_columns
 from cnr_iemn.report.pictures import lung_slices, slice_picture
 

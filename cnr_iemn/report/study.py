@@ -10,10 +10,10 @@ from typing import Any
 from cnr_iemn.cohort.findings import kind_of
 from cnr_iemn.cohort.store import SliceStore, StoredScan
 from cnr_iemn.files import sha256_of_file, write_text_atomic
-from cnr_iemn.patients.cells import interval_text, percent, with_interval
-from cnr_iemn.patients.evidence_tables import LEAK, evidence_by_topic, evidence_tables
-from cnr_iemn.patients.results import Results
-from cnr_iemn.patients.tables import ResultTable, ensemble_title, result_tables
+from cnr_iemn.patients.evidence.beside_tables import LEAK, evidence_by_topic, evidence_tables
+from cnr_iemn.patients.evidence.cells import interval_text, percent, with_interval
+from cnr_iemn.patients.evidence.results import Results
+from cnr_iemn.patients.evidence.tables import ResultTable, ensemble_title, result_tables
 from cnr_iemn.records import VALIDATION
 from cnr_iemn.report.drawing import PALETTE, Drawing
 from cnr_iemn.report.figures import study_figures

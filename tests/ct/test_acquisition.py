@@ -15,7 +15,7 @@ from cnr_iemn.cohort.shortcuts import shortcuts
 from cnr_iemn.cohort.store import PixelSettings, SliceStore
 from cnr_iemn.ct.acquisition import ABSENT, Acquisition, code_of
 from cnr_iemn.ct.reader import read_scan
-from cnr_iemn.patients.audit import audit_shortcuts
+from cnr_iemn.patients.evidence.audit import audit_shortcuts
 from tests.ct.conftest import Builder
 
 SECRET = "Doe^Jane"

@@ -30,11 +30,11 @@ from cnr_iemn.engine.ensembles import Ensemble, Member
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.prediction import EnsembleNetworks
 from cnr_iemn.errors import RunError
-from cnr_iemn.patients.audit_tables import ablation_table
 from cnr_iemn.patients.booster import train_booster
 from cnr_iemn.patients.contributions import contributions
+from cnr_iemn.patients.evidence.audit_tables import ablation_table
+from cnr_iemn.patients.evidence.results import Results
 from cnr_iemn.patients.group_features import features_of_sets
-from cnr_iemn.patients.results import Results
 from cnr_iemn.records import TRAINING, VALIDATION
 from cnr_iemn.slices.network import position_inputs
 

@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from cnr_iemn.engine.external import score_external
 from cnr_iemn.errors import RunError
-from cnr_iemn.patients.external_tables import accuracy_table, external_tables
+from cnr_iemn.patients.evidence.external_tables import accuracy_table, external_tables
 from cnr_iemn.patients.new_scans import write_new_scans
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE, SPGC_CLASSES
 from tests.builders import FakeScan

@@ -15,9 +15,9 @@ from cnr_iemn.engine.joined import join_runs
 from cnr_iemn.engine.repeats import find_repeats
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.errors import RunError
+from cnr_iemn.patients.evidence.spread import Repeats, figures_in
 from cnr_iemn.patients.group_features import group_features
 from cnr_iemn.patients.predictions import write_predictions
-from cnr_iemn.patients.spread import Repeats, figures_in
 from cnr_iemn.permissions import Permissions
 from cnr_iemn.settings.schema import SplitSettings
 from tests.builders import FakeScan, make_predictions, make_scans

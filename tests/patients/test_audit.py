@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from cnr_iemn.patients.audit import audit_shortcuts
+from cnr_iemn.patients.evidence.audit import audit_shortcuts
 
 SCANS = (76, 171, 60)
 """Scans of each class, as in COVID-CT-MD."""

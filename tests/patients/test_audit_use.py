@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from cnr_iemn.patients.audit_tables import use_table
-from cnr_iemn.patients.audit_use import audit_answers, decision_margins, rank_association
+from cnr_iemn.patients.evidence.audit_tables import use_table
+from cnr_iemn.patients.evidence.audit_use import audit_answers, decision_margins, rank_association
 from cnr_iemn.records import TRAINING, VALIDATION, probability_columns
 
 CLASSES = ("a", "b", "c")

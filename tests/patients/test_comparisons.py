@@ -7,7 +7,7 @@ from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from cnr_iemn.patients.comparisons import compare_with, holm, mcnemar_p, paired_interval
+from cnr_iemn.patients.evidence.comparisons import compare_with, holm, mcnemar_p, paired_interval
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 3), (12, 2), (1, 9), (40, 41)])

@@ -7,9 +7,9 @@ import xgboost
 
 from cnr_iemn.patients.booster import margin_contributions, train_booster
 from cnr_iemn.patients.contributions import LEVELS, contributions
-from cnr_iemn.patients.evidence import Wanted
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.results import assemble_results
 from cnr_iemn.patients.group_features import feature_columns, group_features
-from cnr_iemn.patients.results import assemble_results
 from cnr_iemn.registry import SPGC_CLASSES
 from tests.builders import make_predictions, make_scans, make_summaries
 

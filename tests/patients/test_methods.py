@@ -8,10 +8,11 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.evidence_tables import evidence_tables
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.beside_tables import evidence_tables
+from cnr_iemn.patients.evidence.method_study import answer_sets, study_methods
+from cnr_iemn.patients.evidence.results import assemble_results
 from cnr_iemn.patients.group_features import group_features
-from cnr_iemn.patients.method_study import answer_sets, study_methods
 from cnr_iemn.patients.methods import (
     METHODS,
     Answer,
@@ -24,7 +25,6 @@ from cnr_iemn.patients.methods import (
     shares_of_slices,
     three_surest,
 )
-from cnr_iemn.patients.results import assemble_results
 from cnr_iemn.patients.slice_sets import ScanArray, paper_sets
 from cnr_iemn.registry import METHODS as NAMES
 from tests.builders import make_predictions, make_scans, make_summaries

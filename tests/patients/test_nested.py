@@ -9,11 +9,11 @@ from sklearn.metrics import log_loss
 
 from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.calibration import temperature_of, with_temperature
-from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.evidence_tables import evidence_tables
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.beside_tables import evidence_tables
+from cnr_iemn.patients.evidence.results import assemble_results
 from cnr_iemn.patients.nested import nested_probabilities
 from cnr_iemn.patients.out_of_fold import Features, paper_features
-from cnr_iemn.patients.results import assemble_results
 from tests.builders import make_predictions, make_scans, make_summaries
 
 SCANS = {

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.evidence_tables import evidence_tables
-from cnr_iemn.patients.operating_point import operating_point, threshold_class
-from cnr_iemn.patients.results import assemble_results
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.beside_tables import evidence_tables
+from cnr_iemn.patients.evidence.operating_point import operating_point, threshold_class
+from cnr_iemn.patients.evidence.results import assemble_results
 from cnr_iemn.registry import SPGC_CLASSES
 from tests.builders import make_predictions, make_scans, make_summaries
 

@@ -8,12 +8,12 @@ import pytest
 
 from cnr_iemn.errors import RunError
 from cnr_iemn.patients.booster import predict_probabilities, train_booster
-from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.evidence_tables import evidence_tables
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.beside_tables import evidence_tables
+from cnr_iemn.patients.evidence.results import assemble_results
 from cnr_iemn.patients.group_features import group_features
 from cnr_iemn.patients.out_of_fold import check_folds, out_of_fold_features
 from cnr_iemn.patients.predictions import Predictions
-from cnr_iemn.patients.results import assemble_results
 from cnr_iemn.records import TRAINING, VALIDATION
 from tests.builders import make_predictions, make_scans, make_summaries
 

@@ -10,9 +10,9 @@ from sklearn.metrics import f1_score, recall_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 
 from cnr_iemn.errors import RunError
+from cnr_iemn.patients.evidence.paired import compare_studies, paired_table
+from cnr_iemn.patients.evidence.results import write_figures
 from cnr_iemn.patients.intervals import paired_bootstrap
-from cnr_iemn.patients.paired import compare_studies, paired_table
-from cnr_iemn.patients.results import write_figures
 from cnr_iemn.registry import PHANTOM_NOTICE
 
 CLASSES = ("None", "COVID-19", "CAP")  # the first would be a missing value to a careless reader

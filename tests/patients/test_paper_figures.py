@@ -6,7 +6,7 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from cnr_iemn.patients.paper_figures import (
+from cnr_iemn.patients.evidence.paper_figures import (
     paper_comparison_table,
     paper_comparisons,
     paper_figure_table,

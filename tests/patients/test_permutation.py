@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cnr_iemn.patients.permutation import permutation_test
+from cnr_iemn.patients.evidence.permutation import permutation_test
 
 CLASSES = ["a", "b", "c"]
 

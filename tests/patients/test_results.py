@@ -10,9 +10,9 @@ from cnr_iemn import files
 from cnr_iemn.errors import RunError
 from cnr_iemn.patients.booster import load_booster, predict_probabilities
 from cnr_iemn.patients.evaluation import binomial_p, slice_accuracy
-from cnr_iemn.patients.evidence import Wanted
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.results import Results, assemble_results, write_results
 from cnr_iemn.patients.parquet import METADATA_KEY
-from cnr_iemn.patients.results import Results, assemble_results, write_results
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from tests.builders import make_predictions, make_scans, make_summaries
 

@@ -10,13 +10,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_scor
 
 from cnr_iemn.patients.answers import train_answers
 from cnr_iemn.patients.booster import booster_parameters, train_booster
-from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.evidence_tables import evidence_tables
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.beside_tables import evidence_tables
+from cnr_iemn.patients.evidence.results import assemble_results
+from cnr_iemn.patients.evidence.spread import Repeats, figures_in, figures_of
 from cnr_iemn.patients.group_features import group_features
 from cnr_iemn.patients.intervals import draw_patients
 from cnr_iemn.patients.out_of_fold import paper_features
-from cnr_iemn.patients.results import assemble_results
-from cnr_iemn.patients.spread import Repeats, figures_in, figures_of
 from cnr_iemn.registry import SPGC_CLASSES
 from tests.builders import FakeScan, make_predictions, make_scans, make_summaries
 

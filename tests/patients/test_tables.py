@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
-from cnr_iemn.patients.evidence_tables import evidence_tables
-from cnr_iemn.patients.results import assemble_results
-from cnr_iemn.patients.tables import ResultTable, confusion_table, result_tables, scan_table, slice_table
+from cnr_iemn.patients.evidence.beside_tables import evidence_tables
+from cnr_iemn.patients.evidence.results import assemble_results
+from cnr_iemn.patients.evidence.tables import ResultTable, confusion_table, result_tables, scan_table, slice_table
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from tests.builders import make_predictions, make_scans, make_summaries
 

@@ -16,8 +16,8 @@ import pytest
 
 from cnr_iemn.cohort.store import StoredScan
 from cnr_iemn.patients.contributions import Contributions
-from cnr_iemn.patients.evidence import Wanted
-from cnr_iemn.patients.results import Results, assemble_results, write_results
+from cnr_iemn.patients.evidence.beside import Wanted
+from cnr_iemn.patients.evidence.results import Results, assemble_results, write_results
 from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from cnr_iemn.report import patients as patients_module
 from cnr_iemn.report import study as study_module

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.evaluation import evaluate, most_probable
+from cnr_iemn.patients.evidence.comparisons import compare_with
+from cnr_iemn.patients.evidence.operating_point import operating_point
 from cnr_iemn.patients.intervals import proportion_intervals, weighted_figures
 from cnr_iemn.patients.methods import METHODS, Answer, Method
 from cnr_iemn.patients.nested import Parts, patient_parts
-from cnr_iemn.patients.operating_point import operating_point
 from cnr_iemn.patients.slice_sets import ScanArray, SliceSets
 from cnr_iemn.records import TRAINING, VALIDATION
 from cnr_iemn.registry import BOOSTER_METHOD

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cnr_iemn.patients.cells import interval_text, percent
-from cnr_iemn.patients.spread import FIGURES
-from cnr_iemn.patients.tables import SELECTED, ResultTable, ensemble_title
+from cnr_iemn.patients.evidence.cells import interval_text, percent
+from cnr_iemn.patients.evidence.spread import FIGURES
+from cnr_iemn.patients.evidence.tables import SELECTED, ResultTable, ensemble_title
 
 _TITLES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_auc": "macro AUC"}
 _NOTES = {

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.cells import ends, interval_text, percent, signed
-from cnr_iemn.patients.tables import ResultTable
+from cnr_iemn.patients.evidence.cells import ends, interval_text, percent, signed
+from cnr_iemn.patients.evidence.tables import ResultTable
 from cnr_iemn.registry import BOOSTER, BOOSTER_METHOD
 
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from cnr_iemn.patients.audit_tables import ablation_table, use_table
-from cnr_iemn.patients.cells import INTERVAL, ends, interval_text, percent, signed
+from cnr_iemn.patients.evidence.audit_tables import ablation_table, use_table
+from cnr_iemn.patients.evidence.cells import INTERVAL, ends, interval_text, percent, signed
+from cnr_iemn.patients.evidence.method_tables import method_table, operating_point_table
+from cnr_iemn.patients.evidence.paper_figures import paper_comparison_table, paper_figure_table
+from cnr_iemn.patients.evidence.spread_tables import spread_table
+from cnr_iemn.patients.evidence.tables import SELECTED, ResultTable, beside_the_paper, ensemble_title, model_title
 from cnr_iemn.patients.intervals import RESAMPLES
-from cnr_iemn.patients.method_tables import method_table, operating_point_table
 from cnr_iemn.patients.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
-from cnr_iemn.patients.paper_figures import paper_comparison_table, paper_figure_table
-from cnr_iemn.patients.spread_tables import spread_table
-from cnr_iemn.patients.tables import SELECTED, ResultTable, beside_the_paper, ensemble_title, model_title
 from cnr_iemn.registry import BOOSTER
 
 _FIGURES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC"}

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from cnr_iemn.patients.audit import Floats, audit_shortcuts, shortcut_scores
+from cnr_iemn.patients.evidence.audit import Floats, audit_shortcuts, shortcut_scores
 from cnr_iemn.records import VALIDATION, probability_columns
 
 _FEWEST = 4  # scans, of which the ranks have 24 orders

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cnr_iemn.patients.cells import INTERVAL, NONE, percent
-from cnr_iemn.patients.tables import ResultTable
+from cnr_iemn.patients.evidence.cells import INTERVAL, NONE, percent
+from cnr_iemn.patients.evidence.tables import ResultTable
 
 _FORMS = {"rho": "+.2f", "p": ".2g"}
 

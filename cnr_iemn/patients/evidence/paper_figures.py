@@ -4,10 +4,10 @@ from typing import TypedDict
 
 from scipy.stats import fisher_exact
 
-from cnr_iemn.patients.cells import interval_text, percent
-from cnr_iemn.patients.comparisons import holm, mcnemar_p
+from cnr_iemn.patients.evidence.cells import interval_text, percent
+from cnr_iemn.patients.evidence.comparisons import holm, mcnemar_p
+from cnr_iemn.patients.evidence.tables import ResultTable
 from cnr_iemn.patients.intervals import Estimate, wilson
-from cnr_iemn.patients.tables import ResultTable
 from cnr_iemn.registry import BACKBONES, PAPER_COUNTS
 
 ALPHA = 0.05

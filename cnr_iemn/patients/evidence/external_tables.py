@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnr_iemn.patients.cells import interval_text, percent, with_interval
+from cnr_iemn.patients.evidence.cells import interval_text, percent, with_interval
+from cnr_iemn.patients.evidence.tables import ResultTable, ensemble_title, is_paper_ensemble
 from cnr_iemn.patients.intervals import RESAMPLES, wilson
-from cnr_iemn.patients.tables import ResultTable, ensemble_title, is_paper_ensemble
 from cnr_iemn.registry import PAPER_COHORT, PAPER_COUNTS
 
 _NOTHING_FITTED = "Nothing was fitted on these scans."

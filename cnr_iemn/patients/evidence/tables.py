@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from cnr_iemn.patients.cells import INTERVAL, NONE, interval_text, percent, with_interval
+from cnr_iemn.patients.evidence.cells import INTERVAL, NONE, interval_text, percent, with_interval
 from cnr_iemn.patients.intervals import Estimate, proportion_intervals
 from cnr_iemn.patients.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.registry import BACKBONES, PAPER_COHORT, PAPER_ENSEMBLE_ACCURACY, PAPER_SENSITIVITY

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from cnr_iemn.errors import RunError
 from cnr_iemn.files import write_text_atomic
-from cnr_iemn.patients.cells import ends, signed, with_interval
-from cnr_iemn.patients.comparisons import compare_with, paired_interval
 from cnr_iemn.patients.evaluation import score
+from cnr_iemn.patients.evidence.cells import ends, signed, with_interval
+from cnr_iemn.patients.evidence.comparisons import compare_with, paired_interval
+from cnr_iemn.patients.evidence.tables import ResultTable
 from cnr_iemn.patients.intervals import paired_bootstrap, patient_bootstrap, proportion_intervals
-from cnr_iemn.patients.tables import ResultTable
 from cnr_iemn.records import SCHEMA_VERSION, VALIDATION, probability_columns
 
 _ENOUGH = 10  # scans named in a message

@@ -17,10 +17,10 @@ from cnr_iemn.files import write_text_atomic
 from cnr_iemn.patients.answers import Answers, train_answers
 from cnr_iemn.patients.baselines import patient_baselines, slice_baselines
 from cnr_iemn.patients.booster import save_booster
-from cnr_iemn.patients.comparisons import compare_with
 from cnr_iemn.patients.contributions import Contributions, contributions
 from cnr_iemn.patients.evaluation import Evaluation, binomial_p, slice_accuracy
-from cnr_iemn.patients.evidence import Wanted, gather_evidence
+from cnr_iemn.patients.evidence.beside import Wanted, gather_evidence
+from cnr_iemn.patients.evidence.comparisons import compare_with
 from cnr_iemn.patients.frozen import FrozenCalibration, add_calibrated
 from cnr_iemn.patients.group_features import feature_columns
 from cnr_iemn.patients.methods import methods_with

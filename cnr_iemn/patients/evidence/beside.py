@@ -11,15 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.patients.answers import Answers
-from cnr_iemn.patients.audit_use import audit_answers
-from cnr_iemn.patients.method_study import study_methods
+from cnr_iemn.patients.evidence.audit_use import audit_answers
+from cnr_iemn.patients.evidence.method_study import study_methods
+from cnr_iemn.patients.evidence.operating_point import AUTO, operating_point, threshold_class
+from cnr_iemn.patients.evidence.permutation import permutation_test
+from cnr_iemn.patients.evidence.spread import Repeats, measure_spread
 from cnr_iemn.patients.methods import Method
 from cnr_iemn.patients.nested import calibration_evidence, nested_probabilities
-from cnr_iemn.patients.operating_point import AUTO, operating_point, threshold_class
 from cnr_iemn.patients.out_of_fold import Features
-from cnr_iemn.patients.permutation import permutation_test
 from cnr_iemn.patients.slice_sets import SliceSets
-from cnr_iemn.patients.spread import Repeats, measure_spread
 from cnr_iemn.records import probability_columns
 from cnr_iemn.registry import BOOSTER, BOOSTER_METHOD
 
