@@ -16,8 +16,8 @@ class Delivery:
     """Pages are written while the scan's pixels are there, DICOM files at the end (``finish``).
 
     ``origin``: of the ensemble, its ``name`` and ``booster_sha256``. ``allowed``: as the scans are read with.
-    ``segmentation``: the lung mask among the DICOM
-    files. These need the extra [dicom], which the settings' checks have looked for.
+    ``segmentation``: the lung mask among the DICOM files. These need the extra [dicom], which the settings' checks have
+    looked for.
     """
 
     def __init__(

@@ -188,5 +188,5 @@ def _written_before(path: Path) -> set[str]:
     try:
         names = _beside(json.loads(path.read_text(encoding="utf-8"))["scans"])
         return {name for name in names if _OURS.fullmatch(name)}
-    except (OSError, ValueError, KeyError, TypeError):  # not there, damaged or of another program
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, damaged or of another program
         return set()

@@ -48,7 +48,7 @@ def refined(hu: NDArray[np.int16], coarse: Coarse, every: int) -> Mask:
         filled = fill_holes(part)
         dome = _any(coarse.domes[between])
         if dome.any():
-            filled &= part | ~cv2.resize(_grown(dome)[box], size, interpolation=cv2.INTER_NEAREST) & 1
+            filled &= part | (1 - cv2.resize(_grown(dome)[box], size, interpolation=cv2.INTER_NEAREST))
         mask[index][fine] = _with_edge(filled, air, image[fine]).view(bool)
     return mask
 
