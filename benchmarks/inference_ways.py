@@ -165,7 +165,9 @@ def write_paper_study(runs: Path) -> None:
     booster = train_booster(features, [scans[scan_id].label for scan_id in features.index], SPGC_CLASSES)
     folder = runs / STUDY / "ensembles" / ENSEMBLE
     save_booster(folder / "booster.ubj", booster)
-    write_ensemble(folder, Ensemble(STUDY, tuple(members), SPGC_CLASSES, PixelSettings(), True, "simulated"))
+    pixels = PixelSettings()
+    made = Ensemble(STUDY, tuple(members), SPGC_CLASSES, pixels, True, "simulated", store=pixels.fingerprint())
+    write_ensemble(folder, made)
 
 
 def settle(trunk: nn.Module, images: Tensor) -> None:

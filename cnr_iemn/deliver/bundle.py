@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from cnr_iemn.engine.ensembles import parse_ensemble
-from cnr_iemn.engine.opened import Opened
+from cnr_iemn.engine.opened import Opened, check_pixels
 from cnr_iemn.engine.weights import BUNDLE_TENSORS
 from cnr_iemn.errors import RunError
 from cnr_iemn.files import json_text, sha256_of_file, write_text_atomic
@@ -18,7 +18,7 @@ _AGAIN = "Get the bundle again from where it came from, or write it again with e
 def open_bundle(folder: Path) -> Opened:
     """Check every file of a bundle and return its ensemble. Nothing in it is unpickled or run.
 
-    Raises RunError, naming the file, where one is missing, changed or not part of the bundle.
+    Raises RunError, naming the file, where one is missing, changed or not part of the bundle, and as ``check_pixels``.
     """
     check_files(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -29,6 +29,7 @@ def open_bundle(folder: Path) -> Opened:
                 f"{folder / ENSEMBLE} has the weights of {member.name} in {member.checkpoint}: a bundle has them in "
                 f"{BUNDLE_TENSORS}. {_AGAIN}"
             )
+    check_pixels(ensemble)
     return Opened(config["ensemble"], ensemble, folder, folder / BOOSTER, Path("predictions"))
 
 

@@ -49,7 +49,8 @@ class Ensemble:
     ``features``: how the booster's features were made, paper or out_of_fold; out of fold each fold has its members, and
     the booster's answers to each fold's features are averaged. ``calibration``: None where none could be learnt.
     ``learnt_from``: SHA-256 of the training scans' grey slices in the store, by scan_id. ``training_counts``: how many
-    of them are of each class, empty where an earlier version has not counted.
+    of them are of each class, empty where an earlier version has not counted. ``store``: fingerprint of the slice store
+    that the networks learnt from, settings and code; empty where an earlier version has not told.
     """
 
     study: str
@@ -62,6 +63,7 @@ class Ensemble:
     calibration: FrozenCalibration | None = None
     learnt_from: Mapping[str, str] = field(default_factory=dict)
     training_counts: Mapping[str, int] = field(default_factory=dict)
+    store: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -93,7 +95,8 @@ def describe_ensemble(
     with written_by_this_version(run):
         pixels, cohort = _pixel_settings(record), record["cohort"]["name"]
     features = "paper" if folds is None else "out_of_fold"
-    return Ensemble(study, tuple(members), metadata.classes, pixels, metadata.phantom, cohort, features)
+    facts = metadata.classes, pixels, metadata.phantom, cohort, features
+    return Ensemble(study, tuple(members), *facts, store=metadata.store)
 
 
 def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Member:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnr_iemn.engine.ensembles import Ensemble, read_ensemble
+from cnr_iemn.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,18 @@ class Opened:
 
 
 def open_study(runs: Path, study: str, name: str) -> Opened:
-    """Return an ensemble of a study. Raises RunError that lists what there is instead."""
+    """Return an ensemble of a study. Raises RunError that lists what there is instead, or as ``check_pixels`` does."""
     folder = runs / study
     ensemble = read_ensemble(runs, study, name)
+    check_pixels(ensemble)
     return Opened(name, ensemble, folder, folder / "ensembles" / name / "booster.ubj", folder / "predictions")
+
+
+def check_pixels(ensemble: Ensemble) -> None:
+    """Raise RunError where this version of the program makes other pixels than those that the networks learnt from."""
+    if ensemble.store != ensemble.pixels.fingerprint():
+        raise RunError(
+            f"The networks of study {ensemble.study} learnt from slices as another version of the program prepares "
+            "them (another lung mask, for one): what was found of their answers does not hold for the slices that this "
+            "version makes. Train and aggregate the study again, or answer with the version that trained it."
+        )
