@@ -43,7 +43,8 @@ def refined(hu: NDArray[np.int16], coarse: Coarse, every: int) -> Mask:
         box = (slice(top, top + height), slice(left, left + width))
         fine = tuple(slice(part.start * factor, part.stop * factor) for part in box)
         size = (width * factor, height * factor)
-        air = cv2.resize(near[box], size, interpolation=cv2.INTER_NEAREST) * (image[fine] <= THRESHOLD_HU)
+        air = cv2.resize(near[box], size, interpolation=cv2.INTER_NEAREST)
+        air &= np.asarray(cv2.compare(image[fine], THRESHOLD_HU, cv2.CMP_LE))  # 255 where true
         part = air | (cv2.resize(dense[box] * np.uint8(255), size) > 127) if dense.any() else air
         filled = fill_holes(part)
         dome = _any(coarse.domes[between])
@@ -67,8 +68,8 @@ def _with_edge(lungs: NDArray[np.uint8], air: NDArray[np.uint8], hu: NDArray[np.
     That is where an edge lies however blurred it is. The threshold, nearer to soft tissue, draws aerated lung too large
     and dense lung too small. What is filled stays: holes, and dense lung.
     """
-    lung, beside = cv2.erode(hu, _AROUND), np.minimum(cv2.dilate(hu, _AROUND), _SOFT_TISSUE_HU)
-    half_way = 2 * hu.astype(np.int32) <= lung.astype(np.int32) + beside
+    lung, beside = cv2.erode(hu, _AROUND), cv2.min(cv2.dilate(hu, _AROUND), _SOFT_TISSUE_HU)
+    half_way = cv2.compare(cv2.add(hu, hu), cv2.add(lung, beside), cv2.CMP_LE)  # of 16 bits, saturated; 255 where true
     inner = air & ~np.asarray(cv2.erode(lungs, _AROUND))
-    outer = _grown(lungs & air) & ~lungs & (hu > THRESHOLD_HU)  # not the gas that was left out
-    return np.where(inner & ~half_way, 0, lungs | outer & half_way).astype(np.uint8)
+    outer = _grown(lungs & air) & ~lungs & cv2.compare(hu, THRESHOLD_HU, cv2.CMP_GT)  # not the gas that was left out
+    return np.asarray((lungs & (~inner | half_way)) | (outer & half_way), np.uint8)
