@@ -33,7 +33,7 @@ def test_a_fault_costs_a_scan_its_dicom_files_not_its_answer(
     monkeypatch.setattr("cnr_iemn.deliver.dicom.output.structured_report", fails)
     assert entry_point("predict")(words) == 1
     (answer,) = json.loads((out / "predictions.json").read_text())["scans"]
-    assert answer["dicom"]["refused"].startswith("P1: the program failed on it (TypeError in test_dicom_output.py")
+    assert answer["dicom"]["refused"].startswith("P1: the program failed on it (TypeError in test_dicom_runs.py")
     assert not (out / "dicom" / "P1").exists()
     assert not leaks(out, (SECRET,))
     assert SECRET not in "".join(capfd.readouterr())
