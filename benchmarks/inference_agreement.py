@@ -55,7 +55,8 @@ def agreements(
     booster = load_booster(runs / study / "ensembles" / name / "booster.ubj")
     root = folder / "phantoms"
     write_cohort(root, scans=dict.fromkeys(SPGC_CLASSES, phantoms), labelled={}, seed=SEED, rows=256, n_slices=(40, 60))
-    scans = read_all([*find_scans(root), *found], ensemble.pixels)
+    new = [(f"phantom {scan_id}", path) for scan_id, path in find_scans(root)]  # or they have the ids of patients
+    scans = read_all([*new, *found], ensemble.pixels)
 
     def booster_classes(said: Answers) -> NDArray[np.int64]:
         sets = {scan_id: by_fold(each, [member.fold for member in ensemble.members]) for scan_id, each in said.items()}
