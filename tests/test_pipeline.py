@@ -170,10 +170,7 @@ def test_predict_gives_the_answer_of_the_study(
     page = (output / answer["page"]).read_text()
     assert answer["page"] == "P005.html"
     assert page.index(PHANTOM_NOTICE) < page.index("Phantom study: no diagnostic meaning.") < page.index("<table")
-    thirds = list(answer["contributions"][answer["class"]]["models"].values())
-    speaks = any(sum(model[third] for model in thirds) > 0 for third in thirds[0])
-    pictures = page.count("data:image/jpeg")  # of slices that speak for the answer, each with its Grad-CAM
-    assert pictures in ((2, 4, 6) if speaks else (0, 2, 4, 6))
+    assert page.count("data:image/jpeg") in (2, 4, 6)  # slices, each with its Grad-CAM
     assert page.count("3 (33%)") == 3  # nine training scans
 
 

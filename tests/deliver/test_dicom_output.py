@@ -154,6 +154,7 @@ def test_the_report_says_what_predictions_json_says(delivered: Delivered, scan: 
     assert report.VerificationFlag == "UNVERIFIED"
     answer = delivered.scans[scan]
     whole, *shown = report.content.get_image_measurement_groups()
+    assert shown
     values = {str(each.name.meaning): each.value for each in whole.get_measurements()}
     for label, value in answer["probabilities"].items():
         assert values[f"Model output, class {label}"] == value
