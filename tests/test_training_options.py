@@ -91,6 +91,27 @@ def test_averaged_weights_are_what_counts(words: list[str], tmp_path: Path, monk
     assert float((average - trained["ema"][-1]).abs().max()) > 1e-5
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_the_gradient_that_a_step_takes_is_as_long_as_asked_for(
+    precision: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = []
+    plain = FiniteLoss.on_train_batch_end
+
+    def noted(self: FiniteLoss, trainer: Any, module: Any, *rest: Any) -> None:
+        plain(self, trainer, module, *rest)
+        norms.append(float(torch.nn.utils.get_total_norm([each.grad for each in module.network.parameters()])))
+
+    monkeypatch.setattr(FiniteLoss, "on_train_batch_end", noted)
+    train = entry_point("train")
+    assert train([*words, f"trainer.precision={precision}", "tag=free"]) == 0
+    free, norms = norms, []
+    limit = 0.5 * min(free)
+    assert train([*words, f"trainer.precision={precision}", f"trainer.clip={limit}", "tag=clipped"]) == 0
+    assert len(norms) == len(free) > 1
+    assert max(norms) == pytest.approx(limit, rel=1e-3)
+
+
 def test_early_stopping_ends_where_nothing_improves_and_selects(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,19 @@ class SliceClassifier(pl.LightningModule):
         metrics.update(class_loss, region_loss, class_logits, region_logits, batch)
         return class_loss + self.region_weight * region_loss
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Limit the gradient's norm. Lightning refuses to beside a fused optimizer in any mixed precision.
+
+        That is for float16, whose scaled gradients such an optimizer unscales itself; bf16 has no scale.
+        """
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         """Return Adam and its schedule."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
