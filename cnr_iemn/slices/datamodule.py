@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -177,10 +177,20 @@ class SliceDataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.parts = parts
+        self._first_epoch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return, for a checkpoint at an epoch's end, the epoch that follows."""
+        return {"next_epoch": cast(pl.Trainer, self.trainer).current_epoch + 1}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin with the epoch that follows a checkpoint's."""
+        self._first_epoch = state_dict["next_epoch"]
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Return the loader of this process's share of each epoch."""
         shuffle = EpochShuffle(len(self.training), seed=self.seed)
+        shuffle.set_epoch(self._first_epoch)  # the trainer does so only after workers have loaded their first batches
         processes, rank = self._share()
         batches = SharedBatches(shuffle, batch_size=self.batch_size, processes=processes, rank=rank, parts=self.parts)
         return DataLoader(
