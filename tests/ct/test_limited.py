@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,6 +12,21 @@ import pytest
 
 from cnr_iemn.ct.limited import refusal, run_limited
 from cnr_iemn.errors import ScanError
+from tests.pipeline import ROOT
+
+PROGRAM = """
+import mmap
+from cnr_iemn.ct.limited import run_limited
+
+reserved = mmap.mmap(-1, 3 * 2**30)
+
+def take(n):
+    return len(bytearray(n))
+
+if __name__ == "__main__":
+    for _, answer in run_limited(take, [2**29, 2**31], workers=1, memory_bytes=2**30):
+        print(answer)
+"""
 
 
 def work(job: str) -> object:
@@ -40,6 +57,16 @@ def test_lost_workers_cost_their_job_only(workers):
     assert str(answers[4]) == "P012: refused"
     assert "needs more than 4.0 GB of memory" in str(answers[6])
     assert all(isinstance(answers[k], ScanError) for k in (1, 3, 4, 6))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit elsewhere")
+def test_what_the_callers_program_takes_is_not_counted(tmp_path):
+    """A script's main module is imported by the workers, and torch on many cores reserves gigabytes of addresses."""
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["536870912", "needs more than 1.0 GB of memory. Scan refused."], done.stderr
 
 
 def test_a_job_that_hangs_is_ended():
