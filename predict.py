@@ -35,18 +35,19 @@ def main(settings: PredictSettings) -> float:
     ensemble = opened.ensemble
     booster = load_booster(opened.booster)
     found = new_input.find_new_scans(source, anonymous=anonymous)
+    pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
+    failures: dict[str, str] = {}
+    read = prediction.prepared_scans(found, pixels, failures, numbered=anonymous)  # while the networks are loaded
     asked = {"batch_size": settings.batch_size, "engine": settings.engine}
     networks = prediction.EnsembleNetworks(opened.folder, ensemble, hardware, **asked)
 
-    pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
-    failures: dict[str, str] = {}
     origin = {"name": opened.name, "booster_sha256": sha256_of_file(opened.booster)}
     named = opened.predictions / new_input.output_name(source, anonymous=anonymous)
     output = Path(settings.output) if settings.output else named
     wanted = {key: getattr(settings, key) for key in ("pages", "dicom", "segmentation")}
     delivery = Delivery(output, networks, origin, allowed=pixels.allowed, **wanted)
     scans, told = [], []
-    for scan_id, prepared in prediction.prepared_scans(found, pixels, failures, numbered=anonymous):
+    for scan_id, prepared in read:
         scans.append(networks.slices(scan_id, prepared))
         one = answers.new_scans(scans[-1:], ensemble, **origin, refused={})
         features = one.features()
@@ -60,12 +61,9 @@ def main(settings: PredictSettings) -> float:
     kept = answers.new_scans(scans, ensemble, **origin, refused=failures)
     undelivered = delivery.finish()
     answers.write_answers(output, ensemble, told, kept, engine=networks.engine)
-
-    if kept.notice:
-        print(kept.notice)
-    for answer in told:
-        print(answers.answer_line(answer, ensemble))
-    print(answers.calibration_line(ensemble))
+    notice = [kept.notice] if kept.notice else []
+    said = [*notice, *(answers.answer_line(answer, ensemble) for answer in told), answers.calibration_line(ensemble)]
+    print("\n".join(said))
     print(f"wrote {output}/predictions.json, predictions.csv, slices.csv and predictions.parquet{delivery.beside}")
     partly = [f"{len(failures)} of {len(found)} scans were refused:\n{refused}"] if failures else []
     if undelivered:

@@ -7,7 +7,7 @@ time). The baseline is torch in float32 and NCHW with pydicom and the tutorial's
 read the next scan while the networks run, as predict.py does. Each way is a process of its own; the first round has all
 ways, the others the baseline and predict.py's fastest, in another order each. Ratios are within a round, and their
 median counts. Pages are not written (their own time is printed), and start-up (weights, conversion, a first scan) is a
-column of its own. With study= (and runs=) a trained study tells for
+column of its own; predict.py starts the process that reads meanwhile. With study= (and runs=) a trained study tells for
 each way how many slices and scans get the class that torch gives in float32, on phantoms and the scans.
 --slices 1000: the memory of predict.py on a scan of so many. Needs the extras [bench] and [engines], and Linux.
 """

@@ -71,8 +71,12 @@ def measure(way: str, runs: Path, found: list[tuple[str, Path]]) -> Timed:
         networks.slices(*next(iter(prepared.items())))
         start = time.perf_counter() - started
         answering = Answering(networks, booster, sha256_of_file(booster_file), Path(name))
+        if way == BASELINE:
+            read = baseline_scans(found)
+        else:  # the process that reads has started, as in predict.py while the networks are loaded
+            read = prediction.prepared_scans([("started", found[0][1]), *found], ensemble.pixels, {})
+            next(read)
         started = time.perf_counter()
-        read = baseline_scans(found) if way == BASELINE else prediction.prepared_scans(found, ensemble.pixels, {})
         ends = answering.answer(read)
         (first_id, first), *others = prepared.items()
         first_alone = networks_alone(networks, first_id, first)

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import cv2
 
@@ -82,11 +82,20 @@ def run_limited(
     memory_bytes: int = MEMORY_BYTES,
     seconds: float = SECONDS,
 ) -> Iterator[tuple[int, Result | ScanError]]:
-    """Give index and result of each job as it is done; a ScanError where the worker was lost on it.
+    """Start the first jobs; give index and result of each as it is done, a ScanError where the worker was lost on it.
 
     ``function`` and the jobs must be picklable; other exceptions than a ScanError that it raises are raised here.
     What the workers write to temporary files is gone at the end, however they ended.
     """
+    answers = _answers(function, jobs, workers, memory_bytes, seconds)
+    next(answers)  # a generator starts nothing before it is asked
+    return cast(Iterator[tuple[int, Result | ScanError]], answers)
+
+
+def _answers(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, memory_bytes: int, seconds: float
+) -> Iterator[tuple[int, Result | ScanError] | None]:
+    """Do the work of ``run_limited``; gives None once the workers have been started."""
     waiting = iter(enumerate(jobs))
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
@@ -95,6 +104,7 @@ def run_limited(
             pool.append(_Worker(function, memory_bytes, scratch / str(number)))
             stack.callback(pool[-1].end)
         busy = [worker for worker in pool if _start(worker, waiting, seconds)]
+        yield None
         while busy:
             left = min(worker.deadline for worker in busy) - time.monotonic()
             ready = wait([worker.pipe for worker in busy], timeout=max(left, 0))

@@ -74,16 +74,21 @@ class ScanSlices:
 def prepared_scans(
     found: list[tuple[str, Path]], pixels: PixelSettings, failures: dict[str, str], *, numbered: bool = False
 ) -> Iterator[tuple[str, PreparedScan]]:
-    """Give id and pixels of each scan that can be answered, the next one being read meanwhile.
+    """Start reading; give id and pixels of each scan that can be answered, the next one being read meanwhile.
 
     Refusals are put in ``failures``, by id. ``numbered``: see ``find_slices``.
     """
-    for index, answer in run_limited(partial(prepare_new, pixels, numbered), found, workers=1):
-        scan_id = found[index][0]
-        if isinstance(answer, ScanError):
-            failures[scan_id] = refusal(scan_id, answer)
-        else:
-            yield scan_id, answer
+    answers = run_limited(partial(prepare_new, pixels, numbered), found, workers=1)
+
+    def read() -> Iterator[tuple[str, PreparedScan]]:
+        for index, answer in answers:
+            scan_id = found[index][0]
+            if isinstance(answer, ScanError):
+                failures[scan_id] = refusal(scan_id, answer)
+            else:
+                yield scan_id, answer
+
+    return read()
 
 
 class EnsembleNetworks:
