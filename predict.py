@@ -37,23 +37,22 @@ def main(settings: PredictSettings) -> float:
     found = new_input.find_new_scans(source, anonymous=anonymous)
     pixels = replace(ensemble.pixels, allowed=Permissions.of(settings.ingest))
     failures: dict[str, str] = {}
-    read = prediction.prepared_scans(found, pixels, failures, numbered=anonymous)  # while the networks are loaded
     asked = {"batch_size": settings.batch_size, "engine": settings.engine}
-    networks = prediction.EnsembleNetworks(opened.folder, ensemble, hardware, **asked)
-
     origin = {"name": opened.name, "booster_sha256": sha256_of_file(opened.booster)}
     named = opened.predictions / new_input.output_name(source, anonymous=anonymous)
     output = Path(settings.output) if settings.output else named
     wanted = {key: getattr(settings, key) for key in ("pages", "dicom", "segmentation")}
-    delivery = Delivery(output, networks, origin, allowed=pixels.allowed, **wanted)
     scans, told = [], []
-    for scan_id, prepared in read:
-        scans.append(networks.slices(scan_id, prepared))
-        one = answers.new_scans(scans[-1:], ensemble, **origin, refused={})
-        features = one.features()
-        gone_by = contributions(booster, features, classes=ensemble.classes, models=ensemble.models)
-        told += answers.scan_answers(scans[-1:], mean_probabilities(booster, features), gone_by, ensemble)
-        delivery.add(dict(found)[scan_id], told[-1], gone_by, one.sets[scan_id], prepared)
+    with prediction.prepared_scans(found, pixels, failures, numbered=anonymous) as read:  # while networks are loaded
+        networks = prediction.EnsembleNetworks(opened.folder, ensemble, hardware, **asked)
+        delivery = Delivery(output, networks, origin, allowed=pixels.allowed, **wanted)
+        for scan_id, prepared in read:
+            scans.append(networks.slices(scan_id, prepared))
+            one = answers.new_scans(scans[-1:], ensemble, **origin, refused={})
+            features = one.features()
+            gone_by = contributions(booster, features, classes=ensemble.classes, models=ensemble.models)
+            told += answers.scan_answers(scans[-1:], mean_probabilities(booster, features), gone_by, ensemble)
+            delivery.add(dict(found)[scan_id], told[-1], gone_by, one.sets[scan_id], prepared)
     refused = "\n".join(failures.values())
     if not scans:
         raise ScanError(f"None of the {len(found)} scans of the input can be answered:\n{refused}")

@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ Scans = Iterable[tuple[str, PreparedScan]]
 class Timed:
     """Seconds of one way on all scans. ``whole``: folders to answers; ``alone``: the networks on prepared slices.
 
-    ``first``, ``first_alone``: of the first scan, before which nothing is read; ``first_ms_a_slice``: the latter for
+    ``first``, ``first_alone``: of the first scan, which is read while no network runs; ``first_ms_a_slice``: the latter for
     each slice. ``page``: of one scan. Only of predict.py's fastest, 0 for others: ``alone`` and ``page``. ``gib``: peak
     memory, the reading process included.
     """
@@ -71,13 +72,14 @@ def measure(way: str, runs: Path, found: list[tuple[str, Path]]) -> Timed:
         networks.slices(*next(iter(prepared.items())))
         start = time.perf_counter() - started
         answering = Answering(networks, booster, sha256_of_file(booster_file), Path(name))
-        if way == BASELINE:
+        with ExitStack() as stack:
             read = baseline_scans(found)
-        else:  # the process that reads has started, as in predict.py while the networks are loaded
-            read = prediction.prepared_scans([("started", found[0][1]), *found], ensemble.pixels, {})
-            next(read)
-        started = time.perf_counter()
-        ends = answering.answer(read)
+            if way != BASELINE:  # the process that reads has started, as in predict.py while the networks are loaded
+                twice = [("started", found[0][1]), *found]
+                read = stack.enter_context(prediction.prepared_scans(twice, ensemble.pixels, {}))
+                next(read)
+            started = time.perf_counter()
+            ends = answering.answer(read)
         (first_id, first), *others = prepared.items()
         first_alone = networks_alone(networks, first_id, first)
         alone = page = 0.0

@@ -141,7 +141,8 @@ class Tried(EnsembleNetworks):
 def read_all(found: list[tuple[str, Path]], pixels: PixelSettings) -> dict[str, PreparedScan]:
     """Return the scans, prepared. Raises ScanError where one is refused: the figures are to be of all."""
     failures: dict[str, str] = {}
-    prepared = dict(prepared_scans(found, pixels, failures))
+    with prepared_scans(found, pixels, failures) as read:
+        prepared = dict(read)
     if failures:
         raise ScanError("\n".join(failures.values()))
     return prepared

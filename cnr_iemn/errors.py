@@ -48,13 +48,16 @@ class JobError(CnrIemnError):
     """A job of a multirun failed, or all of them; the message is the reason as text, whatever was raised."""
 
 
-def fault(scan: str, error: Exception) -> ScanError:
+REFUSED = "Scan refused; other scans continue."
+
+
+def fault(scan: str, error: Exception, *, costs: str = REFUSED) -> ScanError:
     """Return the refusal of a scan on which the program itself failed, so that it does not stop the others.
 
-    Type and place of the error alone: its own words may quote the scan.
+    Type and place of the error alone: its own words may quote the scan. ``costs``: what is lost by it.
     """
     last = extract_tb(error.__traceback__)[-1]
     return ScanError(
         f"{scan}: the program failed on it ({type(error).__name__} in {Path(last.filename).name}, line {last.lineno}). "
-        "Scan refused; other scans continue. Please report this fault."
+        f"{costs} Please report this fault."
     )

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
+
+from cnr_iemn.engine.checkpoints import LastCheckpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("resnext50", "densenet161")
@@ -37,6 +40,17 @@ def entry_point(name: str) -> Callable[[list[str]], int]:
     spec.loader.exec_module(module)
     main: Callable[[list[str]], int] = module.main
     return main
+
+
+def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have train.py end as by Ctrl-C once the next epoch is written."""
+    plain = LastCheckpoint.on_train_epoch_end
+
+    def stopped(self: LastCheckpoint, *args: object) -> None:
+        plain(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stopped)
 
 
 def measured_rows(run: Path) -> pd.DataFrame:

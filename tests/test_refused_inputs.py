@@ -111,7 +111,7 @@ def bad_scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_each_is_refused_for_its_reason_alone(bad_scans: dict[str, tuple[str, Path]], reason: str) -> None:
+def test_each_by_itself_is_refused_with_its_reason(bad_scans: dict[str, tuple[str, Path]], reason: str) -> None:
     with pytest.raises(ScanError, match=re.escape(reason)):
         prepare_new(PixelSettings(), False, bad_scans[reason])
 

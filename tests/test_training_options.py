@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from cnr_iemn.engine.callbacks import FiniteLoss
-from cnr_iemn.engine.checkpoints import LastCheckpoint
 from cnr_iemn.patients.predictions import read_predictions
-from tests.pipeline import QUICK, TINY, entry_point
+from tests.pipeline import QUICK, TINY, entry_point, stop_after_an_epoch
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="an extra: pip install 'cnr-iemn[timm]'")
 MODEL = "test_resnet"
 
 
@@ -26,16 +25,6 @@ def words(tiny_study: Path, tmp_path: Path) -> list[str]:
 
 def run_folder(runs: Path, tag: str) -> Path:
     return runs / "options" / MODEL / tag
-
-
-def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = LastCheckpoint.on_train_epoch_end
-
-    def stopped(self: LastCheckpoint, *args: object) -> None:
-        plain(self, *args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stopped)
 
 
 OPTIONS = (

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -21,7 +21,7 @@ from typing import Generic, TypeVar, cast
 import cv2
 
 from cnr_iemn.ct.scratch import remove_if_left, scratch_folder
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import REFUSED, ScanError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -81,20 +81,20 @@ def run_limited(
     workers: int,
     memory_bytes: int = MEMORY_BYTES,
     seconds: float = SECONDS,
-) -> Iterator[tuple[int, Result | ScanError]]:
+) -> Generator[tuple[int, Result | ScanError], None, None]:
     """Start the first jobs; give index and result of each as it is done, a ScanError where the worker was lost on it.
 
     ``function`` and the jobs must be picklable; other exceptions than a ScanError that it raises are raised here.
-    What the workers write to temporary files is gone at the end, however they ended.
+    At the end, which may be its ``close()``, the workers and what they write to temporary files are gone.
     """
     answers = _answers(function, jobs, workers, memory_bytes, seconds)
     next(answers)  # a generator starts nothing before it is asked
-    return cast(Iterator[tuple[int, Result | ScanError]], answers)
+    return cast(Generator[tuple[int, Result | ScanError], None, None], answers)
 
 
 def _answers(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, memory_bytes: int, seconds: float
-) -> Iterator[tuple[int, Result | ScanError] | None]:
+) -> Generator[tuple[int, Result | ScanError] | None, None, None]:
     """Do the work of ``run_limited``; gives None once the workers have been started."""
     waiting = iter(enumerate(jobs))
     with ExitStack() as stack:
@@ -122,10 +122,10 @@ def _answers(
                 yield index, answer
 
 
-def refusal(scan_id: str, error: ScanError) -> str:
-    """Return the reason as a sentence that begins with the scan; what a lost worker leaves behind does not."""
+def refusal(scan_id: str, error: ScanError, *, costs: str = REFUSED) -> str:
+    """Return the reason as sentences that begin with the scan; for a lost worker also what it ``costs``."""
     reason = str(error)
-    return reason if reason.startswith(scan_id) else f"{scan_id}: {reason}"
+    return reason if reason.startswith(scan_id) else f"{scan_id}: {reason} {costs}"
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,14 @@ def _start(worker: _Worker[Job, Result], waiting: Iterator[tuple[int, Job]], sec
 
 def _answer(worker: _Worker[Job, Result], seconds: float) -> Result | Exception | _Lost:
     if not worker.pipe.poll():
-        return _Lost(f"took more than {seconds:.0f} seconds. Scan refused; other scans continue.")
+        return _Lost(f"took more than {seconds:.0f} seconds.")
     try:
         answer: Result | Exception = worker.pipe.recv()
     except (EOFError, OSError):  # OSError: it died while it answered
         worker.process.join(10)
         code = worker.process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return _Lost(f"the decoder process ended by {how}. Scan refused; other scans continue.")
+        return _Lost(f"the decoder process ended by {how}.")
     return answer
 
 
@@ -192,7 +192,10 @@ def _serve(function: Callable[[Job], Result], pipe: Connection, memory_bytes: in
             try:
                 answer: object = function(job)
             except MemoryError:
-                answer = ScanError(f"needs more than {memory_bytes / 2**30:.1f} GB of memory. Scan refused.")
+                answer = ScanError(
+                    f"needs more than the {memory_bytes / 2**30:.0f} GiB of memory that reading a scan may take: far "
+                    "larger than a chest CT, or damaged. Look at its files, or give fewer slices."
+                )
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, who raises it
                 answer = error
             pipe.send(answer)

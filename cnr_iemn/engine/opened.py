@@ -34,6 +34,8 @@ def check_pixels(ensemble: Ensemble) -> None:
     if ensemble.store != ensemble.pixels.fingerprint():
         raise RunError(
             f"The networks of study {ensemble.study} learnt from slices as another version of the program prepares "
-            "them (another lung mask, for one): what was found of their answers does not hold for the slices that this "
-            "version makes. Train and aggregate the study again, or answer with the version that trained it."
+            f"them (another lung mask, for one; {ensemble.store}, this version: {ensemble.pixels.fingerprint()}): what "
+            "was found of their answers does not hold for the slices that this version makes. Train and aggregate the "
+            "study again (for a bundle, export it too, or get one that this version wrote), or answer with the version "
+            "that trained it."
         )

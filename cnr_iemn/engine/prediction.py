@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,24 +72,27 @@ class ScanSlices:
         return len(self.z_mm)
 
 
+@contextmanager
 def prepared_scans(
     found: list[tuple[str, Path]], pixels: PixelSettings, failures: dict[str, str], *, numbered: bool = False
-) -> Iterator[tuple[str, PreparedScan]]:
-    """Start reading; give id and pixels of each scan that can be answered, the next one being read meanwhile.
+) -> Iterator[Iterator[tuple[str, PreparedScan]]]:
+    """Read in another process from here to the block's end: id and pixels of each scan that can be answered.
 
-    Refusals are put in ``failures``, by id. ``numbered``: see ``find_slices``.
+    The next one is read meanwhile. Refusals are put in ``failures``, by id. ``numbered``: see ``find_slices``.
     """
-    answers = run_limited(partial(prepare_new, pixels, numbered), found, workers=1)
+    with closing(run_limited(partial(prepare_new, pixels, numbered), found, workers=1)) as answers:
+        yield _told_apart(answers, found, failures)
 
-    def read() -> Iterator[tuple[str, PreparedScan]]:
-        for index, answer in answers:
-            scan_id = found[index][0]
-            if isinstance(answer, ScanError):
-                failures[scan_id] = refusal(scan_id, answer)
-            else:
-                yield scan_id, answer
 
-    return read()
+def _told_apart(
+    answers: Iterable[tuple[int, PreparedScan | ScanError]], found: list[tuple[str, Path]], failures: dict[str, str]
+) -> Iterator[tuple[str, PreparedScan]]:
+    for index, answer in answers:
+        scan_id = found[index][0]
+        if isinstance(answer, ScanError):
+            failures[scan_id] = refusal(scan_id, answer)
+        else:
+            yield scan_id, answer
 
 
 class EnsembleNetworks:

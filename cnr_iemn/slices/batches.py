@@ -12,7 +12,7 @@ SMALLEST_PART = 2
 class EpochShuffle(Sampler[int]):
     """A new order in every epoch, known from seed and epoch alone; yields epoch * n + item.
 
-    The trainer calls ``set_epoch`` before each epoch.
+    The trainer calls ``set_epoch`` before each epoch, but makes its first iterator earlier (see SliceDataModule).
     """
 
     def __init__(self, n: int, *, seed: int) -> None:

@@ -72,7 +72,7 @@ def test_a_mass_with_a_neck_stays_lung_above_it():
 
 
 @pytest.mark.parametrize("seed", [100, 200])
-def test_a_phantoms_lungs_hold_no_diaphragm(seed):
+def test_a_phantoms_lungs_hold_less_than_half_of_the_diaphragm_that_the_border_rule_has(seed):
     scan = make_scan(seed, "Normal", rows=256, n_slices=(60, 90))
 
     def thick_excess(method):

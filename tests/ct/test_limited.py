@@ -55,7 +55,7 @@ def test_lost_workers_cost_their_job_only(workers):
     assert "ended by signal 11" in str(answers[1])
     assert "ended by exit code 3" in str(answers[3])
     assert str(answers[4]) == "P012: refused"
-    assert "needs more than 4.0 GB of memory" in str(answers[6])
+    assert "needs more than the 4 GiB of memory" in str(answers[6])
     assert all(isinstance(answers[k], ScanError) for k in (1, 3, 4, 6))
 
 
@@ -66,7 +66,9 @@ def test_what_the_callers_program_takes_is_not_counted(tmp_path):
     script.write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["536870912", "needs more than 1.0 GB of memory. Scan refused."], done.stderr
+    taken, refused = done.stdout.splitlines()
+    assert taken == "536870912", done.stdout + done.stderr
+    assert refused.startswith("needs more than the 1 GiB of memory")
 
 
 def test_a_job_that_hangs_is_ended():
@@ -88,13 +90,23 @@ def test_a_worker_without_a_further_job_is_gone_when_its_answer_is_used():
         assert len(set(multiprocessing.active_children()) - before) == 1 - index
 
 
+def test_work_begins_at_once_and_ends_with_whoever_asked_for_it():
+    before = set(multiprocessing.active_children())
+    answers = run_limited(work, ["hang"], workers=1)
+    assert len(set(multiprocessing.active_children()) - before) == 1
+    answers.close()
+    assert not set(multiprocessing.active_children()) - before
+
+
 def test_no_jobs_start_nothing():
     assert list(run_limited(work, [], workers=2)) == []
 
 
 def test_refusals_begin_with_the_scan():
     assert refusal("P012", ScanError("P012/x.dcm: cut")) == "P012/x.dcm: cut"
-    assert refusal("P012", ScanError("took more than 3 seconds")) == "P012: took more than 3 seconds"
+    lost = ScanError("took more than 3 seconds.")
+    assert refusal("P012", lost) == "P012: took more than 3 seconds. Scan refused; other scans continue."
+    assert refusal("P012", lost, costs="No DICOM.") == "P012: took more than 3 seconds. No DICOM."
 
 
 class EndsWorkers:

@@ -205,6 +205,14 @@ def test_a_file_that_was_put_there_is_refused_before_anything_is_loaded(
     open_bundle(bundle[0])
 
 
+def test_a_bundle_of_slices_that_are_prepared_otherwise_is_refused(
+    bundle: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnr_iemn.cohort.store.PIXEL_VERSION", 0)
+    with pytest.raises(RunError, match=r"another version of the program.*get one that this version wrote"):
+        open_bundle(bundle[0])
+
+
 def test_a_bundle_that_points_at_a_checkpoint_is_refused(bundle: tuple[Path, Path], tmp_path: Path) -> None:
     """A forger can write checksums; torch.load is out of reach all the same."""
     shutil.copytree(bundle[0], tmp_path / "forged", ignore=shutil.ignore_patterns("onnx"))

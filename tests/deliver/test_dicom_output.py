@@ -19,6 +19,7 @@ from pydicom.encaps import generate_frames
 from cnr_iemn.ct import read_scan
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.permissions import Permissions
+from cnr_iemn.registry import N_GROUPS
 from tests.deliver.dicom_scans import dciodvfy_errors, edited, phantoms
 from tests.pipeline import MODELS, ROOT
 from tests.planted import found_in, leaks
@@ -65,7 +66,8 @@ def delivered(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Del
     with zipfile.ZipFile(sources / "packed.zip", "w") as archive:
         for path in (folder / "packed").iterdir():
             archive.write(path, f"packed/{path.name}")
-    gap = next(folder for folder in phantoms(tiny_study, with_uids=True) if len(list(folder.iterdir())) == 21)
+    # a slice is taken from it, and 20 are needed; the series becomes another than the same scan's above
+    gap = next(folder for folder in phantoms(tiny_study, with_uids=True) if len(list(folder.iterdir())) > N_GROUPS)
     gap = edited(gap, sources / "gap", lambda image, _: setattr(image, "SeriesInstanceUID", "1.2.840.99.1"))
     sorted(gap.iterdir(), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])[9].unlink()
     # in a process of its own: what the processes that it starts say is heard too, and every warning

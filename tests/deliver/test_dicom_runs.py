@@ -30,35 +30,16 @@ def test_a_fault_costs_a_scan_its_dicom_files_not_its_answer(
     words += [f"output={out}", "gpus=0", "pages=false", *DICOM]
     assert entry_point("predict")(words) == 0
     assert len(list((out / "dicom" / "P1").iterdir())) == 2
+    (first,) = json.loads((out / "predictions.json").read_text())["scans"]
     monkeypatch.setattr("cnr_iemn.deliver.dicom.output.structured_report", fails)
     assert entry_point("predict")(words) == 1
     (answer,) = json.loads((out / "predictions.json").read_text())["scans"]
     assert answer["dicom"]["refused"].startswith("P1: the program failed on it (TypeError in test_dicom_runs.py")
+    assert answer["dicom"]["refused"].endswith("the answer itself is in predictions.json. Please report this fault.")
+    assert answer["probabilities"] == first["probabilities"]
     assert not (out / "dicom" / "P1").exists()
     assert not leaks(out, (SECRET,))
     assert SECRET not in "".join(capfd.readouterr())
-
-
-def test_dicom_is_refused_before_any_work_unless_it_may_identify(
-    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["input=/nowhere", f"runs={tiny_study / 'runs'}", "study=tiny", f"output={tmp_path / 'out'}"]
-    for wrong, said in (
-        (["dicom=true"], "Add identify=true"),
-        (["identify=true"], "identify=true is of DICOM output alone"),
-        (["segmentation=true"], "segmentation=true is of DICOM output alone"),
-    ):
-        assert entry_point("predict")([*words, *wrong]) == 2
-        assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_the_extra_the_message_names_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("cnr_iemn.settings.prediction_checks.find_spec", lambda _: None)
-    assert entry_point("predict")(["input=/nowhere", *DICOM]) == 2
-    assert "pip install 'cnr-iemn[dicom]'" in capsys.readouterr().err
 
 
 def test_a_real_scan_in_a_study_of_patients(tiny_study: Path, tmp_path: Path, sample_root: Path) -> None:

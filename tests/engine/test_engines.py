@@ -134,7 +134,8 @@ def test_predict_names_the_engine_and_refuses_an_unknown_one(
         written[engine] = json.loads((tmp_path / engine / "predictions.json").read_text(encoding="utf-8"))
         assert written[engine]["engine"] == engine
     ours, torchs = (slice_probabilities(each["scans"][0]) for each in written.values())
-    np.testing.assert_allclose(ours, torchs, atol=4e-2)  # both in bf16; their class is a tossed coin
+    assert np.ptp(torchs, axis=0).max() > 4e-2
+    np.testing.assert_allclose(ours, torchs, atol=2e-2)  # both in bf16; their class is a tossed coin
     capsys.readouterr()
     assert entry_point("predict")([*words, "engine=tensorflow", f"output={tmp_path / 'none'}"]) == 2
     assert "engine=tensorflow" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from cnr_iemn.ct.prepare import PreparedScan
 from cnr_iemn.deliver.dicom.capture import key_picture, secondary_capture, shown_slice
 from cnr_iemn.deliver.dicom.lung_segmentation import lung_segmentation
 from cnr_iemn.deliver.dicom.software import Software
-from cnr_iemn.deliver.dicom.source import DicomSource, SourceJob, read_source
+from cnr_iemn.deliver.dicom.source import NO_DICOM, DicomSource, SourceJob, read_source
 from cnr_iemn.deliver.dicom.structured_report import structured_report
 from cnr_iemn.deliver.key_slices import KeySlice
 from cnr_iemn.deliver.scan_page import KeyEvidence, page_name
@@ -91,7 +91,7 @@ class DicomOutput:
                     raise source
                 names = self._write(waiting, source)
             except ScanError as error:
-                waiting.answer["dicom"] = _told([], refusal(scan, error))
+                waiting.answer["dicom"] = _told([], refusal(scan, error, costs=NO_DICOM))
             else:
                 waiting.answer["dicom"] = _told(names, None)
         return [answer["dicom"]["refused"] for answer in self._answers if answer["dicom"]["refused"]]
@@ -107,7 +107,7 @@ class DicomOutput:
                 "the headers, or leave dicom=true out; the answer itself is in predictions.json."
             ) from error
         except Exception as error:  # noqa: BLE001 - the answers to this scan and to all others are still to be written
-            raise fault(answer["scan"], error) from None
+            raise fault(answer["scan"], error, costs=NO_DICOM) from None
         folder = self._folder / Path(page_name(answer["scan"])).stem
         write_folder_atomic(folder, files)
         return [f"{FOLDER}/{folder.name}/{name}" for name in files]

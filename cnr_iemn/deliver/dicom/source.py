@@ -29,6 +29,9 @@ from cnr_iemn.ct.reader import read_dicom, source_digest
 from cnr_iemn.errors import CnrIemnError, ScanError, fault
 from cnr_iemn.permissions import Permissions
 
+NO_DICOM = "No DICOM was written; the answer itself is in predictions.json."
+"""What a scan's DICOM files are lost by costs."""
+
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _OF_ALL = (  # of patient and study: the same in all images of a series, and what new objects of that study repeat
     "PatientID",
@@ -117,7 +120,7 @@ def read_source(job: SourceJob, *, allowed: Permissions, lungs: str | None) -> D
     except (CnrIemnError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - the answers to this scan and to all others are still to be written
-        raise fault(job.scan_id, error) from None
+        raise fault(job.scan_id, error, costs=NO_DICOM) from None
 
 
 def _read(job: SourceJob, allowed: Permissions, lungs: str | None) -> DicomSource:
