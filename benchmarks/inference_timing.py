@@ -34,8 +34,8 @@ Scans = Iterable[tuple[str, PreparedScan]]
 class Timed:
     """Seconds of one way on all scans. ``whole``: folders to answers; ``alone``: the networks on prepared slices.
 
-    ``first``, ``first_alone``: of the first scan, which is read while no network runs; ``first_ms_a_slice``: the latter for
-    each slice. ``page``: of one scan. Only of predict.py's fastest, 0 for others: ``alone`` and ``page``. ``gib``: peak
+    ``first``, ``first_alone``: of the first scan, read while no network runs; ``first_ms_a_slice``: the latter for each
+    slice. ``page``: of one scan. Only of predict.py's fastest, 0 for others: ``alone`` and ``page``. ``gib``: peak
     memory, the reading process included.
     """
 
