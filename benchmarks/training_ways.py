@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.input import CLASSES, Slices, transforms
+from cnr_iemn.engine.distributed import loader_workers
 from cnr_iemn.engine.hardware import Hardware
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.training import fit
@@ -88,7 +89,8 @@ def training_data(task: Task) -> SliceDataset:
 
 def module_of(data: SliceDataset, task: Task) -> SliceDataModule:
     """Return train.py's data module."""
-    return SliceDataModule(data, None, batch_size=task.batch, workers=task.hardware.loader_workers, seed=0)
+    workers, for_gpu = loader_workers(task.hardware), task.hardware.on_gpu
+    return SliceDataModule(data, None, batch_size=task.batch, workers=workers, seed=0, for_gpu=for_gpu)
 
 
 def bare_loop(turns: Turns, task: Task, *, compiled: bool = False) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cnr_iemn.engine.checkpoints import LastCheckpoint
-
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("resnext50", "densenet161")
 
@@ -44,6 +42,8 @@ def entry_point(name: str) -> Callable[[list[str]], int]:
 
 def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have train.py end as by Ctrl-C once the next epoch is written."""
+    from cnr_iemn.engine.checkpoints import LastCheckpoint  # torch, which the processes of other tests need not load
+
     plain = LastCheckpoint.on_train_epoch_end
 
     def stopped(self: LastCheckpoint, *args: object) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from cnr_iemn.engine.checkpoints import resumable
 from cnr_iemn.errors import RunError
 from cnr_iemn.files import exclusive
 from cnr_iemn.patients.predictions import read_predictions
+from cnr_iemn.slices.datamodule import SliceDataset
 from tests.pipeline import ROOT, TINY, entry_point, measured_rows
 
 EPOCHS = 3
@@ -174,10 +176,13 @@ def test_two_processes_do_not_train_one_run(undisturbed: Path, capfd: pytest.Cap
     assert not run_folder(undisturbed, "taken").exists()
 
 
+@pytest.mark.parametrize("said", [None, "FIND was unable to find an engine to execute this computation"])
 def test_memory_that_does_not_hold_a_batch_names_what_to_lower(
-    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    said: str | None, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def too_large(*_: object) -> None:
+        if said is not None:
+            raise RuntimeError(said)  # cuDNN's, on a GPU
         torch.empty(2**60, dtype=torch.uint8)  # the allocator's own error
 
     monkeypatch.setattr("cnr_iemn.slices.classifier.focal_loss", lambda *_, **__: too_large())
@@ -186,6 +191,17 @@ def test_memory_that_does_not_hold_a_batch_names_what_to_lower(
         "Raise trainer.accumulate, now 1: the same batch in more parts. Or lower trainer.batch_size, now 24, or"
         in capfd.readouterr().err
     )
+
+
+def test_a_lost_loading_process_is_told_with_what_helps(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SliceDataset, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGBUS))
+    assert entry_point("train")([*words(undisturbed, "lost"), "trainer.workers=1"]) == 2
+    said = capfd.readouterr().err
+    assert "A process that loads data was lost (DataLoader worker" in said
+    assert "lower trainer.workers, now 1" in said
+    assert "Traceback" not in said
 
 
 def test_cut_and_changed_checkpoints_are_set_aside(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ grey takes a byte a pixel, the mask a bit. The fingerprint covers every setting 
 Labels and splits never enter the store. source.json tells of the files that a scan was made from.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -135,7 +136,15 @@ class SliceStore:
 
     def _array(self, scan_id: str, name: str, columns: int) -> NDArray[np.uint8]:
         scan, path = self.scan(scan_id), self.root / scan_id / name
-        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise StoreError(
+                f"{path} cannot be opened: this process may have no more files open, and needs two for each scan. "
+                "Raise the limit (ulimit -n 65536; beyond the hard limit, whoever runs the machine can)."
+            ) from error
         if array.shape != (scan.n_slices, scan.size, columns) or array.dtype != np.uint8:
             raise StoreError(
                 f"{path} holds {array.dtype} {array.shape}, scan.json says uint8 "

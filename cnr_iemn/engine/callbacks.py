@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -147,8 +148,9 @@ class EndsEarly(EarlyStopping):
 class AveragedWeights(WeightAveraging):
     """Exponential moving average of weights and running statistics after each step (Polyak and Juditsky 1992).
 
-    Validation and checkpoints have the average; what is trained goes on beside it.
+    Validation and checkpoints have the average; what is trained goes on beside it. ``device``: of the training, which
+    Lightning's own default is not: it makes the average before the network is moved there.
     """
 
-    def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    def __init__(self, decay: float, device: torch.device) -> None:
+        super().__init__(device=device, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]

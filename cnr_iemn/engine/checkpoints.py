@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
@@ -36,34 +37,23 @@ class LastCheckpoint(Checkpoint):
         os.replace(new, last)
 
 
-class RandomState(Callback):
-    """Lets each epoch but the first begin with the random numbers that its checkpoint holds.
+class EpochSeed(Callback):
+    """Seeds torch's random numbers for each epoch anew, from the run's seed, the epoch and the process.
 
-    So dropout draws the same in a run that was interrupted. The order of the slices and their augmentation are known
-    from seed and epoch alone; nothing else draws.
+    So dropout draws the same in a run that was interrupted, and another mask in each process. The order of the slices
+    and their augmentation have numbers of their own; nothing else draws.
     """
 
-    def __init__(self) -> None:
-        self._saved: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the generators' states as they are, and keep them for the next epoch of this process."""
-        self._saved = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-        return self._saved
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the states of a checkpoint."""
-        self._saved = state_dict
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the generators before an epoch's first batch; making a loader's iterator has drawn from them by then."""
-        if self._saved is None or batch_idx > 0:
-            return
-        torch.set_rng_state(self._saved["cpu"].cpu())
-        if len(self._saved["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._saved["cuda"]])
+        """Seed before an epoch's first batch; making a loader's iterator has drawn by then."""
+        if batch_idx == 0:
+            words = [self._seed, trainer.current_epoch, trainer.global_rank]
+            torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
 
 
 def resumable(folder: Path) -> Path | None:

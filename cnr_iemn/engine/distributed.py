@@ -64,6 +64,18 @@ def started_elsewhere(hardware: Hardware) -> bool:
     return found
 
 
+def loader_workers(hardware: Hardware) -> int:
+    """Return how many processes load data for each GPU; on a CPU they would take the cores from the network.
+
+    Processes of one machine share its cores, unless srun has given each its own.
+    """
+    if not hardware.on_gpu:
+        return 0
+    bound = started_elsewhere(hardware) and not TorchElasticEnvironment.detect()
+    cores = usable_cores() if bound else usable_cores() // (hardware.processes // hardware.nodes)
+    return max(1, min(8, cores - 1))
+
+
 @contextmanager
 def other_processes(
     take_part: Callable[[TrainSettings], None], settings: TrainSettings, hardware: Hardware
@@ -154,8 +166,7 @@ def _end_with(children: list[BaseProcess], over: threading.Event, ending: thread
 
 def trainer_arguments(hardware: Hardware) -> dict[str, Any]:
     """Return the arguments of Lightning's Trainer that say on what and in how many processes it runs."""
-    on_gpu = hardware.device.type == "cuda"
-    common = {"accelerator": "gpu" if on_gpu else "cpu", "devices": hardware.processes // hardware.nodes}
+    common = {"accelerator": "gpu" if hardware.on_gpu else "cpu", "devices": hardware.processes // hardware.nodes}
     environment: ClusterEnvironment = LightningEnvironment()
     if hardware.processes == 1:
         # named, or within a job of SLURM Lightning would requeue it by itself, beside submitit
@@ -163,7 +174,7 @@ def trainer_arguments(hardware: Hardware) -> dict[str, Any]:
     if started_elsewhere(hardware):
         elastic = TorchElasticEnvironment.detect()
         environment = TorchElasticEnvironment() if elastic else SLURMEnvironment(auto_requeue=False)
-    if not on_gpu:
+    if not hardware.on_gpu:
         torch.set_num_threads(max(1, usable_cores() // (hardware.processes // hardware.nodes)))
     return {
         **common,
@@ -171,7 +182,7 @@ def trainer_arguments(hardware: Hardware) -> dict[str, Any]:
         # buffers: see SameBuffers; to send them before each batch would have validation hang on uneven shares
         "strategy": DDPStrategy(broadcast_buffers=False, cluster_environment=environment),
         "use_distributed_sampler": False,  # SharedBatches shares exactly
-        "sync_batchnorm": on_gpu,  # torch has it for GPUs alone
+        "sync_batchnorm": hardware.on_gpu,  # torch has it for GPUs alone
     }
 
 

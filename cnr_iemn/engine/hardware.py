@@ -28,9 +28,9 @@ class Hardware:
         return f"{name}, precision {self.precision}{several}{nodes}"
 
     @property
-    def loader_workers(self) -> int:
-        """Processes that load data beside a GPU; on a CPU they would take the cores from the network."""
-        return 0 if self.device.type == "cpu" else max(1, min(8, usable_cores() - 1))
+    def on_gpu(self) -> bool:
+        """Whether a GPU computes."""
+        return self.device.type == "cuda"
 
 
 def choose_hardware(gpus: int | None, precision: str = "auto", *, nodes: int = 1, cpu_processes: int = 1) -> Hardware:
@@ -54,6 +54,8 @@ def choose_hardware(gpus: int | None, precision: str = "auto", *, nodes: int = 1
         )
     if precision == "auto":
         precision = "bf16" if _computes_bf16(device) else "32"
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32: else convolutions round to 10 binary digits
     each = cpu_processes if device.type == "cpu" else gpus or 1
     return Hardware(device, precision, processes=each * nodes, nodes=nodes)
 
@@ -79,6 +81,16 @@ def deterministic(wanted: bool) -> Iterator[None]:
         os.environ.pop(_CUBLAS)
         if workspace is not None:
             os.environ[_CUBLAS] = workspace
+
+
+@contextmanager
+def fastest_convolutions(wanted: bool) -> Iterator[None]:
+    """Have a GPU's algorithms tried out, or not; which is fastest, and rounds how, may differ from run to run."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _computes_bf16(device: torch.device) -> bool:

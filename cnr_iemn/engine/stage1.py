@@ -17,7 +17,7 @@ from cnr_iemn.cohort.cohort import Cohort
 from cnr_iemn.cohort.splits import split_csv, split_sha256
 from cnr_iemn.cohort.store import SliceStore
 from cnr_iemn.engine import assemble
-from cnr_iemn.engine.distributed import Share, other_processes
+from cnr_iemn.engine.distributed import Share, loader_workers, other_processes
 from cnr_iemn.engine.hardware import Hardware, choose_hardware, deterministic
 from cnr_iemn.engine.loggers import log_outcome, run_loggers
 from cnr_iemn.engine.progress import show_progress
@@ -154,6 +154,7 @@ def _fit(
         workers=_workers(settings, parts.hardware),
         seed=settings.seed,
         parts=settings.trainer.accumulate,
+        for_gpu=parts.hardware.on_gpu,
     )
     fitted = fit(
         _classifier(settings, parts.network, parts.cohort.classes),
@@ -195,7 +196,8 @@ def _predict_cohort(settings: TrainSettings, fitted: FittedRun, parts: Parts) ->
     dataset = SliceDataset(parts.store, table, image_size=settings.model.image_size)
     share = Share.mine()
     mine = Subset(dataset, share.rows(len(dataset)))
-    loader = plain_loader(mine, settings.trainer.batch_size, _workers(settings, parts.hardware))
+    workers, for_gpu = _workers(settings, parts.hardware), parts.hardware.on_gpu
+    loader = plain_loader(mine, settings.trainer.batch_size, workers, for_gpu=for_gpu)
     batches: Iterable[dict[str, Tensor]] = loader
     if share.rank == 0:  # the first process talks
         batches = show_progress(loader, len(mine), doing="Predicting", unit="slices", size=lambda b: len(b["label"]))
@@ -252,4 +254,4 @@ def _classifier(settings: TrainSettings, network: SliceNetwork, classes: tuple[s
 
 
 def _workers(settings: TrainSettings, hardware: Hardware) -> int:
-    return hardware.loader_workers if settings.trainer.workers is None else settings.trainer.workers
+    return loader_workers(hardware) if settings.trainer.workers is None else settings.trainer.workers

@@ -15,9 +15,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from cnr_iemn.engine.callbacks import AveragedWeights, EndsEarly, EpochTable, FiniteLoss
-from cnr_iemn.engine.checkpoints import LastCheckpoint, RandomState, resumable
+from cnr_iemn.engine.checkpoints import EpochSeed, LastCheckpoint, resumable
 from cnr_iemn.engine.distributed import SameBuffers, first_process, trainer_arguments
-from cnr_iemn.engine.hardware import Hardware, deterministic
+from cnr_iemn.engine.hardware import Hardware, deterministic, fastest_convolutions
 from cnr_iemn.engine.progress import TrainingBar
 from cnr_iemn.engine.runs import RunFolder
 from cnr_iemn.engine.scores import EpochScores, StepScalars
@@ -30,6 +30,9 @@ from cnr_iemn.slices.network import SliceNetwork
 
 MONITORED = "val/slice_accuracy"
 _STEPS_BETWEEN_SCALARS = 10
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "unable to find an engine")
+"""What torch says where memory is too small and it raises no error of its own: on the CPU, in cuBLAS, in cuDNN."""
+_LOST_LOADER = "DataLoader worker"
 SWEPT = "val/slice_balanced_accuracy"
 """What a sweep maximises: most slices are healthy, and plain accuracy rewards whoever calls all of them so."""
 
@@ -74,7 +77,7 @@ def fit(
     # Lightning's lines on devices and its advertisements; its warnings still come through
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    callbacks = [EpochScores(classes), *_callbacks(data, run, settings, table, best, watch)]
+    callbacks = [EpochScores(classes), *_callbacks(data, run, settings, hardware, table, best, watch)]
     if loggers:
         callbacks.append(StepScalars(every=_STEPS_BETWEEN_SCALARS))
     if interactive:
@@ -85,8 +88,6 @@ def fit(
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,
-        # a GPU's fastest convolutions are tried out, unless the same ones have to be taken again
-        benchmark=hardware.device.type == "cuda" and not settings.deterministic,
         logger=loggers or False,
         callbacks=callbacks,
         default_root_dir=run.path,
@@ -95,7 +96,7 @@ def fit(
         num_sanity_val_steps=0,
     )
     classifier.network.to(memory_format=torch.channels_last)
-    with deterministic(settings.deterministic):
+    with deterministic(settings.deterministic), fastest_convolutions(hardware.on_gpu and not settings.deterministic):
         _fit_or_interrupt(trainer, classifier, data, run)
     return _outcome(classifier, data, run, settings, table, best)
 
@@ -139,15 +140,16 @@ def _callbacks(
     data: SliceDataModule,
     run: RunFolder,
     settings: TrainerSettings,
+    hardware: Hardware,
     table: EpochTable,
     best: ModelCheckpoint,
     watch: Callback | None,
 ) -> list[Callback]:
-    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, RandomState()]
+    callbacks: list[Callback] = [FiniteLoss(data.training.table), table, EpochSeed(data.seed)]
     if watch is not None:
         callbacks.append(watch)
     if settings.ema is not None:
-        callbacks.append(AveragedWeights(settings.ema))
+        callbacks.append(AveragedWeights(settings.ema, hardware.device))
     callbacks.append(SameBuffers())  # after the averages have taken their place
     if data.validation is not None:
         callbacks.append(best)
@@ -202,12 +204,27 @@ def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: Sl
             raise KeyboardInterrupt from error
         raise
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        reason = _reason(error, data)
+        if reason is None:
             raise
-        raise TrainingError(
-            f"The memory does not hold a batch ({str(error).splitlines()[0][:200]}). Raise trainer.accumulate, now "
-            f"{data.parts}: the same batch in more parts. Or lower trainer.batch_size, now {data.batch_size}, or "
-            f"model.image_size, now {data.training.image_size}."
-        ) from error
+        raise TrainingError(reason) from error
     finally:
         signal.signal(signal.SIGINT, cast(signal.Handlers, handler))
+
+
+def _reason(error: Exception, data: SliceDataModule) -> str | None:
+    """Return why the training cannot go on and what to do, None where the error is a fault of the program."""
+    said = (str(error).splitlines() or [""])[0][:200]
+    if _LOST_LOADER in str(error):
+        return (
+            f"A process that loads data was lost ({said}). Most often the shared memory for its batches is too small, "
+            "as in a container by default: give it more (docker's --shm-size), or lower trainer.workers, now "
+            f"{data.workers}; 0 loads without."
+        )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        return (
+            f"The memory does not hold a batch ({said}). Raise trainer.accumulate, now {data.parts}: the same batch in "
+            f"more parts. Or lower trainer.batch_size, now {data.batch_size}, or model.image_size, now "
+            f"{data.training.image_size}."
+        )
+    return None

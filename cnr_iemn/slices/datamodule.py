@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict, cast
 
+import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -15,12 +16,14 @@ from cnr_iemn.cohort.parts import part_of_slices
 from cnr_iemn.cohort.store import read_slices
 from cnr_iemn.ct.window import three_channels
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.files import allow_open_files
 from cnr_iemn.registry import N_REGIONS
 from cnr_iemn.slices.augmentation import AugmentationSettings, apply_warp, draw_warp, plain_warp
 from cnr_iemn.slices.balancing import TrainingItems, copy_rng
 from cnr_iemn.slices.batches import EpochShuffle, SharedBatches
 from cnr_iemn.slices.network import position_inputs
 
+_OPEN_FILES = 4  # of a scan: grey and mask, which stay mapped, of training or validation and of the prediction after it
 UNLABELLED = -1
 """Class index of a slice that no reader labelled."""
 
@@ -118,6 +121,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         self.augmentation = augmentation
         self.redraw = redraw
         self.seed = seed
+        allow_open_files(_OPEN_FILES * len(table.scan_ids))
         self._opened: dict[int, tuple[NDArray[np.uint8], SliceMasks]] = {}
 
     def __len__(self) -> int:
@@ -157,7 +161,7 @@ class SliceDataModule(pl.LightningDataModule):
     """Loaders of the training items and of the labelled validation slices.
 
     ``batch_size``: slices that one step of the optimizer sees, over all processes and their ``parts`` (see
-    SharedBatches).
+    SharedBatches). ``for_gpu``: whether batches are put where a GPU copies them fastest.
     """
 
     def __init__(
@@ -169,6 +173,7 @@ class SliceDataModule(pl.LightningDataModule):
         workers: int,
         seed: int,
         parts: int = 1,
+        for_gpu: bool = False,
     ) -> None:
         super().__init__()
         self.training = training
@@ -177,6 +182,7 @@ class SliceDataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.parts = parts
+        self.for_gpu = for_gpu
         self._first_epoch = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -198,7 +204,8 @@ class SliceDataModule(pl.LightningDataModule):
             batch_sampler=batches,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.for_gpu,
+            worker_init_fn=_on_one_core,
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | Sequence[DataLoader[dict[str, Tensor]]]:
@@ -209,12 +216,20 @@ class SliceDataModule(pl.LightningDataModule):
         share = (
             self.validation if processes == 1 else Subset(self.validation, range(len(self.validation))[rank::processes])
         )
-        return plain_loader(share, max(1, self.batch_size // processes), self.workers)
+        return plain_loader(share, max(1, self.batch_size // processes), self.workers, for_gpu=self.for_gpu)
 
     def _share(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
-def plain_loader(dataset: Dataset[dict[str, Tensor]], batch_size: int, workers: int) -> DataLoader[dict[str, Tensor]]:
-    """Return a loader that shows each slice once, in order."""
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers, pin_memory=torch.cuda.is_available())
+def plain_loader(
+    dataset: Dataset[dict[str, Tensor]], batch_size: int, workers: int, *, for_gpu: bool = False
+) -> DataLoader[dict[str, Tensor]]:
+    """Return a loader that shows each slice once, in order. ``for_gpu``: from where a GPU copies fastest."""
+    loading = {"num_workers": workers, "pin_memory": for_gpu, "worker_init_fn": _on_one_core}
+    return DataLoader(dataset, batch_size=batch_size, **loading)  # type: ignore[arg-type]  # of several types
+
+
+def _on_one_core(worker: int) -> None:
+    """Have OpenCV start no threads: there is a worker for each core. 0, since 1 waits for threads no fork copies."""
+    cv2.setNumThreads(0)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
+from cnr_iemn.deliver.gradcam import ensemble_maps
+from cnr_iemn.engine.hardware import choose_hardware
+from cnr_iemn.engine.new_input import prepare_new
+from cnr_iemn.engine.opened import open_study
+from cnr_iemn.engine.prediction import EnsembleNetworks
 from cnr_iemn.patients.predictions import read_predictions
 from cnr_iemn.registry import BACKBONES
 from tests.pipeline import QUICK, ROOT, TINY, entry_point, stop_after_an_epoch
@@ -70,7 +76,10 @@ def test_a_deterministic_run_goes_on_to_the_same_bits(
 def test_averages_clipping_and_parts_of_a_batch_train_there_too(folder: Path) -> None:
     options = [ONE_EPOCH, "trainer.ema=0.9", "trainer.clip=0.5", "trainer.accumulate=2", "tag=options"]
     assert entry_point("train")([*words(folder), "model=resnext50", "trainer.gpus=1", *options]) == 0
-    assert np.isfinite(measured(folder, "resnext50", "options")["train/loss"]).all()
+    assert np.isfinite(measured(folder, "resnext50", "options")).all(axis=None)
+    kept = torch.load(folder / "runs/gpu/resnext50/options/checkpoints/last.ckpt", weights_only=True)
+    name = "network.class_head.weight"
+    assert not torch.equal(kept["state_dict"][name], kept["current_model_state"][name])  # the average, and what trains
 
 
 def test_torchrun_starts_a_process_for_the_gpu(folder: Path) -> None:
@@ -105,6 +114,24 @@ def test_a_new_scan_is_answered_as_on_the_cpu_with_pages_and_from_a_bundle(folde
     assert off < np.ptp(told["cpu"]["p_Normal"]) / 2  # as far as another slice is
     pd.testing.assert_frame_equal(told["gpu"], told["bundle"], check_exact=True)
     assert list((folder / "gpu").glob("*.html"))
+
+
+def test_float32_and_grad_cam_are_those_of_the_cpu(folder: Path) -> None:
+    (scan,) = folder.glob("cache/phantom-*/Normal subjects/normal001")
+    opened = open_study(folder / "runs", "gpu", "all")
+    exact = tuple(replace(member, precision="32") for member in opened.ensemble.members)
+    prepared = prepare_new(opened.ensemble.pixels, False, ("normal001", scan))
+    said, seen = [], []
+    for gpus in (1, 0):
+        networks = EnsembleNetworks(
+            opened.folder, replace(opened.ensemble, members=exact), choose_hardware(gpus, "32"), batch_size=16
+        )
+        said.append(np.stack(list(networks.slices("normal001", prepared).networks.values())))
+        seen.append(ensemble_maps(networks, prepared, [5, 12], target=0, side=75))
+    np.testing.assert_allclose(*said, atol=1e-4)
+    assert np.ptp(said[0], axis=1).max() > 1e-3
+    assert seen[0].max() > 0
+    np.testing.assert_allclose(*seen, atol=0.02)
 
 
 def test_a_batch_that_the_gpu_does_not_hold_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,11 @@ def test_a_gpu_is_taken_where_there_is_one_unless_the_cpu_is_asked_for(monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert choose_hardware(0).device.type == "cpu"
+    assert torch.backends.cudnn.allow_tf32
     assert choose_hardware(None).device.type == "cuda"
+    assert not torch.backends.cudnn.allow_tf32
     assert choose_hardware(1).precision == "bf16"
     assert choose_hardware(0).device.type == "cpu"
     assert (choose_hardware(None).processes, choose_hardware(2).processes) == (1, 2)

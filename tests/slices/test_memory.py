@@ -18,7 +18,7 @@ PIXELS = SIZE * SIZE * SLICES
 READS = """
 import sys
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
+from resource import RLIMIT_NOFILE, RUSAGE_SELF, getrlimit, getrusage, setrlimit
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from cnr_iemn.slices.augmentation import AugmentationSettings
 from cnr_iemn.slices.balancing import balance
 from cnr_iemn.slices.datamodule import SliceDataModule, SliceDataset, SliceTable
 
+setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]))  # as on macOS; 300 scans have 600 files
 store = SliceStore(Path(sys.argv[1]), PixelSettings())
 counts = {f"scan{k}": 60 for k in range(int(sys.argv[2]))}
 table = SliceTable.of(counts, {scan: np.arange(60) % 3 for scan in counts})
