@@ -65,7 +65,7 @@ def main(settings: AggregateSettings) -> float:
     if settings.ablations:
         from cnr_iemn.engine.ablations import ablate  # torch only here
 
-        ablate(root / settings.study, ensemble, store, results)
+        ablate(root / settings.study, ensemble, store, results, gpus=settings.gpus)
     folder = root / settings.study / "ensembles" / name
     write_results(folder, results)
     learnt = training_facts(store, joined.training_labels, ensemble.classes)

@@ -48,6 +48,14 @@ class JobError(CnrIemnError):
     """A job of a multirun failed, or all of them; the message is the reason as text, whatever was raised."""
 
 
+def own_words(error: CnrIemnError) -> str:
+    """Return an error's message; torch puts that of a process which loads data at the end of its traceback."""
+    text = str(error)
+    if not text.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+        return text
+    return text.rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2].strip()
+
+
 REFUSED = "Scan refused; other scans continue."
 
 

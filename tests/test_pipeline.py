@@ -247,7 +247,7 @@ def test_labelled_scans_are_scored_and_a_study_compared(
     ("words", "expected"),
     [
         (["trainer.max_epochs=2"], "trainer.max_epochs was 1, now 2"),
-        (["trainer.gpus=99"], "trainer.gpus=99 was asked for, but torch finds"),
+        (["trainer.gpus=99"], "gpus=99 was asked for, but torch finds"),
         (["data.split.seed=7", "tag=other"], "All runs of a study share one split"),
         (["data.reader=covid_ct_md", "data.root=/nowhere"], "data.root=/nowhere is not a folder"),
         (["data.labelled_normals=0", "study=fresh"], "No slice-labelled training scan of class Normal"),

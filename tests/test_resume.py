@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from cnr_iemn.engine.checkpoints import resumable
-from cnr_iemn.errors import RunError
+from cnr_iemn.errors import RunError, StoreError
 from cnr_iemn.files import exclusive
 from cnr_iemn.patients.predictions import read_predictions
 from cnr_iemn.slices.datamodule import SliceDataset
@@ -201,6 +201,19 @@ def test_a_lost_loading_process_is_told_with_what_helps(
     said = capfd.readouterr().err
     assert "A process that loads data was lost (DataLoader worker" in said
     assert "lower trainer.workers, now 1" in said
+    assert "Traceback" not in said
+
+
+def test_an_error_in_a_loading_process_is_told_in_its_own_words(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(*_: object) -> None:
+        raise StoreError("grey.npy is cut.\nDelete it.")
+
+    monkeypatch.setattr(SliceDataset, "__getitem__", damaged)
+    assert entry_point("train")([*words(undisturbed, "damaged"), "trainer.workers=1"]) == 2
+    said = capfd.readouterr().err
+    assert "Error: grey.npy is cut.\nDelete it.\n" in said
     assert "Traceback" not in said
 
 

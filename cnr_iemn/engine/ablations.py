@@ -34,15 +34,17 @@ Found = dict[str, dict[str, tuple[ScanArray, ...]]]
 """By alteration the ``SliceSets`` of the scans."""
 
 
-def ablate(study: Path, ensemble: Ensemble, store: SliceStore, results: Results, *, seed: int = 0) -> None:
+def ablate(
+    study: Path, ensemble: Ensemble, store: SliceStore, results: Results, *, gpus: int | None = None, seed: int = 0
+) -> None:
     """Run the ensemble's networks again and put ``ablations`` into the metrics of ``results``, and its seconds.
 
     ``study``: folder of the study. ``results``: of ``assemble_results`` for this ensemble; its ``slices`` are what the
-    networks said when they were trained. ``seed``: of the permutations. Raises RunError where a checkpoint is not the
-    ensemble's, or the networks no longer say what was saved.
+    networks said when they were trained. ``gpus``: as ``choose_hardware`` takes it. ``seed``: of the permutations.
+    Raises RunError where a checkpoint is not the ensemble's, or the networks no longer say what was saved.
     """
     started = time.perf_counter()
-    networks = EnsembleNetworks(study, ensemble, choose_hardware(None), batch_size=64)
+    networks = EnsembleNetworks(study, ensemble, choose_hardware(gpus), batch_size=64)
     held_out = results.patients[results.patients["split"] == VALIDATION]
     found = altered_slices(networks, store, held_out.index.tolist(), seed=seed)
     agreement = 1 - _share_changed(found[UNALTERED], results.slices)

@@ -43,7 +43,7 @@ def choose_hardware(gpus: int | None, precision: str = "auto", *, nodes: int = 1
     if gpus is not None and gpus > available:
         reason = "torch finds no usable CUDA GPU" if available == 0 else f"torch finds {available} CUDA GPU(s)"
         raise ConfigurationError(
-            f"trainer.gpus={gpus} was asked for, but {reason} on this machine. Give gpus=0 to compute on the CPU, "
+            f"gpus={gpus} was asked for, but {reason} on this machine. Give gpus=0 to compute on the CPU, "
             "gpus=null to take what the machine has, or check the driver with nvidia-smi."
         )
     device = torch.device("cuda" if available and gpus != 0 else "cpu")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import BOOSTER, METHODS
 from cnr_iemn.settings.schema import AggregateSettings
-from cnr_iemn.settings.values import at_least, check_logger, folder_name, one_of, paths_of
+from cnr_iemn.settings.values import at_least, check_logger, folder_name, one_gpu, one_of, paths_of
 
 
 def check_aggregate(settings: AggregateSettings) -> None:
@@ -22,6 +22,7 @@ def check_aggregate(settings: AggregateSettings) -> None:
             "aggregate.py has tables and drawings, for which TensorBoard has no place, and no checkpoint. Give "
             "logger=wandb, or leave logger out: report.html holds everything."
         )
+    one_gpu(settings.gpus)
     _check_methods(settings)
     one_of("booster.features", settings.booster.features, ("paper", "out_of_fold"))
     if settings.refits != 0:

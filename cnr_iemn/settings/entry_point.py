@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from cnr_iemn.errors import CnrIemnError, ConfigurationError, JobError, PartialFailureError
+from cnr_iemn.errors import CnrIemnError, ConfigurationError, JobError, PartialFailureError, own_words
 from cnr_iemn.settings.keys import setting_keys
 from cnr_iemn.settings.render import checked_settings
 
@@ -155,7 +155,7 @@ def _hydra_command_line(name: str, arguments: list[str]) -> Iterator[None]:
 def _explain(error: Exception, schema: type) -> str:
     """Turn Hydra's or OmegaConf's error into what was given, why it cannot work and what to do."""
     if isinstance(error, CnrIemnError):
-        return str(error)
+        return own_words(error)
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         quoted = value.strip("'\"").replace('"', '\\"')

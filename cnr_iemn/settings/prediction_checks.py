@@ -5,14 +5,13 @@ from importlib.util import find_spec
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.registry import ENGINES
 from cnr_iemn.settings.prediction_schema import PredictSettings
-from cnr_iemn.settings.values import one_of
+from cnr_iemn.settings.values import one_gpu, one_of
 
 
 def check_predict(settings: PredictSettings) -> None:
     """Check the settings of predict.py that no other entry point has. Raises ConfigurationError."""
     one_of("engine", settings.engine, ENGINES)
-    if (settings.gpus or 0) > 1:
-        raise ConfigurationError(f"gpus={settings.gpus}: prediction takes one GPU. Give gpus=1, or null.")
+    one_gpu(settings.gpus)
     _check_dicom(settings)
     if settings.bundle is not None:
         _check_bundle(settings)

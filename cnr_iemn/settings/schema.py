@@ -233,7 +233,8 @@ class AggregateSettings:
     other seeds. ``evaluate``: predictions of predict.py, a file or a list, scored by the ensemble as it is;
     ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
     ``compare_on``: the validation scans, or a set that both have scored.
-    ``ablations``: whether the networks answer again for the validation scans, parts of their input taken away.
+    ``ablations``: whether the networks answer again for the validation scans, parts of their input taken away;
+    ``gpus``: on what, null = a GPU where there is one, 0 = CPU, 1 = a GPU.
     """
 
     study: str = "default"
@@ -254,6 +255,7 @@ class AggregateSettings:
     compare: str | None = None
     compare_on: str = "validation"
     ablations: bool = False
+    gpus: int | None = None
     tag: str = "seed0"
     runs: str = "runs"
     booster: BoosterSettings = field(default_factory=BoosterSettings)

@@ -12,6 +12,12 @@ def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
         raise ConfigurationError(f"{key}={value} is not known. Choose one of: {', '.join(allowed)}.")
 
 
+def one_gpu(gpus: int | None) -> None:
+    """Check that at most one GPU is asked for. Raises ConfigurationError."""
+    if gpus is not None and gpus not in (0, 1):
+        raise ConfigurationError(f"gpus={gpus}: networks answer on one GPU. Give gpus=1, 0 for the CPU, or null.")
+
+
 def at_least(key: str, value: int, minimum: int) -> None:
     """Check that a number is large enough."""
     if value < minimum:

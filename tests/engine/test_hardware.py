@@ -9,7 +9,7 @@ from cnr_iemn.errors import ConfigurationError
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigurationError, match=r"trainer\.gpus=1 was asked for, but torch finds no usable CUDA GPU"):
+    with pytest.raises(ConfigurationError, match=r"gpus=1 was asked for, but torch finds no usable CUDA GPU"):
         choose_hardware(1)
     assert choose_hardware(None).device.type == "cpu"
     assert choose_hardware(0).device.type == "cpu"

@@ -153,3 +153,12 @@ def test_the_schema_of_the_augmentation_is_that_of_the_code() -> None:
 def test_ensembles(ensemble: object, models: tuple[str, ...], name: str) -> None:
     assert ensemble_models(ensemble) == models
     assert ensemble_name(ensemble) == name
+
+
+@pytest.mark.parametrize(("name", "words"), [("aggregate", []), ("predict", ["input=x"])])
+def test_networks_answer_on_one_gpu(name: str, words: list[str]) -> None:
+    for gpus, allowed in (("null", None), ("0", 0), ("1", 1)):
+        assert compose(name, *words, f"gpus={gpus}").gpus == allowed
+    for gpus in ("2", "-1"):
+        with pytest.raises(ConfigurationError, match=f"gpus={gpus}: networks answer on one GPU"):
+            compose(name, *words, f"gpus={gpus}")
