@@ -1,5 +1,6 @@
 """Memory does not grow with the cohort, nor with the epochs: the store is mapped, and what was read is let go."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from numpy.lib.format import open_memmap
 
 from cnr_iemn.cohort.store import PixelSettings, SliceStore, StoredScan, read_slices
+from cnr_iemn.errors import StoreError
 
 SIZE, SLICES = 224, 60
 PIXELS = SIZE * SIZE * SLICES
@@ -71,6 +73,15 @@ def test_ten_times_the_scans_take_no_more_memory(store: SliceStore) -> None:
     assert many[2] < 1.2 * few[2]
     assert many[2] - few[2] < 0.1 * 270 * PIXELS  # of what the further scans hold
     assert many[1] < 1.02 * many[0]
+
+
+def test_no_more_open_files_is_told_with_what_helps(store: SliceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(StoreError, match=r"grey\.npy cannot be opened: this process may have no more files.*ulimit -n"):
+        store.grey("scan0")
 
 
 def test_a_slice_is_a_copy_and_the_scan_can_be_read_again(store: SliceStore, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from cnr_iemn.errors import CnrIemnError, ScanError, fault
 from cnr_iemn.permissions import Permissions
 
 NO_DICOM = "No DICOM was written; the answer itself is in predictions.json."
-"""What a scan's DICOM files are lost by costs."""
+"""How a refusal ends that costs a scan its DICOM files and nothing else."""
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _OF_ALL = (  # of patient and study: the same in all images of a series, and what new objects of that study repeat
