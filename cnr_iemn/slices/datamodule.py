@@ -1,8 +1,9 @@
 """From the slice store to batches: what one epoch shows, and every slice of every scan for prediction."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, cast
+from typing import Any, Protocol, TypedDict, cast
 
 import cv2
 import numpy as np
@@ -202,10 +203,8 @@ class SliceDataModule(pl.LightningDataModule):
         return DataLoader(
             self.training,
             batch_sampler=batches,
-            num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=self.for_gpu,
-            worker_init_fn=_on_one_core,
+            **_loading(self.workers, for_gpu=self.for_gpu),
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | Sequence[DataLoader[dict[str, Tensor]]]:
@@ -226,8 +225,20 @@ def plain_loader(
     dataset: Dataset[dict[str, Tensor]], batch_size: int, workers: int, *, for_gpu: bool = False
 ) -> DataLoader[dict[str, Tensor]]:
     """Return a loader that shows each slice once, in order. ``for_gpu``: from where a GPU copies fastest."""
-    loading = {"num_workers": workers, "pin_memory": for_gpu, "worker_init_fn": _on_one_core}
-    return DataLoader(dataset, batch_size=batch_size, **loading)  # type: ignore[arg-type]  # of several types
+    return DataLoader(dataset, batch_size=batch_size, **_loading(workers, for_gpu=for_gpu))
+
+
+def _loading(workers: int, *, for_gpu: bool) -> dict[str, Any]:
+    """Return the arguments of a loader that say how it loads."""
+    # named, since a process of several that train one run would start its loaders as it was started: one after the
+    # other, each importing torch anew
+    start = "fork" if workers and sys.platform == "linux" else None
+    return {
+        "num_workers": workers,
+        "pin_memory": for_gpu,
+        "worker_init_fn": _on_one_core,
+        "multiprocessing_context": start,
+    }
 
 
 def _on_one_core(worker: int) -> None:

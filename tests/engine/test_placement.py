@@ -1,5 +1,7 @@
 """Where a run computes and what it takes there, as far as a machine without a GPU can show it."""
 
+import sys
+from multiprocessing import get_start_method, set_start_method
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,7 +18,7 @@ from cnr_iemn.engine.callbacks import AveragedWeights
 from cnr_iemn.engine.checkpoints import EpochSeed
 from cnr_iemn.engine.distributed import loader_workers
 from cnr_iemn.engine.hardware import Hardware, fastest_convolutions
-from cnr_iemn.slices.datamodule import plain_loader
+from cnr_iemn.slices.datamodule import SliceDataModule, plain_loader
 
 GPU = torch.device("cuda")
 
@@ -40,6 +42,20 @@ def test_opencv_has_one_thread_in_a_loading_process() -> None:
     finally:
         cv2.setNumThreads(before)
     assert int(batch["threads"].max()) <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are not forked")
+def test_loaders_fork_also_in_a_process_that_was_spawned() -> None:
+    data = Threads()
+    data.nothing_that_can_be_sent = lambda: None  # type: ignore[attr-defined]
+    module = SliceDataModule(cast(Any, data), None, batch_size=2, workers=1, seed=0)
+    before = get_start_method()
+    set_start_method("spawn", force=True)
+    try:
+        for loader in (plain_loader(data, 2, workers=1), module.train_dataloader()):
+            assert len(list(loader)) == 1
+    finally:
+        set_start_method(before, force=True)
 
 
 def test_averaged_weights_lie_where_the_network_is_trained() -> None:
