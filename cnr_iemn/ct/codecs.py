@@ -14,10 +14,10 @@ from pydicom.pixels import get_decoder
 
 from cnr_iemn.ct.deflated import inflate
 from cnr_iemn.ct.elements import PARSE_ERRORS
-from cnr_iemn.ct.headers import PixelFormat
 from cnr_iemn.ct.jpeg_lossless import wrong_length
+from cnr_iemn.ct.pixel_format import PixelFormat
 from cnr_iemn.ct.rescale import padding_beyond_bits
-from cnr_iemn.ct.streams import DAMAGED, stream_shape, zero_filled
+from cnr_iemn.ct.streams import DAMAGED, only_fragment, stream_shape, zero_filled
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -82,8 +82,12 @@ def frames_of(data: bytes, pixels: PixelFormat, name: str) -> list[bytes]:
 
     ``pixels`` must have passed ``check_format``.
     """
-    encoded = _pixel_data(data, pixels, name)
     count = pixels.frames or 1
+    if count == 1 and pixels.offset and pixels.transfer_syntax in _CODESTREAMS:
+        only = only_fragment(data, pixels.offset)
+        if only:
+            return [only]
+    encoded = _pixel_data(data, pixels, name)
     if pixels.transfer_syntax in _NATIVE:
         size = (pixels.rows or 0) * (pixels.columns or 0) * (pixels.bits_allocated or 0) // 8
         needed = size * count
@@ -109,8 +113,10 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat, name: str, allowed: Permi
     )
     if stored.shape != (pixels.rows, pixels.columns):
         raise ScanError(f"{name}: header says {pixels.rows}x{pixels.columns}, decoded {stored.shape}. {_BAD_COPY}")
-    stored = _within_bits(stored, pixels, name)
     low, high = int(stored.min()), int(stored.max())
+    if pixels.signed or stored.dtype.kind != "u" or high >> (pixels.bits_stored or 16):
+        stored = _within_bits(stored, pixels, name)
+        low, high = int(stored.min()), int(stored.max())
     if low == high:
         raise ScanError(f"{name}: every pixel is {low}: damaged pixel data. {_BAD_COPY}")
     if not allowed.allow_range_mismatch:
@@ -214,8 +220,6 @@ def _within_bits(stored: NDArray[np.integer], pixels: PixelFormat, name: str) ->
     """
     bits, allocated = pixels.bits_stored or 16, pixels.bits_allocated or 16
     mask = (1 << bits) - 1
-    if not pixels.signed and stored.dtype.kind == "u" and stored.max() <= mask:
-        return stored
     wide = stored.astype(np.int32)
     value = wide & mask
     if pixels.signed:

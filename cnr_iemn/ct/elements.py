@@ -5,10 +5,11 @@ import struct
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement, convert_raw_data_element
+from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
@@ -31,25 +32,58 @@ PARSE_ERRORS = (
 )
 
 
+CHARACTER_SET = 0x00080005
+
+
+class RawValue(NamedTuple):
+    """A value as it is in the file. ``vr``: None where the file does not say; ``little``: endian."""
+
+    vr: str | None
+    value: bytes | None
+    implicit: bool = False
+    little: bool = True
+
+
 class Elements:
-    """The elements of a dataset by keyword. The slices of a scan share most values: each is converted once.
+    """The elements of a header by keyword. The slices of a scan share most values: each is converted once.
 
     pydicom converts an element at each look-up in a file's dataset, and looks for its tag and VR anew.
+    ``encodings``: of texts; ``converted``: values of further elements, by tag.
     """
 
-    def __init__(self, ds: Dataset) -> None:
-        self._elements = {int(tag): element for tag, element in ds.items()}
+    def __init__(
+        self, raw: dict[int, RawValue], encodings: tuple[str, ...], converted: dict[int, object] | None = None
+    ) -> None:
+        self._raw = raw
+        self._encodings = encodings
+        self._values = converted or {}
+
+    @classmethod
+    def of(cls, ds: Dataset) -> "Elements":
+        """Return what pydicom has read."""
+        raw, values = {}, {}
+        for tag, element in ds.items():
+            if isinstance(element, RawDataElement):
+                raw[int(tag)] = RawValue(element.VR, element.value, element.is_implicit_VR, element.is_little_endian)
+            else:
+                values[int(tag)] = element.value
         encodings = ds.original_character_set
-        self._encodings = (encodings,) if isinstance(encodings, str) else tuple(encodings)
+        return cls(raw, (encodings,) if isinstance(encodings, str) else tuple(encodings), values)
+
+    @classmethod
+    def explicit(cls, raw: dict[int, RawValue]) -> "Elements":
+        """Return what was read of a file with explicit VR, little endian."""
+        told = raw.get(CHARACTER_SET)
+        return cls(raw, _encodings(told) if told else (default_encoding,))
 
     def get(self, keyword: str) -> object:
         """Return an element's value, None where it is missing. Raises what pydicom raises on a damaged one."""
-        element = self._elements.get(_tag(keyword))
-        if not isinstance(element, RawDataElement):
-            return None if element is None else element.value
-        convert = _converted_once if element.length <= _MAX_KEPT_BYTES else _converted
-        form = element.is_implicit_VR, element.is_little_endian, self._encodings
-        return convert(int(element.tag), element.VR, element.value, *form)
+        tag = _tag(keyword)
+        raw = self._raw.get(tag)
+        if raw is None:
+            return self._values.get(tag)
+        convert = _converted_once if len(raw.value or b"") <= _MAX_KEPT_BYTES else _converted
+        return convert(tag, raw, self._encodings)
 
 
 @lru_cache(maxsize=256)
@@ -60,11 +94,16 @@ def _tag(keyword: str) -> int:
     return int(tag)
 
 
-def _converted(
-    tag: int, vr: str | None, value: bytes | None, implicit: bool, little: bool, encodings: tuple[str, ...]
-) -> object:
-    raw = RawDataElement(Tag(tag), vr, len(value or b""), value, 0, implicit, little)
-    return convert_raw_data_element(raw, encoding=list(encodings)).value
+@lru_cache(maxsize=256)
+def _encodings(told: RawValue) -> tuple[str, ...]:
+    """Return the Python names of a Specific Character Set (0008,0005)."""
+    return tuple(convert_encodings(_converted(CHARACTER_SET, told, (default_encoding,))))
+
+
+def _converted(tag: int, raw: RawValue, encodings: tuple[str, ...]) -> object:
+    value = raw.value or cast(bytes | None, empty_value_for_VR(raw.vr, raw=True))
+    element = RawDataElement(Tag(tag), raw.vr, len(value or b""), value, 0, raw.implicit, raw.little)
+    return convert_raw_data_element(element, encoding=list(encodings)).value
 
 
 _MAX_KEPT_BYTES = 256

@@ -1,5 +1,6 @@
 """One DICOM file's header as plain, checked values. No pixel is read."""
 
+import os
 from dataclasses import dataclass, replace
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, AllTransferSyntaxes, CTImageStorage, DeflatedExplicitVRLittleEndian
 
 from cnr_iemn.ct.acquisition import ACQUISITION_KEYWORDS, Acquisition, slice_acquisition
 from cnr_iemn.ct.deflated import GROUP_LENGTH, MAX_FILE_BYTES, read_deflated
-from cnr_iemn.ct.elements import PARSE_ERRORS, Elements, integer, numbers, pixel_value, texts
+from cnr_iemn.ct.elements import CHARACTER_SET, PARSE_ERRORS, Elements, integer, numbers, texts
 from cnr_iemn.ct.frames import FRAME_TAGS, flat_frames
+from cnr_iemn.ct.pixel_format import Encoding, PixelFormat, pixel_format
+from cnr_iemn.ct.usual import usual_header
 from cnr_iemn.errors import ScanError
 
 ENHANCED_CT = ("EnhancedCTImageStorage", "LegacyConvertedEnhancedCTImageStorage")
@@ -70,6 +73,13 @@ _KEYWORDS = [
     *FRAME_TAGS,
 ]
 _TAGS: list[int | str] = [Tag(keyword) for keyword in _KEYWORDS]
+_WANTED = {int(tag) for tag in _TAGS} | {CHARACTER_SET}
+_FIRST_BYTES = 2**14  # hold the usual header
+_USUAL_SYNTAXES = {
+    str(syntax)
+    for syntax in AllTransferSyntaxes
+    if not syntax.is_implicit_VR and syntax.is_little_endian and not syntax.is_deflated
+}
 
 
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
@@ -78,37 +88,6 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 
 class UnreadableFileError(ScanError):
     """The file is empty, no DICOM, or its header is damaged."""
-
-
-@dataclass(frozen=True)
-class PixelFormat:
-    """How a file stores its pixels; None where the header does not say.
-
-    ``smallest``, ``largest``: the file's own statement of its stored range (0028,0106/0107). ``padding``: stored value
-    outside the field of view (0028,0120), up to ``padding_limit`` (0028,0121). ``offset``: bytes before Pixel Data in
-    the file, None where the file is deflated. ``enhanced``: of a multi-frame class. ``explicit``: the VR is;
-    ``big_endian``: the byte order.
-    """
-
-    transfer_syntax: str
-    offset: int | None
-    enhanced: bool
-    explicit: bool
-    big_endian: bool
-    rows: int | None
-    columns: int | None
-    samples: int | None
-    photometric: str
-    frames: int | None
-    bits_allocated: int | None
-    bits_stored: int | None
-    high_bit: int | None
-    signed: bool
-    smallest: int | None
-    largest: int | None
-    padding: int | None
-    padding_limit: int | None
-    lossy: bool
 
 
 @dataclass(frozen=True)
@@ -150,76 +129,105 @@ def read_headers(path: Path, name: str) -> list[SliceHeader]:
     try:
         # UIDs of anonymised sets are often no legal UIDs: no reason to warn, nothing here depends on their form
         with _Bounded(path) as file, pydicom.config.disable_value_validation():
-            start = file.read(144)
-            if start[128:132] != b"DICM":
-                if start[:2] in _FIRST_GROUPS:
-                    raise UnreadableFileError(
-                        f"{name}: begins like a DICOM dataset, but without the preamble and file meta information that "
-                        "say how to read it. Export the scan again as DICOM files."
-                    )
-                raise UnreadableFileError(f"{name}: not a DICOM file (empty, cut or of another kind).")
-            size = path.stat().st_size
-            if size > MAX_FRAMES_BYTES:
-                raise ScanError(f"{name}: {size:,} bytes, more than any CT file. Remove it from the folder.")
-            told = start[132:140] == GROUP_LENGTH
-            meta_bytes = int.from_bytes(start[140:144], "little") if told else 0  # of (0002,xxxx)
-            if DeflatedExplicitVRLittleEndian.encode() in file.read(min(max(meta_bytes, 1024), MAX_META_BYTES)):
-                return _headers(read_deflated(path, name, _TAGS), None, path=path, name=name)
-            if meta_bytes > MAX_META_BYTES:
-                raise UnreadableFileError(f"{name}: {meta_bytes:,} bytes of file meta information make no sense.")
-            file.seek(0)
-            return _headers(*_parsed(file, size), path=path, name=name)
+            if file.bytes <= MAX_FILE_BYTES:
+                usual = _usual(file.read(_FIRST_BYTES), path, name)
+                if usual is not None:
+                    return [usual]
+                file.seek(0)
+            return _any_headers(file, path, name)
     except PARSE_ERRORS as error:
         raise UnreadableFileError(f"{name}: the DICOM header is damaged ({type(error).__name__}).") from error
     except OSError as error:
         raise ScanError(f"{name}: cannot be opened ({error.strerror}). Check the disk and the permissions.") from error
 
 
-def _parsed(file: BufferedReader, size: int) -> tuple[Dataset, int]:
+def _usual(head: bytes, path: Path, name: str) -> SliceHeader | None:
+    """Return the header of the usual slice, None where the file is another one."""
+    found = usual_header(head, _WANTED)
+    if found is None:
+        return None
+    syntax, elements = str(Elements.explicit(found.meta).get("TransferSyntaxUID")), Elements.explicit(found.elements)
+    if syntax not in _USUAL_SYNTAXES or elements.get("SOPClassUID") != CTImageStorage:
+        return None
+    return _header(Encoding(syntax, True, False), elements, "CTImageStorage", path, name, found.offset)
+
+
+def _any_headers(file: "_Bounded", path: Path, name: str) -> list[SliceHeader]:
+    """Return the headers of any file, with pydicom."""
+    start = file.read(144)
+    if start[128:132] != b"DICM":
+        if start[:2] in _FIRST_GROUPS:
+            raise UnreadableFileError(
+                f"{name}: begins like a DICOM dataset, but without the preamble and file meta information that say how "
+                "to read it. Export the scan again as DICOM files."
+            )
+        raise UnreadableFileError(f"{name}: not a DICOM file (empty, cut or of another kind).")
+    if file.bytes > MAX_FRAMES_BYTES:
+        raise ScanError(f"{name}: {file.bytes:,} bytes, more than any CT file. Remove it from the folder.")
+    told = start[132:140] == GROUP_LENGTH
+    meta_bytes = int.from_bytes(start[140:144], "little") if told else 0  # of (0002,xxxx)
+    if DeflatedExplicitVRLittleEndian.encode() in file.read(min(max(meta_bytes, 1024), MAX_META_BYTES)):
+        return _headers(read_deflated(path, name, _TAGS), None, path=path, name=name)
+    if meta_bytes > MAX_META_BYTES:
+        raise UnreadableFileError(f"{name}: {meta_bytes:,} bytes of file meta information make no sense.")
+    file.seek(0)
+    return _headers(*_parsed(file), path=path, name=name)
+
+
+def _parsed(file: "_Bounded") -> tuple[Dataset, int]:
     """Return the header and where the pixels begin. It is parsed in memory, which is faster, unless it is very long."""
     head = BytesIO(file.read(_HEAD_BYTES))
     try:
         dataset = pydicom.dcmread(head, stop_before_pixels=True, specific_tags=_TAGS)
     except PARSE_ERRORS:
-        if size <= _HEAD_BYTES:
+        if file.bytes <= _HEAD_BYTES:
             raise
     else:
-        if size <= _HEAD_BYTES or head.tell() + _LEAST_REST < _HEAD_BYTES:
+        if file.bytes <= _HEAD_BYTES or head.tell() + _LEAST_REST < _HEAD_BYTES:
             return dataset, head.tell()
     file.seek(0)
     return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS), file.tell()
 
 
 class _Bounded(BufferedReader):
-    """A file of which never more is asked than it has: an element with a damaged length would reserve gigabytes."""
+    """A file of which never more is asked than it has: an element with a damaged length would reserve gigabytes.
+
+    ``bytes``: its size.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(FileIO(path))
-        self._bytes = path.stat().st_size
+        file = FileIO(path)
+        super().__init__(file)
+        self.bytes = os.fstat(file.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(min(size, self._bytes) if size else size)
+        return super().read(min(size, self.bytes) if size else size)
 
 
 def _headers(ds: Dataset, offset: int | None, *, path: Path, name: str) -> list[SliceHeader]:
     sop_class = UID(str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")).keyword
     if sop_class == "CTImageStorage" and path.stat().st_size > MAX_FILE_BYTES:
         raise ScanError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, too large for one slice. Scan refused.")
+    implicit, little = ds.original_encoding
+    encoding = Encoding(str(ds.file_meta.get("TransferSyntaxUID") or ""), not implicit, not little)
     if sop_class not in ENHANCED_CT:
-        return [_header(ds, sop_class, path, name, offset)]
+        return [_header(encoding, Elements.of(ds), sop_class, path, name, offset)]
     frames = flat_frames(ds, name)
     return [
-        replace(_header(frame, sop_class, path, f"{name} frame {index + 1}", offset), frame=index)
+        replace(
+            _header(encoding, Elements.of(frame), sop_class, path, f"{name} frame {index + 1}", offset), frame=index
+        )
         for index, frame in enumerate(frames)
     ]
 
 
-def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | None) -> SliceHeader:
-    elements = Elements(ds)
+def _header(
+    encoding: Encoding, elements: Elements, sop_class: str, path: Path, name: str, offset: int | None
+) -> SliceHeader:
     spacing = numbers(elements, "PixelSpacing", 2, most=_MOST_SPACING_MM)
     slope, intercept = numbers(elements, "RescaleSlope", 1), numbers(elements, "RescaleIntercept", 1)
     instance, location = numbers(elements, "InstanceNumber", 1), numbers(elements, "SliceLocation", 1)
-    pixels = _pixel_format(ds, elements, sop_class, offset)
+    pixels = pixel_format(encoding, elements, enhanced=sop_class in ENHANCED_CT, offset=offset)
     return SliceHeader(
         path=path,
         frame=0,
@@ -247,30 +255,4 @@ def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | No
             enhanced=pixels.enhanced,
         ),
         pixels=pixels,
-    )
-
-
-def _pixel_format(ds: Dataset, elements: Elements, sop_class: str, offset: int | None) -> PixelFormat:
-    implicit, little = ds.original_encoding
-    signed = elements.get("PixelRepresentation") == 1
-    return PixelFormat(
-        transfer_syntax=str(ds.file_meta.get("TransferSyntaxUID") or ""),
-        offset=offset,
-        enhanced=sop_class in ENHANCED_CT,
-        explicit=not implicit,
-        big_endian=not little,
-        rows=integer(elements, "Rows"),
-        columns=integer(elements, "Columns"),
-        samples=integer(elements, "SamplesPerPixel"),
-        photometric=str(elements.get("PhotometricInterpretation") or ""),
-        frames=integer(elements, "NumberOfFrames"),
-        bits_allocated=integer(elements, "BitsAllocated"),
-        bits_stored=integer(elements, "BitsStored"),
-        high_bit=integer(elements, "HighBit"),
-        signed=signed,
-        smallest=pixel_value(elements, "SmallestImagePixelValue", signed),
-        largest=pixel_value(elements, "LargestImagePixelValue", signed),
-        padding=pixel_value(elements, "PixelPaddingValue", signed),
-        padding_limit=pixel_value(elements, "PixelPaddingRangeLimit", signed),
-        lossy=elements.get("LossyImageCompression") == "01",
     )

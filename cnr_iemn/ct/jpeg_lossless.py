@@ -121,12 +121,12 @@ def _bits(code_lengths: bytes) -> NDArray[np.uint8]:
 
 def _differences(pixels: NDArray[np.uint16], scan: _Scan) -> NDArray[np.uint16]:
     """Return pixel minus prediction modulo 2**16, [rows, columns] (ITU-T T.81, H.1.2.1)."""
-    result = np.empty_like(pixels)
-    result[:1, :1] = pixels[:1, :1] - np.uint16(1 << (scan.precision - scan.shift - 1))
-    np.subtract(pixels[:1, 1:], pixels[:1, :-1], out=result[:1, 1:])
+    result = np.empty(pixels.shape, np.uint16)
+    flat = pixels.reshape(-1)
+    np.subtract(flat[1:], flat[:-1], out=result.reshape(-1)[1:])  # the first row is right, the others where they are
     np.subtract(pixels[1:, :1], pixels[:-1, :1], out=result[1:, :1])
+    result[:1, :1] = pixels[:1, :1] - np.uint16(1 << (scan.precision - scan.shift - 1))
     if scan.predictor == 1:
-        np.subtract(pixels[1:, 1:], pixels[1:, :-1], out=result[1:, 1:])
         return result
     wide = pixels.astype(np.int32)
     left, above, corner = wide[1:, :-1], wide[:-1, 1:], wide[:-1, :-1]

@@ -74,9 +74,7 @@ def prepare_volume(volume: Volume, *, size: int, lungs: str, window: tuple[float
     view = lung_square(found.mask) if crop == "lungs" else (slice(None), slice(None))
     for index, image in enumerate(volume.hu[:, *view]):
         grey[index] = resize_square(window_to_uint8(image, low=low, high=high), size, fill=air)
-        inside = found.mask[index][view].view(np.uint8)
-        if inside.any():
-            mask[index] = resize_mask(inside, size)
+        mask[index] = resize_mask(found.mask[index][view].view(np.uint8), size)
     return PreparedScan(
         grey,
         mask,

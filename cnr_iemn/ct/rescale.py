@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.headers import PixelFormat, SliceHeader
+from cnr_iemn.ct.headers import SliceHeader
+from cnr_iemn.ct.pixel_format import PixelFormat
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
@@ -103,13 +104,13 @@ def to_hu(stored: NDArray[np.integer], header: SliceHeader, out: NDArray[np.int1
 
 def _add_intercept(stored: NDArray[np.integer], intercept: int, header: SliceHeader, out: NDArray[np.int16]) -> bool:
     """Add without leaving 16 bits where the values allow it and nothing lies below air, as in the usual file."""
-    low, high = int(stored.min()), int(stored.max())
-    limits = np.iinfo(np.int16)
-    if header.pixels.padding is not None or low + intercept < AIR_HU:
+    if header.pixels.padding is not None or stored.dtype.itemsize != 2 or not stored.dtype.isnative:
         return False
-    if stored.dtype.itemsize != 2 or not stored.dtype.isnative:
-        return False
-    if high > limits.max or not limits.min <= intercept <= limits.max - high:
+    bits, limits = header.pixels.bits_stored or 16, np.iinfo(np.int16)
+    low, high = 0, (1 << bits) - 1  # whatever they are
+    if header.pixels.signed or low + intercept < AIR_HU or high + max(intercept, 0) > limits.max:
+        low, high = int(stored.min()), int(stored.max())
+    if low + intercept < AIR_HU or high > limits.max or not limits.min <= intercept <= limits.max - high:
         return False
     np.add(stored.view(np.int16), np.int16(intercept), out=out)
     return True
@@ -120,10 +121,15 @@ def check_plausible(hu: NDArray[np.int16], padded: int, scan: str) -> None:
 
     ``padded``: voxels outside the field of view, which say nothing.
     """
-    air = sum(int(np.count_nonzero(image <= _AIR)) for image in hu) - padded
-    soft = sum(cv2.countNonZero(cv2.inRange(image, *_SOFT_TISSUE)) for image in hu)
-    for name, count in (("air near -1000 HU", air), ("soft tissue near 0 HU", soft)):
-        if count < _LEAST_SHARE * hu.size:
+    least = _LEAST_SHARE * hu.size
+    air = soft = 0
+    for image in hu:
+        air += int(np.count_nonzero(image <= _AIR))
+        soft += cv2.countNonZero(cv2.inRange(image, *_SOFT_TISSUE))
+        if min(air - padded, soft) >= least:
+            return
+    for name, count in (("air near -1000 HU", air - padded), ("soft tissue near 0 HU", soft)):
+        if count < least:
             raise ScanError(
                 f"{scan}: values {int(hu.min())}..{int(hu.max())}, no {name}: inverted or not in HU. Scan refused; "
                 "export it again with its rescaling, or set ingest.assume_hu=true if these are HU all the same."

@@ -8,6 +8,8 @@ DAMAGED = "damaged pixel data. Scan refused; copy it again, or set ingest.allow_
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
 _JPEG_2000 = b"\xff\x4f\xff\x51"
 _MOST_ZEROS = 128
+_ENCAPSULATED = {b"\xe0\x7f\x10\x00" + vr + b"\0\0\xff\xff\xff\xff" for vr in (b"OB", b"OW")}
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0" + bytes(4)
 _MOST_SEGMENTS = 2**17  # a file made to take time has millions
 
 
@@ -47,3 +49,21 @@ def jpeg_segments(stream: bytes) -> Iterator[tuple[int, int]]:
             continue
         yield stream[at + 1], at
         at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+
+
+def only_fragment(data: bytes, offset: int) -> bytes | None:
+    """Return the compressed image of a file that holds one, in one piece, and ends with it; None where it does not.
+
+    ``data``: the file; ``offset``: of Pixel Data, in explicit VR, little endian. All else is pydicom's to read.
+    """
+    start = offset + 12
+    offsets = int.from_bytes(data[start + 4 : start + 8], "little")  # the length of the table that comes first
+    item = start + 8 + offsets
+    length = int.from_bytes(data[item + 4 : item + 8], "little")
+    whole = (
+        data[offset:start] in _ENCAPSULATED
+        and data[start : start + 4] == data[item : item + 4] == _ITEM
+        and data[start + 8 : item] in (b"", bytes(4))
+        and data[item + 8 + length :] == _END
+    )
+    return data[item + 8 : item + 8 + length] if whole else None

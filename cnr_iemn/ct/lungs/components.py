@@ -52,10 +52,6 @@ def large_parts(mask: Mask, *, least: float) -> Mask:
 
 def fill_holes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a slice of 0 and 1, uint8 [rows, columns], with everything that it encloses."""
-    left, top, width, height = cv2.boundingRect(image)
-    inside = (slice(top, top + height), slice(left, left + width))
-    outlines, _ = cv2.findContours(image[inside], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros_like(image)
-    if outlines:
-        cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED, offset=(left, top))
-    return filled
+    outside = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
+    return np.asarray(outside[1:-1, 1:-1] != 2).view(np.uint8)

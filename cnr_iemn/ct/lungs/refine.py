@@ -31,11 +31,10 @@ def refined(hu: NDArray[np.int16], coarse: Coarse, every: int) -> Mask:
     """Return the mask at the voxels of ``hu``. ``every``: slices of it for one of the coarse ones."""
     factor = hu.shape[1] // coarse.lungs.shape[1]
     mask = np.zeros(hu.shape, bool)
+    lungs, gas, domes = (_between(part) for part in (coarse.lungs, coarse.gas, coarse.domes))
     for index, image in enumerate(hu):
-        above = index // every
-        between = slice(above, above + 1 if index % every == 0 else above + 2)
-        near = _grown(_any(coarse.lungs[between]))
-        near &= ~_any(coarse.gas[between])
+        place = 2 * (index // every) + (index % every > 0)
+        near = _grown(lungs[place]) & ~gas[place]
         dense = coarse.added[min((index + every // 2) // every, len(coarse.added) - 1)].view(np.uint8)
         left, top, width, height = cv2.boundingRect(near | dense)
         if width == 0:
@@ -47,15 +46,17 @@ def refined(hu: NDArray[np.int16], coarse: Coarse, every: int) -> Mask:
         air &= np.asarray(cv2.compare(image[fine], THRESHOLD_HU, cv2.CMP_LE))  # 255 where true
         part = air | (cv2.resize(dense[box] * np.uint8(255), size) > 127) if dense.any() else air
         filled = fill_holes(part)
-        dome = _any(coarse.domes[between])
-        if dome.any():
-            filled &= part | (1 - cv2.resize(_grown(dome)[box], size, interpolation=cv2.INTER_NEAREST))
+        if domes[place].any():
+            filled &= part | (1 - cv2.resize(_grown(domes[place])[box], size, interpolation=cv2.INTER_NEAREST))
         mask[index][fine] = _with_edge(filled, air, image[fine]).view(bool)
     return mask
 
 
-def _any(slices: Mask) -> NDArray[np.uint8]:
-    return np.asarray(slices.any(axis=0)).view(np.uint8)
+def _between(slices: Mask) -> NDArray[np.uint8]:
+    """Return each slice and, after it, what it and the next one hold together."""
+    both = np.repeat(slices, 2, axis=0)
+    both[1:-1:2] |= slices[1:]
+    return both.view(np.uint8)
 
 
 def _grown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
