@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
-from cnr_iemn.ct.find import natural_key
+from cnr_iemn.ct.folders import natural_key
 from cnr_iemn.errors import CohortError
 from cnr_iemn.registry import SPGC_CLASSES
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from cnr_iemn.cohort.cohort import Cohort, ScanRecord
 from cnr_iemn.cohort.covid_ct_md import refuse_unknown
 from cnr_iemn.cohort.csv_rows import Problems, read_rows
-from cnr_iemn.ct.find import MAX_SLICES, is_litter, is_nifti, is_zip, natural_key
+from cnr_iemn.ct.find import MAX_SLICES, is_litter, is_nifti, is_zip
+from cnr_iemn.ct.folders import natural_key
 from cnr_iemn.ct.images import SUFFIXES, VALUES, ImageStack
 from cnr_iemn.errors import CohortError
 from cnr_iemn.records import TRAINING, VALIDATION

@@ -1,30 +1,20 @@
 """Which folders are CT scans, and which files below a folder belong to its scan."""
 
 import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cnr_iemn.ct.folders import folders_with_files, natural_key
 from cnr_iemn.ct.headers import CT_CLASSES, OTHER_SCANS, SliceHeader, UnreadableFileError, read_headers
 from cnr_iemn.ct.limited import run_limited
 from cnr_iemn.ct.quiet import unheard
 from cnr_iemn.errors import CohortError, ScanError
 from cnr_iemn.permissions import STRICT, Permissions
 
-MAX_DEPTH = 8
-"""Folders below folders; deeper trees are refused."""
 NIFTI, ZIP = (".nii", ".nii.gz"), ".zip"
 _NOT_CT = "\0"  # no UID
 MAX_SLICES = 20_000
 """Slices below one folder."""
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a key that sorts P2 before P10, ignoring case."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part.lower()) for part in re.split(r"(\d+)", text) if part
-    ]
 
 
 def scan_name(path: Path) -> str:
@@ -45,29 +35,6 @@ def is_nifti(path: Path) -> bool:
 def is_zip(path: Path) -> bool:
     """Tell whether the file is named like a zip."""
     return path.name.lower().endswith(ZIP)
-
-
-def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Iterator[tuple[Path, list[Path], int]]:
-    """Give each folder from ``root`` down with its regular files, in natural order, and how many links it holds.
-
-    Links are not followed. ``refuse`` is given a folder that cannot be listed or lies deeper than MAX_DEPTH, and why;
-    where it returns, the folder is passed over with all below it.
-    """
-
-    def lost(error: OSError) -> None:
-        refuse(Path(error.filename), f"cannot be listed ({error.strerror}). Check the disk and the permissions.")
-
-    for parent, names, files in os.walk(root, onerror=lost):
-        folder = Path(parent)
-        if len(folder.relative_to(root).parts) > MAX_DEPTH:
-            names.clear()
-            refuse(folder, f"more than {MAX_DEPTH} folders deep. Name a folder nearer to the scans.")
-            continue
-        names.sort(key=natural_key)
-        paths = [folder / name for name in sorted(files, key=natural_key)]
-        regular = [path for path in paths if path.is_file() and not path.is_symlink()]
-        links = sum(path.is_symlink() for path in paths) + sum((folder / name).is_symlink() for name in names)
-        yield folder, regular, links
 
 
 def find_slices(

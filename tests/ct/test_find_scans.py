@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydicom import uid
 
-from cnr_iemn.ct.find import _series_in, find_scans, natural_key
+from cnr_iemn.ct.find import _series_in, find_scans
+from cnr_iemn.ct.folders import natural_key
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.errors import CohortError, ScanError
 
@@ -77,6 +78,23 @@ def test_a_folder_that_cannot_be_listed_costs_itself_only(dicom, tmp_path, monke
     found = find_scans(tmp_path)
     assert [scan_id for scan_id, _ in found] == ["P1", "P2"]
     with pytest.raises(ScanError, match=r"^P1: cannot be listed \(Permission denied\)\. Check"):
+        read_scan(found[0][1])
+
+
+def test_a_folder_that_cannot_be_entered_costs_itself_only(dicom, tmp_path, monkeypatch):
+    for number, patient in enumerate(("P1", "P2")):
+        dicom.write(tmp_path / patient, dicom.make_slices(4, series=f"1.{number}"))
+    plain = Path.lstat
+
+    def denied(path):
+        if path.parent.name == "P1":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "lstat", denied)
+    found = find_scans(tmp_path)
+    assert [scan_id for scan_id, _ in found] == ["P1", "P2"]
+    with pytest.raises(ScanError, match=r"^P1: its files cannot be reached \(Permission denied\)\. Check"):
         read_scan(found[0][1])
 
 
