@@ -28,7 +28,7 @@ Answers = Mapping[str, NDArray[np.float32]]
 class Agreement:
     """Shares of slices (over all networks), of those of mixed scans, and of scans with the class of torch in float32.
 
-    ``difference``: the largest of a slice's probabilities.
+    ``difference``: the largest of a slice's probabilities. ``again``: share of slices that were asked twice.
     """
 
     slices: float
@@ -37,6 +37,7 @@ class Agreement:
     difference: float
     n_scans: int
     n_mixed: int
+    again: float
 
 
 def agreements(
@@ -64,19 +65,22 @@ def agreements(
         return np.asarray(mean_probabilities(booster, features).argmax(axis=1))
 
     said: dict[str, Answers] = {}
+    again = {}
     for way in (BASELINE, *(way for way in ways if way != BASELINE)):
         networks = Tried(runs / study, ensemble, way, list(scans.values()))
         each = {scan_id: networks.slices(scan_id, prepared).networks for scan_id, prepared in scans.items()}
-        said[way] = {scan_id: np.stack(list(networks.values())) for scan_id, networks in each.items()}
+        said[way] = {scan_id: np.stack(list(answers.values())) for scan_id, answers in each.items()}
+        again[way] = sum(networks.again) / sum(values[..., 0].size for values in said[way].values())
     expected = said.pop(BASELINE)
     classes = booster_classes(expected)
     return {
-        way: compare(expected, found, float(np.mean(booster_classes(found) == classes))) for way, found in said.items()
+        way: compare(expected, found, float(np.mean(booster_classes(found) == classes)), again[way])
+        for way, found in said.items()
     }
 
 
-def compare(expected: Answers, found: Answers, scans: float) -> Agreement:
-    """Compare slices. ``scans``: the share of scans that agree."""
+def compare(expected: Answers, found: Answers, scans: float, again: float) -> Agreement:
+    """Compare slices. ``scans``: the share of scans that agree; ``again``: of slices that were asked twice."""
     n_classes = next(iter(expected.values())).shape[-1]
     same = {key: expected[key].argmax(-1) == found[key].argmax(-1) for key in expected}
     counts = {key: np.bincount(each.argmax(-1).ravel(), minlength=n_classes) for key, each in expected.items()}
@@ -88,6 +92,7 @@ def compare(expected: Answers, found: Answers, scans: float) -> Agreement:
         difference=max(float(np.abs(expected[key] - found[key]).max()) for key in expected),
         n_scans=len(expected),
         n_mixed=len(mixed),
+        again=again,
     )
 
 

@@ -36,7 +36,7 @@ def ratios_of(rounds: Rounds, agreed: dict[str, Agreement]) -> dict[str, Any]:
 
 def show(rounds: Rounds, ratios: dict[str, Any], agreed: dict[str, Agreement], n_slices: int) -> None:
     """Print the tables."""
-    columns = ("whole, s", "of the rounds", "networks, ms a slice", "fp32 / it", "start, s", "GiB")
+    columns = ("whole, s", "of the rounds", "networks, ms a slice", "fp32 / it", "asked twice", "start, s", "GiB")
     table = Table("", *columns, title=f"{n_slices} slices, four backbones, {len(rounds)} rounds")
     for way in rounds[0]:
         timed = [each[way] for each in rounds if way in each]
@@ -47,6 +47,7 @@ def show(rounds: Rounds, ratios: dict[str, Any], agreed: dict[str, Agreement], n
             spread,
             f"{median(each.first_ms_a_slice for each in timed):.0f}",
             f"{ratios['vs_fp32_by_engine'][way]:.2f}",
+            f"{100 * median(each.again for each in timed):.1f}%",
             f"{median(each.start for each in timed):.1f}",
             f"{max(each.gib for each in timed):.2f}",
         )
@@ -54,9 +55,10 @@ def show(rounds: Rounds, ratios: dict[str, Any], agreed: dict[str, Agreement], n
     pages = [each[OURS].page for each in rounds]
     print(f"A scan's page, Grad-CAM included, takes {median(pages):.1f} s more.")
     if agreed:
-        table = Table("", "slices", "of mixed scans", "scans", "largest difference", title="The class of torch fp32")
+        shares = ("slices", "of mixed scans", "scans", "asked twice")
+        table = Table("", *shares, "largest difference", title="The class of torch fp32")
         for way, each in agreed.items():
-            figures = (each.slices, each.slices_mixed, each.scans)
+            figures = (each.slices, each.slices_mixed, each.scans, each.again)
             table.add_row(way, *(f"{100 * share:.2f}%" for share in figures), f"{each.difference:.4f}")
         Console(width=140).print(table)
         example = next(iter(agreed.values()))

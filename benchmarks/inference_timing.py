@@ -36,7 +36,7 @@ class Timed:
 
     ``first``, ``first_alone``: of the first scan, read while no network runs; ``first_ms_a_slice``: the latter for each
     slice. ``page``: of one scan. Only of predict.py's fastest, 0 for others: ``alone`` and ``page``. ``gib``: peak
-    memory, the reading process included.
+    memory, the reading process included. ``again``: of the slices, over all networks, the share that was asked twice.
     """
 
     start: float
@@ -47,6 +47,7 @@ class Timed:
     first_ms_a_slice: float
     page: float
     gib: float
+    again: float
 
 
 def baseline_scans(found: list[tuple[str, Path]]) -> Iterator[tuple[str, PreparedScan]]:
@@ -78,8 +79,10 @@ def measure(way: str, runs: Path, found: list[tuple[str, Path]]) -> Timed:
                 twice = [("started", found[0][1]), *found]
                 read = stack.enter_context(prediction.prepared_scans(twice, ensemble.pixels, {}))
                 next(read)
+            del networks.again[:]
             started = time.perf_counter()
             ends = answering.answer(read)
+            again = sum(networks.again)
         (first_id, first), *others = prepared.items()
         first_alone = networks_alone(networks, first_id, first)
         alone = page = 0.0
@@ -87,7 +90,8 @@ def measure(way: str, runs: Path, found: list[tuple[str, Path]]) -> Timed:
             alone = first_alone + sum(networks_alone(networks, *scan) for scan in others)
             page = answering.page(first_id, first)
     each = 1000 * first_alone / len(first.grey)
-    return Timed(start, ends[-1] - started, alone, ends[0] - started, first_alone, each, page, peak.gib)
+    asked = len(ensemble.members) * sum(len(scan.grey) for scan in prepared.values())
+    return Timed(start, ends[-1] - started, alone, ends[0] - started, first_alone, each, page, peak.gib, again / asked)
 
 
 class Answering:

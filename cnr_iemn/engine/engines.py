@@ -5,7 +5,7 @@ The backbone alone is given to OpenVINO. The heads, which add the slice's positi
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
@@ -50,12 +50,14 @@ def choose_engine(wanted: str, hardware: Hardware) -> str:
 def start_engine(name: str, network: SliceNetwork, *, image_size: int, device: torch.device, precision: str) -> Engine:
     """Return the engine ``name``, torch or openvino, for a network and images of one size.
 
-    ``precision``: 32 or bf16; OpenVINO computes in float32 on a CPU that has no bf16. The network is left in evaluation
-    mode on ``device``, and is still what Grad-CAM looks into.
+    ``precision``: 32 or bf16; OpenVINO computes in float32 on a CPU that has no bf16, and has close calls of bf16
+    decided in float32 (``sure``). The network is left in evaluation mode on ``device``, and is still what Grad-CAM
+    looks into.
     """
     if name == "torch":
         return partial(_by_torch, network, device, precision)
-    return partial(by_trunk, network, openvino_trunk(network, image_size=image_size, precision=precision))
+    fast = partial(by_trunk, network, openvino_trunk(network, image_size=image_size, precision=precision))
+    return fast if precision == "32" else sure(fast, partial(_by_torch, network, device, "32"))
 
 
 def _by_torch(
@@ -77,6 +79,53 @@ def by_trunk(
             logits, _ = network.heads(deep, batch["position"])
             found.append(torch.softmax(logits, dim=1))
     return torch.cat(found).numpy()
+
+
+CLOSE = 0.1
+"""Two classes whose probabilities have a ratio of less than e to this are too close for a rounding engine to call."""
+
+
+def sure(fast: Engine, exact: Engine) -> Engine:
+    """Return an engine that answers with ``fast``, and again with ``exact`` where that may be of another class.
+
+    Those are the slices whose two likeliest classes are close. How close is twice the largest change of their ratio
+    that ``exact`` has brought among them, CLOSE at least: more are asked again until no other is as close as that.
+    """
+
+    def answer(batches: Iterable[dict[str, Tensor]]) -> NDArray[np.float32]:
+        kept = list(batches)
+        found = fast(kept)
+        likeliest = found.argsort(axis=1)[:, :-3:-1]
+        ratios, limit = _log_ratios(found, likeliest), CLOSE
+        asked = np.zeros(len(found), bool)
+        while (close := (ratios < limit) & ~asked).any():
+            found[close] = exact(_some_of(kept, close))
+            change = np.abs(_log_ratios(found[close], likeliest[close]) - ratios[close])
+            limit = max(limit, 2 * float(change.max()))
+            asked |= close
+        return found
+
+    return answer
+
+
+def _log_ratios(probabilities: NDArray[np.float32], classes: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Return the logarithm of the ratio of two classes' probabilities, [n]. ``classes``: which two, [n, 2]."""
+    with np.errstate(divide="ignore"):  # the second may be 0
+        first, second = np.log(np.take_along_axis(probabilities, classes, axis=1)).T
+    return np.asarray(first - second)
+
+
+def _some_of(batches: list[dict[str, Tensor]], wanted: NDArray[np.bool_]) -> Iterator[dict[str, Tensor]]:
+    """Give some slices of batches, bool [n], in batches that are as large as these."""
+    lengths = [len(batch["image"]) for batch in batches]
+    parts = [torch.from_numpy(part) for part in np.split(wanted, np.cumsum(lengths)[:-1])]
+    image, position = (
+        torch.cat([batch[key][part] for batch, part in zip(batches, parts, strict=True)])
+        for key in ("image", "position")
+    )
+    for start in range(0, len(image), lengths[0]):
+        some = slice(start, start + lengths[0])
+        yield {"image": image[some], "position": position[some]}
 
 
 def openvino_trunk(

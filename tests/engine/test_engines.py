@@ -1,8 +1,9 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import special
 
 from cnr_iemn.ct.prepare import PreparedScan, prepare_scan
 from cnr_iemn.engine import engines
@@ -77,6 +79,48 @@ def test_slices_keep_their_order_and_position_in_batches_of_any_size() -> None:
         batches = zip(images.split(list(cuts)), position.split(list(cuts)), strict=True)
         found = engine({"image": image, "position": place} for image, place in batches)
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def rounding(off: NDArray[np.float64], calls: list[int]) -> tuple[engines.Engine, engines.Engine, list[dict[str, Any]]]:
+    """An exact engine, which reads its answer from the slice, one that is off by so much, and 400 slices in batches."""
+    logits = np.random.default_rng(0).normal(0, 1, (400, 3))
+
+    def answers_of(values: NDArray[np.float64], batches: Iterable[dict[str, Any]]) -> NDArray[np.float32]:
+        rows = torch.cat([batch["image"][:, 0] for batch in batches]).numpy()
+        calls.append(len(rows))
+        return special.softmax(values[rows], axis=1).astype(np.float32)
+
+    images, position = torch.arange(400)[:, None], torch.zeros(400, 2)
+    cuts = list(zip(images.split(64), position.split(64), strict=True))  # type: ignore[no-untyped-call]
+    batches = [{"image": image, "position": place} for image, place in cuts]
+    return partial(answers_of, logits), partial(answers_of, logits + off), batches
+
+
+@pytest.mark.parametrize(("deviation", "most"), [(0.005, 40), (0.02, 80), (0.1, 300)])
+def test_close_calls_are_decided_exactly_however_the_fast_engine_rounds(deviation: float, most: int) -> None:
+    off = np.random.default_rng(1).normal(0, deviation, (400, 3))
+    calls: list[int] = []
+    exact, fast, batches = rounding(off, calls)
+    right, wrong = exact(batches), fast(batches)
+    assert (right.argmax(axis=1) != wrong.argmax(axis=1)).any()
+    del calls[:]
+    found = engines.sure(fast, exact)(iter(batches))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.argmax(axis=1), right.argmax(axis=1))
+    again = (found == right).all(axis=1)
+    np.testing.assert_array_equal(found[~again], wrong[~again])  # what is sure stays
+    assert calls[0] == 400
+    assert sum(calls[1:]) == again.sum() < most  # each at most once
+    first, second = np.sort(np.log(wrong), axis=1)[:, :-3:-1].T
+    assert again[first - second < engines.CLOSE].all()
+
+
+def test_an_engine_that_is_sure_of_all_slices_is_asked_once() -> None:
+    calls: list[int] = []
+    exact, fast, batches = rounding(np.array([[5.0, 0, -5]]), calls)
+    decided = [{key: value[:1] for key, value in batches[0].items()}]
+    engines.sure(fast, exact)(decided)
+    assert calls == [1]
 
 
 def test_auto_takes_openvino_on_a_cpu_and_torch_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
