@@ -35,13 +35,17 @@ _LONGEST_NAME = 80
 
 @dataclass(frozen=True)
 class Shown:
-    """A slice as the page shows it. ``plain``, ``overlay``: data URIs; ``lung``: whether its mask holds any."""
+    """A slice as the page shows it. ``plain``, ``overlay``: data URIs; ``lung``: whether its mask holds any.
+
+    ``raised``: whether its map shows anything.
+    """
 
     key: KeySlice
     z_mm: float
     lung: bool
     plain: str
     overlay: str | None
+    raised: bool
 
     @property
     def place(self) -> str:
@@ -160,5 +164,6 @@ def _shown(
         plain, overlay = slice_pictures(prepared, key.index, None if maps is None else maps[k], kept=kept)
         above = None if overlay is None else data_uri(overlay, quality=_QUALITY)
         place = float(prepared.z_mm[key.index]), bool(prepared.lungs[key.index].any())
-        found.append(Shown(key, *place, data_uri(plain, quality=_QUALITY), above))
+        raised = maps is not None and bool(np.rint(255 * maps[k]).any())
+        found.append(Shown(key, *place, data_uri(plain, quality=_QUALITY), above, raised))
     return tuple(found)

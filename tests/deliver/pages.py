@@ -57,11 +57,12 @@ def page_of(
     probabilities: tuple[float, float, float] = (0.05, 0.9, 0.05),
     ensemble: Ensemble = ENSEMBLE,
     maps: bool = True,
+    raised: float = 0.5,
     **facts: Any,
 ) -> str:
     scan, found = slices(scan_id, **facts), gone_by(scan_id)
     (answer,) = scan_answers([scan], np.array([probabilities]), found, ensemble)
     sets = (np.stack(list(scan.probabilities.values())),)
     keys = key_slices(found.by_group[0, 1], sets, 1)
-    shown = np.full((len(keys), SIDE, SIDE), 0.5, np.float32) if maps else None
+    shown = np.full((len(keys), SIDE, SIDE), raised, np.float32) if maps else None
     return scan_page(answer, found, sets, prepared(scan), ensemble, keys, shown)

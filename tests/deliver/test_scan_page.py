@@ -77,6 +77,8 @@ def test_the_slice_that_contributed_most_is_told_with_its_place() -> None:
     assert 'd="M2 6H18V10H2z"' in page  # the lungs: slices 4 to 35 of 40, on a strip of 20
     assert page.count("data:image/jpeg") == 2
     assert "input, which has 224, 299 a side" in text
+    assert "Clear: no place of this slice" not in text
+    assert "Clear: no place of this slice raises the answer" in text_of(page_of(raised=0.0))
     without = page_of(maps=False)
     assert without.count("data:image/jpeg") == 1
     assert "Grad-CAM" not in text_of(without)
