@@ -3,14 +3,14 @@
 python -m benchmarks.inference data.root=/data/COVID-CT-MD study=demo --json inference.json
 
 From DICOM folders to answers, for the four backbones at the paper's input sizes (random weights, which take the same
-time; close calls, which engine=openvino decides in float32, are as frequent as a trained study's). The baseline is
-torch in float32 and NCHW with pydicom and the tutorial's mask, one after the other; the others read the next scan while
-the networks run, as predict.py does. Each way is a process of its own; the first round has all ways, the others the
-baseline and predict.py's fastest, in another order each. Ratios are within a round, and their median counts. Pages are
-not written (their own time is printed), and start-up (weights, conversion, a first scan) is a column of its own;
-predict.py starts the process that reads meanwhile. With study= (and runs=) a trained study tells for each way how many
-slices and scans get the class that torch gives in float32, on phantoms and the scans. --slices 1000: the memory of
-predict.py on a scan of so many. Needs the extras [bench] and [engines], and Linux.
+time; engine=openvino is made to ask 5% of the slices again in float32, as many as a trained study has close calls). The
+baseline is torch in float32 and NCHW with pydicom and the tutorial's mask, one after the other; the others read the
+next scan while the networks run, as predict.py does. Each way is a process of its own; the first round has all ways,
+the others the baseline and predict.py's fastest, in another order each. Ratios are within a round, and their median
+counts. Pages are not written (their own time is printed), and start-up (weights, conversion, a first scan) is a column
+of its own; predict.py starts the process that reads meanwhile. With study= (and runs=) a trained study tells for each
+way how many slices and scans get the class that torch gives in float32, on phantoms and the scans. --slices 1000: the
+memory of predict.py on a scan of so many. Needs the extras [bench] and [engines], and Linux.
 """
 
 import argparse
@@ -61,11 +61,12 @@ def main() -> None:
     result: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
     with tempfile.TemporaryDirectory() as name:
         runs = Path(name) / "runs"
-        in_new_process(write_paper_study, runs, found)
+        in_new_process(write_paper_study, runs)
         n_slices = sum(len(list(path.iterdir())) for _, path in found)
         if given.slices:
             result["long_scan_gib"] = long_scan_gib(runs, STUDY, given.slices, Path(name))
-            print(f"predict.py on {given.slices} slices, page included: {result['long_scan_gib']:.2f} GiB at most")
+            each = ", ".join(f"{gib:.2f} GiB with engine={name}" for name, gib in result["long_scan_gib"].items())
+            print(f"predict.py on {given.slices} slices, page included, at most: {each}")
         agreed: dict[str, Agreement] = {}
         if "study" in words:
             where = Path(words.get("runs", "runs")), words["study"], words.get("ensemble", "all")

@@ -61,10 +61,20 @@ def _write(folder: Path, n_slices: int) -> None:
     write_series(folder, make_scan(0, "COVID-19", rows=512, n_slices=(n_slices, n_slices)))
 
 
-def long_scan_gib(runs: Path, study: str, n_slices: int, folder: Path) -> float:
-    """Return the peak memory of ``predict.py`` on a long scan, page included. Raises RuntimeError where it fails."""
+def long_scan_gib(runs: Path, study: str, n_slices: int, folder: Path) -> dict[str, float]:
+    """Return the peak memory of ``predict.py`` on a long scan by engine, page included.
+
+    Raises RuntimeError where it fails.
+    """
     write_long_scan(folder / "long" / "scan", n_slices)
-    words = f"input={folder / 'long'}", f"output={folder / 'long-answer'}", f"study={study}", f"runs={runs}", "gpus=0"
+    study_words = f"study={study}", f"runs={runs}", "gpus=0"
+    return {
+        engine: _peak_gib(f"input={folder / 'long'}", f"output={folder / engine}", f"engine={engine}", *study_words)
+        for engine in ("torch", "openvino")
+    }
+
+
+def _peak_gib(*words: str) -> float:
     command = [sys.executable, str(ROOT / "predict.py"), *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with PeakMemory(process.pid) as peak:

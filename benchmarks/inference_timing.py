@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.inference_memory import PeakMemory
-from benchmarks.inference_ways import BASELINE, ENSEMBLE, OURS, STUDY, Tried, read_all
+from benchmarks.inference_ways import AGAIN_SHARE, BASELINE, ENSEMBLE, OURS, STUDY, Tried, read_all
 from benchmarks.ingest import pydicom_volume, tutorial_mask
 from cnr_iemn.cohort.store import PixelSettings
 from cnr_iemn.ct.acquisition import UNKNOWN
@@ -69,7 +69,7 @@ def measure(way: str, runs: Path, found: list[tuple[str, Path]]) -> Timed:
     prepared = read_all(found, ensemble.pixels)
     with PeakMemory(os.getpid()) as peak, tempfile.TemporaryDirectory() as name:
         started = time.perf_counter()
-        networks = Tried(runs / STUDY, ensemble, way, list(prepared.values()))
+        networks = Tried(runs / STUDY, ensemble, way, list(prepared.values()), share=AGAIN_SHARE)
         networks.slices(*next(iter(prepared.items())))
         start = time.perf_counter() - started
         answering = Answering(networks, booster, sha256_of_file(booster_file), Path(name))

@@ -81,6 +81,8 @@ def by_trunk(
     return torch.cat(found).numpy()
 
 
+_AT_ONCE = 8
+"""Slices: as fast as 16, and four networks keep 0.4 GiB less."""
 CLOSE = 0.1
 """Two classes whose probabilities have a ratio of less than e to this are too close for a rounding engine to call."""
 
@@ -99,7 +101,7 @@ def sure(fast: Engine, exact: Engine) -> Engine:
         ratios, limit = _log_ratios(found, likeliest), CLOSE
         asked = np.zeros(len(found), bool)
         while (close := (ratios < limit) & ~asked).any():
-            found[close] = exact(_some_of(kept, close))
+            found[close] = exact(some_of(kept, close))
             change = np.abs(_log_ratios(found[close], likeliest[close]) - ratios[close])
             limit = max(limit, 2 * float(change.max()))
             asked |= close
@@ -115,7 +117,7 @@ def _log_ratios(probabilities: NDArray[np.float32], classes: NDArray[np.integer]
     return np.asarray(first - second)
 
 
-def _some_of(batches: list[dict[str, Tensor]], wanted: NDArray[np.bool_]) -> Iterator[dict[str, Tensor]]:
+def some_of(batches: list[dict[str, Tensor]], wanted: NDArray[np.bool_]) -> Iterator[dict[str, Tensor]]:
     """Give some slices of batches, bool [n], in batches that are as large as these."""
     lengths = [len(batch["image"]) for batch in batches]
     parts = [torch.from_numpy(part) for part in np.split(wanted, np.cumsum(lengths)[:-1])]
@@ -144,7 +146,13 @@ def compiled_trunk(model: Any, *, hint: str) -> Callable[[NDArray[np.uint8]], ND
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = _core().compile_model(model, "CPU", settings)
-    return lambda images: np.array(compiled(images)[0])  # a copy: the next call writes into the same memory
+
+    def deep(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = range(0, len(images), _AT_ONCE)
+        # copies: the next call writes into the same memory
+        return np.concatenate([np.array(compiled(images[start : start + _AT_ONCE])[0]) for start in parts])
+
+    return deep
 
 
 @cache

@@ -32,7 +32,7 @@ class PredictSettings:
     anonymise_ids: bool = False
     ingest: Permissions = field(default_factory=Permissions)
     gpus: int | None = None
-    engine: str = "torch"
+    engine: str = "auto"
     batch_size: int = 16
 
 
