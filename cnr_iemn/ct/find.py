@@ -131,10 +131,10 @@ def find_scans(root: Path, *, workers: int = 0, called: str | None = None) -> li
     Those that share a name have their path below ``root`` for an id. A folder that holds CT files is one scan, with all
     folders below it; neighbours that hold parts of one series are one scan, their parent. Every zip and every NIfTI
     file is one. So that they are refused by name and not passed over, these count, too: a folder of another modality's
-    images (``OTHER_SCANS``) with no scan below it, one that cannot be listed or lies too deep, and one on which a
-    worker is lost. ``workers``: limited processes that look into the files (see ``run_limited``), for a header can be
-    made to take all memory or time; 0 looks in this process. ``called``: what messages call ``root`` in place of its
-    path. Raises CohortError where there is none.
+    images (``OTHER_SCANS``) with no scan below it, one that cannot be listed or reached or lies too deep, and one on
+    which a worker is lost. ``workers``: limited processes that look into the files (see ``run_limited``), for a header
+    can be made to take all memory or time; 0 looks in this process. ``called``: what messages call ``root`` in place
+    of its path. Raises CohortError where there is none.
     """
     if root.is_file() and (is_nifti(root) or is_zip(root)):
         return [(scan_name(root), root)]

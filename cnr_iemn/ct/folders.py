@@ -20,8 +20,8 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Iterator[tuple[Path, list[Path], int]]:
     """Give each folder from ``root`` down with its regular files, in natural order, and how many links it holds.
 
-    Links are not followed. ``refuse`` is given a folder that cannot be listed or lies deeper than MAX_DEPTH, and why;
-    where it returns, the folder is passed over with all below it.
+    Links are not followed. ``refuse`` is given a folder that cannot be listed, whose files cannot be reached or that
+    lies deeper than MAX_DEPTH, and why; where it returns, the folder is passed over with all below it.
     """
 
     def lost(error: OSError) -> None:
@@ -35,12 +35,21 @@ def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Ite
             continue
         names.sort(key=natural_key)
         try:
-            kinds = {folder / name: _kind(folder / name) for name in (*sorted(files, key=natural_key), *names)}
+            kinds = {folder / name: _kind(folder / name) for name in sorted(files, key=natural_key)}
         except OSError as error:  # a folder that may be listed, but not entered
             names.clear()
             refuse(folder, f"its files cannot be reached ({error.strerror}). Check the disk and the permissions.")
             continue
-        yield folder, [path for path, kind in kinds.items() if kind == S_IFREG], [*kinds.values()].count(S_IFLNK)
+        links = [*kinds.values()].count(S_IFLNK) + sum(_is_link(folder / name) for name in names)
+        yield folder, [path for path, kind in kinds.items() if kind == S_IFREG], links
+
+
+def _is_link(path: Path) -> bool:
+    """Tell whether this is a link; one that cannot be told is met, and refused, as a folder of its own."""
+    try:
+        return _kind(path) == S_IFLNK
+    except OSError:
+        return False
 
 
 def _kind(path: Path) -> int:

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from cnr_iemn.ct.elements import RawValue
+from cnr_iemn.ct.elements import CHARACTER_SET, RawValue
 
 _element, _length, _tag = (struct.Struct(form).unpack_from for form in ("<HH2sH", "<L", "<HHL"))
 _SHORT, _LONG = ({str(vr).encode() for vr in some} for some in (EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32))
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # where a header ends, for pydicom too
 _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), 0xFFFEE00D, (0xFFFE, 0xE0DD)
-_META = range(0x00020000, 0x00030000)
+_META, _ALL = range(0x00020000, 0x00030000), range(1 << 32)
 _META_START = 132  # after the preamble and DICM
 _MOST_DEPTH = 16
 
@@ -43,12 +43,14 @@ def usual_header(head: bytes, wanted: Container[int]) -> UsualHeader | None:
     """
     meta: dict[int, RawValue] = {}
     elements: dict[int, RawValue] = {}
+    if head[_META_START - 4 : _META_START] != b"DICM":
+        return None
     try:
         group, number, _, length = _element(head, _META_START)
         if (group, number, length) != (2, 0, 4):
             return None
         start = _META_START + 12 + _length(head, _META_START + 8)[0]
-        _walk(head, _META_START, start, _META, meta)
+        _walk(head, _META_START, start, _ALL, meta)
         if max(meta) not in _META or _element(head, start)[0] <= 2:
             return None
         offset = _walk(head, start, None, wanted, elements)
@@ -68,8 +70,10 @@ def _walk(
     while at != end:
         group, number, vr, length = _element(data, at)
         tag = group << 16 | number
-        if end is None and (tag == _ITEM_END if depth else tag in _PIXELS):
-            return at if not depth else _behind_delimiter(data, at)
+        if end is None and depth and tag == _ITEM_END:
+            return _behind_delimiter(data, at)
+        if end is None and not depth and tag in _PIXELS and at + 12 <= len(data):
+            return at
         if vr in _SHORT:
             at += 8
         elif vr in _LONG:
@@ -77,7 +81,7 @@ def _walk(
             at += 12
         else:
             raise _UnusualError
-        if tag <= last and not depth:
+        if (tag <= last and not depth) or (tag == CHARACTER_SET and vr != b"CS"):
             raise _UnusualError
         last = tag
         if length == _UNDEFINED and vr in _LONG:

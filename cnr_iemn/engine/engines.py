@@ -26,15 +26,15 @@ Engine = Callable[[Iterable[dict[str, Tensor]]], NDArray[np.float32]]
 
 
 def choose_engine(wanted: str, hardware: Hardware) -> str:
-    """Return torch or openvino. ``wanted``: one of ``registry.ENGINES``; auto: OpenVINO on a CPU where it is installed.
+    """Return torch or openvino. ``wanted``: one of ``registry.ENGINES``; auto: OpenVINO on a CPU where it can be used.
 
-    Raises ConfigurationError where OpenVINO is asked for and is not installed, or for a GPU.
+    Raises ConfigurationError where OpenVINO is asked for and is not installed or does not start, or for a GPU.
     """
     if wanted == "torch":
         return "torch"
     on_cpu, installed = hardware.device.type == "cpu", find_spec("openvino") is not None
-    if wanted == "auto":
-        return "openvino" if on_cpu and installed else "torch"
+    if wanted == "auto" and not (on_cpu and installed):
+        return "torch"
     if not on_cpu:
         raise ConfigurationError(
             f"engine={wanted} computes on the CPU, and a GPU was chosen. Add gpus=0, or give engine=auto for the GPU."
@@ -44,6 +44,14 @@ def choose_engine(wanted: str, hardware: Hardware) -> str:
             f"engine={wanted} needs the package openvino, which is not installed. Install it with "
             "pip install 'cnr-iemn[engines]', or give engine=torch."
         )
+    try:
+        _core()
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:  # left over, or built for another machine
+        broken = f"the package openvino is there and does not start ({type(error).__name__}: {error})"
+        if wanted == "auto":
+            print(f"{broken}: torch runs the networks.", file=sys.stderr)
+            return "torch"
+        raise ConfigurationError(f"engine={wanted}: {broken}. Install it anew, or give engine=torch.") from error
     return "openvino"
 
 
@@ -57,7 +65,9 @@ def start_engine(name: str, network: SliceNetwork, *, image_size: int, device: t
     if name == "torch":
         return partial(_by_torch, network, device, precision)
     fast = partial(by_trunk, network, openvino_trunk(network, image_size=image_size, precision=precision))
-    return fast if precision == "32" else sure(fast, partial(_by_torch, network, device, "32"))
+    if precision == "32" or "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return fast
+    return sure(fast, partial(_by_torch, network, device, "32"))
 
 
 def _by_torch(
@@ -100,7 +110,7 @@ def sure(fast: Engine, exact: Engine) -> Engine:
         likeliest = found.argsort(axis=1)[:, :-3:-1]
         ratios, limit = _log_ratios(found, likeliest), CLOSE
         asked = np.zeros(len(found), bool)
-        while (close := (ratios < limit) & ~asked).any():
+        while (close := ~(ratios >= limit) & ~asked).any():  # also where there is no number to compare
             found[close] = exact(some_of(kept, close))
             change = np.abs(_log_ratios(found[close], likeliest[close]) - ratios[close])
             limit = max(limit, 2 * float(change.max()))

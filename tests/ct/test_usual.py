@@ -78,13 +78,49 @@ def test_usual_files_are_walked_over(codec: str, both, tmp_path: Path) -> None:
     assert "position=(" in ours
 
 
-def test_planted_elements_of_every_kind_are_passed_over(both, tmp_path: Path) -> None:
+@pytest.mark.parametrize("all_elements", [False, True])
+def test_planted_elements_of_every_kind_are_passed_over(
+    all_elements: bool, both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "_FIRST_BYTES", 2**20)  # so many elements take more than is usual
     path = chest("JPEG Lossless", tmp_path / "a.dcm")
     ds = pydicom.dcmread(path)
-    plant(ds, all_elements=True)
+    plant(ds, all_elements=all_elements)
     save(ds, path)
-    pydicoms, ours, _ = both(path)
+    pydicoms, ours, walked = both(path)
     assert ours == pydicoms
+    assert walked
+
+
+def test_a_character_set_of_another_kind_within_a_sequence_is_left_to_pydicom(both, tmp_path: Path) -> None:
+    path = chest("native", tmp_path / "a.dcm")
+    ds = pydicom.dcmread(path)
+    ds.ReferencedImageSequence[0].SpecificCharacterSet = "ISO_IR 100"
+    ds.save_as(path)
+    top, nested, *_ = path.read_bytes().split(b"\x08\x00\x05\x00CS", 2)[1:]
+    path.write_bytes(path.read_bytes().replace(b"\x08\x00\x05\x00CS" + nested, b"\x08\x00\x05\x00US" + nested))
+    pydicoms, ours, walked = both(path)
+    assert ours == pydicoms
+    assert not walked
+    assert top
+
+
+@pytest.mark.parametrize("more", range(-3, 4))
+def test_meta_information_of_another_length_than_it_says_is_left_to_pydicom(more: int, both, tmp_path: Path) -> None:
+    """The length moved by whole elements of this group and the next."""
+    path = chest("native", tmp_path / "a.dcm")
+    data = bytearray(path.read_bytes())
+    end = 144 + int.from_bytes(data[140:144], "little")
+    ends, at = [144], 144
+    while len(ends) < 40 and at < end + 200:
+        long = bytes(data[at + 4 : at + 6]) in (b"OB", b"UN", b"SQ", b"UT")
+        at += 12 + int.from_bytes(data[at + 8 : at + 12], "little") if long else 8 + data[at + 6] + 256 * data[at + 7]
+        ends.append(at)
+    data[140:144] = (ends[ends.index(end) + more] - 144).to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    pydicoms, ours, walked = both(path)
+    assert ours == pydicoms
+    assert walked == (more == 0)
 
 
 def test_pydicoms_own_files_are_read_alike(both) -> None:
@@ -106,7 +142,7 @@ def test_damaged_headers_are_read_or_refused_alike(seed: int, both, tmp_path: Pa
     end = whole.index(PIXELS) + 12
     walked = 0
     for _ in range(400):
-        data, at = bytearray(whole), int(rng.integers(132, end))
+        data, at = bytearray(whole), int(rng.integers(126, end))
         match rng.integers(4):
             case 0:
                 data[at] = int(rng.integers(256))
@@ -154,10 +190,12 @@ def outcome(data: bytes, header: headers.SliceHeader) -> list[bytes] | str:
         return str(error)
 
 
-@pytest.mark.parametrize("cut", [0, 100, 131, 140, 150, 400, 900])
+@pytest.mark.parametrize("cut", [0, 100, 131, 140, 150, 400, 900, *range(-4, 12)])
 def test_a_file_that_ends_in_its_header_is_left_to_pydicom(cut: int, both, tmp_path: Path) -> None:
+    """From -4 to 11: so many bytes of the pixels' own element are left."""
     path = chest("native", tmp_path / "a.dcm")
-    path.write_bytes(path.read_bytes()[:cut])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: cut if cut > 99 or cut == 0 else whole.find(PIXELS) + cut])
     pydicoms, ours, enough = both(path)
     assert ours == pydicoms
     assert not enough

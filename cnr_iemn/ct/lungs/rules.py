@@ -185,20 +185,17 @@ def _largest(labels: NDArray[np.integer]) -> int:
 
 
 def _doubts(hu: NDArray[np.int16], mask: Mask, litres: float) -> tuple[str, ...]:
-    """Return why the mask may be wrong. The limits are wide: they catch another organ, not a rough edge.
-
-    Every fourth slice is enough for them.
-    """
+    """Return why the mask may be wrong. The limits are wide: they catch another organ, not a rough edge."""
     if not mask.any():
         return ("lung mask in doubt: no lungs found",)
     doubts = []
     if not (1 <= litres <= 10 or np.isnan(litres)):  # NaN: the spacing is not known
         doubts.append(f"{litres:.2f} litres, lungs hold 1 to 10")
     some = slice(None, None, 4) if mask[::4].any() else slice(None)
-    # the body's own middle, for the mask's would follow a lung that is missing
+    # the body's own middle, for the mask's would follow a lung that is missing; every fourth row and slice is enough
     tissue = np.count_nonzero(hu[some, ::4] > THRESHOLD_HU, axis=(0, 1))
     middle = int(np.rint(np.average(np.arange(hu.shape[2]), weights=tissue))) if tissue.any() else hu.shape[2] // 2
-    left = np.count_nonzero(mask[some, :, :middle]) / np.count_nonzero(mask[some])
+    left = np.count_nonzero(mask[:, :, :middle]) / np.count_nonzero(mask)
     if len(mask) > 1 and not 0.15 <= left <= 0.85:  # a single slice may cut one lung only
         doubts.append(f"one side holds {100 * min(left, 1 - left):.0f}% of it, at least 15% are usual")
     if any(edge.any() for edge in (mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1])):
