@@ -64,38 +64,31 @@ def test_same_name_twice(dicom, tmp_path):
     assert [scan_id for scan_id, _ in find_scans(tmp_path)] == ["P1/CT", "P2/CT", "P3"]
 
 
-def test_a_folder_that_cannot_be_listed_costs_itself_only(dicom, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "function", "denies", "told"),
+    [
+        (os, "scandir", lambda path: Path(path).name == "P1", "cannot be listed"),
+        (Path, "lstat", lambda path: path.parent.name == "P1", "its files cannot be reached"),
+        (Path, "lstat", lambda path: path.name == "P1", None),
+    ],
+    ids=["not listed", "not entered", "not known"],
+)
+def test_a_folder_out_of_reach_costs_itself_only(dicom, tmp_path, monkeypatch, module, function, denies, told):
     for number, patient in enumerate(("P1", "P2")):
         dicom.write(tmp_path / patient, dicom.make_slices(4, series=f"1.{number}"))
-    plain = os.scandir
+    plain = getattr(module, function)
 
     def denied(path):
-        if Path(path).name == "P1":
+        if denies(path):
             raise PermissionError(13, "Permission denied", str(path))
         return plain(path)
 
-    monkeypatch.setattr(os, "scandir", denied)
+    monkeypatch.setattr(module, function, denied)
     found = find_scans(tmp_path)
     assert [scan_id for scan_id, _ in found] == ["P1", "P2"]
-    with pytest.raises(ScanError, match=r"^P1: cannot be listed \(Permission denied\)\. Check"):
-        read_scan(found[0][1])
-
-
-def test_a_folder_that_cannot_be_entered_costs_itself_only(dicom, tmp_path, monkeypatch):
-    for number, patient in enumerate(("P1", "P2")):
-        dicom.write(tmp_path / patient, dicom.make_slices(4, series=f"1.{number}"))
-    plain = Path.lstat
-
-    def denied(path):
-        if path.parent.name == "P1":
-            raise PermissionError(13, "Permission denied", str(path))
-        return plain(path)
-
-    monkeypatch.setattr(Path, "lstat", denied)
-    found = find_scans(tmp_path)
-    assert [scan_id for scan_id, _ in found] == ["P1", "P2"]
-    with pytest.raises(ScanError, match=r"^P1: its files cannot be reached \(Permission denied\)\. Check"):
-        read_scan(found[0][1])
+    if told:
+        with pytest.raises(ScanError, match=rf"^P1: {told} \(Permission denied\)\. Check"):
+            read_scan(found[0][1])
 
 
 def test_a_tree_that_is_too_deep_costs_itself_only(dicom, tmp_path):
