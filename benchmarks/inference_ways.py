@@ -101,7 +101,7 @@ def onnx_runtime(given: Given) -> Engine:
     return answer
 
 
-def and_close_calls(way: "Way", given: Given) -> Engine:
+def and_close_calls(way: Way, given: Given) -> Engine:
     """Another way, with close calls in torch's float32: with OpenVINO in bf16 it is engine=openvino."""
     exact = _torch(given, "32")
 

@@ -54,7 +54,8 @@ def jpeg_segments(stream: bytes) -> Iterator[tuple[int, int]]:
 def only_fragment(data: bytes, offset: int) -> bytes | None:
     """Return the compressed image of a file that holds one, in one piece, and ends with it; None where it does not.
 
-    ``data``: the file; ``offset``: of Pixel Data, in explicit VR, little endian. All else is pydicom's to read.
+    ``data``: the file; ``offset``: of Pixel Data, encapsulated (PS3.5, A.4) in explicit VR, little endian. All else is
+    pydicom's to read.
     """
     start = offset + 12
     offsets = int.from_bytes(data[start + 4 : start + 8], "little")  # the length of the table that comes first

@@ -1,8 +1,8 @@
 """The header of the usual CT file, whose elements are walked over in a fraction of pydicom's time.
 
-Usual: explicit VR, little endian; file meta information as long as it says; elements in ascending order, each whole and
-of a VR that DICOM has; sequences that end where they say. What is read here is what pydicom reads; all else is left to
-it.
+Usual: explicit VR, little endian (PS3.5, 7.1.2); file meta information as long as it says; elements in ascending order,
+each whole and of a VR that DICOM has; sequences that end where they say. What is read here is what pydicom reads; all
+else is left to it.
 """
 
 import struct

@@ -128,7 +128,7 @@ def _log_ratios(probabilities: NDArray[np.float32], classes: NDArray[np.integer]
 
 
 def some_of(batches: list[dict[str, Tensor]], wanted: NDArray[np.bool_]) -> Iterator[dict[str, Tensor]]:
-    """Give some slices of batches, bool [n], in batches that are as large as these."""
+    """Give the slices of batches that are wanted, in batches as large as these. ``wanted``: bool [n], one at least."""
     lengths = [len(batch["image"]) for batch in batches]
     parts = [torch.from_numpy(part) for part in np.split(wanted, np.cumsum(lengths)[:-1])]
     image, position = (
