@@ -14,7 +14,7 @@ from pydicom.pixels import get_decoder
 
 from cnr_iemn.ct.deflated import inflate
 from cnr_iemn.ct.elements import PARSE_ERRORS
-from cnr_iemn.ct.jpeg_lossless import wrong_length
+from cnr_iemn.ct.jpeg_lossless import decode, only_image
 from cnr_iemn.ct.pixel_format import PixelFormat
 from cnr_iemn.ct.rescale import padding_beyond_bits
 from cnr_iemn.ct.streams import DAMAGED, only_fragment, stream_shape, zero_filled
@@ -185,12 +185,14 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, allowed: Perm
     damage = zero_filled(stream) if pixels.transfer_syntax in uid.JPEG2000TransferSyntaxes else None
     if damage and not allowed.allow_range_mismatch:
         raise ScanError(f"{name}: {damage}: {DAMAGED}")
-    stored = _decoded(stream, pixels, name)
-    lossless = pixels.transfer_syntax in _JPEG_LOSSLESS and stored.shape == shape
-    damage = wrong_length(stream, stored) if lossless and not allowed.allow_range_mismatch else None
-    if damage:
-        raise ScanError(f"{name}: {damage}: {DAMAGED}")
-    return stored
+    if pixels.transfer_syntax in _JPEG_LOSSLESS and not allowed.allow_range_mismatch:
+        try:
+            image = only_image(stream)
+            if image is not None:
+                return decode(stream, image)
+        except ValueError as error:
+            raise ScanError(f"{name}: {error}: {DAMAGED}") from error
+    return _decoded(stream, pixels, name)
 
 
 def _decoded(stream: bytes, pixels: PixelFormat, name: str) -> NDArray[np.integer]:

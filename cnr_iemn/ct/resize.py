@@ -1,13 +1,13 @@
 """Slices and masks at the size of the slice store: means over areas, which lose no thin structure."""
 
-import math
 from functools import lru_cache
 from typing import TypeVar, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+
+from cnr_iemn.ct.compiled import compiled
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
@@ -28,50 +28,78 @@ def resize_square(image: NDArray[Pixel], size: int, *, fill: float = 0) -> NDArr
     if size >= side:
         enlarged: NDArray[Pixel] = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
         return enlarged
-    turned = _turned_means(image, size, size)
-    means = cv2.transpose(cv2.convertScaleAbs(turned) if image.dtype == np.uint8 else turned)  # the former rounds
-    return cast(NDArray[Pixel], means)
+    means = area_means(image, shares(side, size), shares(side, size))
+    return cast(NDArray[Pixel], cv2.convertScaleAbs(means) if image.dtype == np.uint8 else means)  # the former rounds
 
 
 def resize_mask(image: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
-    """Return a mask of 0 and 1 as ``resize_square`` does; a pixel that is half covered belongs to it.
-
-    Most of a slice is outside: only blocks of rows and columns that keep their size in whole pixels and hold some of
-    the mask are resized.
-    """
+    """Return a mask of 0 and 1 as ``resize_square`` does; a pixel that is half covered belongs to it."""
     side = max(image.shape)
     if image.shape[0] != image.shape[1] or size >= side:
         return resize_square(image * np.uint8(255), size) >= 128
-    step = math.gcd(side, size)
-    block, small = side // step, size // step  # so many pixels become so many
-    left, top, width, height = cv2.boundingRect(image)
-    if width == 0:
-        return np.zeros((size, size), bool)
-    spans = [(start // block, -(-(start + length) // block)) for start, length in ((top, height), (left, width))]
-    (upper, lower), (first, last) = spans
-    part = image[upper * block : lower * block, first * block : last * block]
     resized = np.zeros((size, size), bool)
-    turned = _turned_means(part, (lower - upper) * small, (last - first) * small) > _HALF
-    resized[upper * small : lower * small, first * small : last * small] = turned.T
+    left, top, width, height = cv2.boundingRect(image)  # most of a slice is outside
+    rows, columns = (
+        slice(start * size // side, -(-(start + length) * size // side))
+        for start, length in ((top, height), (left, width))
+    )
+    first, share = shares(side, size)
+    inside = area_means(image, (first[rows], share[:, rows]), (first[columns], share[:, columns]))
+    resized[rows, columns] = inside > _HALF
     return resized
 
 
 _HALF = np.float32(0.5 - 1e-5)  # of a pixel, less what sums of shares lose to rounding
+_AT_ONCE = 3  # shares of a pixel; where the size is less than halved it has no more
+Shares = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""For each of fewer pixels along a line: the first of the pixels that it covers, [fewer], and the shares of that one
+
+and the next ones in it, [n, fewer]; 0 where it covers fewer than n.
+"""
 
 
-def _turned_means(image: NDArray[Pixel], rows: int, columns: int) -> NDArray[np.float32]:
-    """Return means over areas, transposed, float32 [columns, rows].
-
-    They are those of OpenCV's INTER_AREA in a quarter of its time.
-    """
-    down = _shares(image.shape[0], rows) @ image.astype(np.float32)
-    turned: NDArray[np.float32] = _shares(image.shape[1], columns) @ cv2.transpose(down)
-    return turned
+def area_means(image: NDArray[Pixel], rows: Shares, columns: Shares) -> NDArray[np.float32]:
+    """Return means over areas, float32 [fewer rows, fewer columns]: those of OpenCV's INTER_AREA in half its time."""
+    means = np.empty((len(rows[0]), len(columns[0])), np.float32)
+    _area_means(np.ascontiguousarray(image), *rows, *columns, means)
+    return means
 
 
 @lru_cache(maxsize=64)
-def _shares(pixels: int, fewer: int) -> sparse.csr_array:
+def shares(pixels: int, fewer: int) -> Shares:
     """Return which share of each of ``fewer`` pixels along a line comes from each of ``pixels``."""
-    first, start = np.arange(fewer)[:, None] * pixels, np.arange(pixels) * fewer  # in units in which all ends are whole
-    overlap = np.minimum(first + pixels, start + fewer) - np.maximum(first, start)
-    return sparse.csr_array((overlap.clip(0) / pixels).astype(np.float32))
+    start = np.arange(fewer) * pixels  # in units in which all ends are whole
+    first = start // fewer
+    n = max(_AT_ONCE, int(((start + pixels - 1) // fewer - first).max()) + 1)
+    covered = (first + np.arange(n)[:, None]) * fewer
+    overlap = np.minimum(start + pixels, covered + fewer) - np.maximum(start, covered)
+    return first, (overlap.clip(0) / pixels).astype(np.float32)
+
+
+@compiled
+def _area_means(
+    image: NDArray[np.uint8 | np.float32],
+    first_rows: NDArray[np.int64],
+    row_shares: NDArray[np.float32],
+    first_columns: NDArray[np.int64],
+    column_shares: NDArray[np.float32],
+    means: NDArray[np.float32],
+) -> None:
+    n_columns = image.shape[1]
+    line = np.zeros(n_columns + column_shares.shape[0], np.float32)
+    for i in range(means.shape[0]):
+        line[:] = 0
+        for k in range(row_shares.shape[0]):
+            share = row_shares[k, i]
+            if share > 0:
+                pixels = image[first_rows[i] + k]
+                for column in range(n_columns):
+                    line[column] += share * np.float32(pixels[column])
+        for j in range(means.shape[1]):
+            at = first_columns[j]
+            mean = column_shares[0, j] * line[at]
+            mean += column_shares[1, j] * line[at + 1]
+            mean += column_shares[2, j] * line[at + 2]
+            for k in range(_AT_ONCE, column_shares.shape[0]):
+                mean += column_shares[k, j] * line[at + k]
+            means[i, j] = mean

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 DAMAGED = "damaged pixel data. Scan refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
 """How a refusal ends that the permission lifts."""
 
-_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
+FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0-15 of JPEG, SOF55 of JPEG-LS
 _JPEG_2000 = b"\xff\x4f\xff\x51"
 _MOST_ZEROS = 128
 _ENCAPSULATED = {b"\xe0\x7f\x10\x00" + vr + b"\0\0\xff\xff\xff\xff" for vr in (b"OB", b"OW")}
@@ -29,7 +29,7 @@ def stream_shape(stream: bytes) -> tuple[int, int]:
         x1, y1, x0, y0 = (int.from_bytes(stream[8 + 4 * k : 12 + 4 * k], "big") for k in range(4))
         return y1 - y0, x1 - x0
     for marker, at in jpeg_segments(stream):
-        if marker in _FRAME_MARKERS:
+        if marker in FRAME_MARKERS:
             return int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
     raise ValueError("no frame header")
 

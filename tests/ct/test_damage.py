@@ -16,7 +16,6 @@ from benchmarks.fuzz import count, undetected, write_jobs
 from cnr_iemn.ct import rows
 from cnr_iemn.ct.codecs import decode_pixels, frames_of
 from cnr_iemn.ct.headers import read_headers
-from cnr_iemn.ct.jpeg_lossless import wrong_length
 from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.errors import ScanError
 from cnr_iemn.permissions import Permissions
@@ -85,67 +84,7 @@ def test_flipped_bits_that_shift_a_row_plainly_are_mostly_found(tmp_path):
         assert counts[kind]["plainly wrong"] <= 3
 
 
-# --- the length of a JPEG Lossless stream
-
-
-@pytest.mark.parametrize("predictor", range(1, 8))
-@pytest.mark.parametrize("bits", [8, 12, 16])
-def test_streams_are_as_long_as_their_pixels_say(predictor, bits):
-    rng = np.random.default_rng(predictor)
-    smooth = chest() >> max(12 - bits, 0)
-    noise = rng.integers(0, 2**bits, (40, 33))
-    for values in (smooth, noise, np.full((20, 20), 2**bits - 1)):
-        image = values.astype(np.uint8 if bits == 8 else np.uint16)
-        stream = lossless(image, predictor=predictor, bitspersample=bits)
-        decoded = imagecodecs.jpeg8_decode(stream)
-        np.testing.assert_array_equal(decoded, image)
-        assert wrong_length(stream, decoded) is None
-
-
-def test_fill_bytes_and_one_byte_too_many_pass():
-    image = chest()
-    stream = lossless(image)
-    assert wrong_length(stream[:-2] + b"\xff\xff\xff" + stream[-2:], image) is None
-    assert wrong_length(stream[:-2] + b"\x12" + stream[-2:], image) is None
-    assert "bits" in wrong_length(stream[:-2] + b"\x12\x34" + stream[-2:], image)
-
-
-def test_streams_read_out_of_step_are_found():
-    image = chest()
-    stream = lossless(image)
-    assert "bits" in wrong_length(stream[:-3] + stream[-2:], image)
-    assert "marker within" in wrong_length(stream[:20_000] + b"\xff\xd0" + stream[20_000:], image)
-    other = image.copy()
-    other[100, 100:] += 1000  # the same pixels, but for one difference
-    assert "bits" in wrong_length(stream, other)
-
-
-@pytest.mark.parametrize("change", [(6, 0), (6, 9), (8, 0xFF)], ids=["predictor 0", "predictor 9", "shift"])
-def test_headers_without_sense_are_no_reason_to_fail(change):
-    image = chest()
-    stream = bytearray(lossless(image))
-    at = stream.index(b"\xff\xda")
-    offset, value = change
-    stream[at + offset + 1] = value
-    assert "makes no sense" in wrong_length(bytes(stream), image)
-
-
-def test_restart_markers_are_left_alone():
-    image = chest()
-    stream = lossless(image)
-    at = stream.index(b"\xff\xda")
-    assert wrong_length(stream[:at] + b"\xff\xdd\x00\x04\x01\x00" + stream[at:], image) is None
-
-
-def test_tables_of_coefficients_are_skipped():
-    image = chest()
-    stream = lossless(image)
-    at = stream.index(b"\xff\xda")
-    table = bytes([0x10, 1] + [0] * 15 + [0xF0])
-    assert (
-        wrong_length(stream[:at] + b"\xff\xc4" + (2 + len(table)).to_bytes(2, "big") + table + stream[at:], image)
-        is None
-    )
+# --- JPEG Lossless streams that do not fit their pixels
 
 
 def test_a_damaged_stream_is_refused_unless_allowed(dicom, scan_folder):

@@ -1,0 +1,232 @@
+"""The bits of a JPEG Lossless stream become the differences that they stand for (ITU-T T.81, annexes F and H).
+
+A stream is a chain: only where a code ends does one know where the next begins, so that a processor waits at each step
+for the one before. Here it is read in several places at once. A reader that starts anywhere is soon in step with one
+that came from the beginning, since Huffman codes fall into step by themselves; where the one before it comes to a
+place that it has passed, they have met, and from there on they read the same.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnr_iemn.ct.compiled import compiled
+
+Differences = NDArray[np.uint16]
+"""Modulo 2**16."""
+
+_LOOK = 12
+"""Bits of a look: few codes with their digits are longer, and the tables fit a core's nearest cache."""
+_LOOKS = 64 // _LOOK
+_CODE = 16
+"""Bits of the longest code; the longest difference takes twice as many."""
+_PARTS = 4
+"""Places at which a stream is read at once. With one it takes twice as long, with more as long as with these."""
+_OVERLAP = 1024
+"""Bits in which the reader of one part must meet that of the next; it takes less than 512."""
+_SPARE = 3  # words of 32 bits that may be looked at beyond the stream's last
+
+
+@dataclass(frozen=True, eq=False)
+class HuffmanTables:
+    """What the next bits mean.
+
+    ``lengths``, ``differences``: uint8 and uint16 [2**_LOOK], of a code and its digits together; 0 where they are
+    longer than a look. ``codes``: uint16 [2**16], the code's own length and, times 256, its category; 0 where no code
+    begins so. ``bits``: uint8 [2**16], how many each difference takes.
+    """
+
+    lengths: NDArray[np.uint8]
+    differences: Differences
+    codes: NDArray[np.uint16]
+    bits: NDArray[np.uint8]
+
+
+@lru_cache(maxsize=16)
+def huffman_tables(counts: bytes, categories: bytes) -> HuffmanTables:
+    """Return the tables for codes of 1 to 16 bits, ``counts`` of each, for these categories. Raises ValueError.
+
+    Codes follow one another by length (C.2). A difference of category k has k digits and 2**(k-1) to 2**k - 1 as its
+    size; a first digit 0 makes it negative (F.1.2.1); category 16, without digits, is 32768 (H.1.2.2).
+    """
+    length = np.repeat(np.arange(1, _CODE + 1), np.frombuffer(counts, np.uint8))
+    category = np.frombuffer(categories, np.uint8).astype(int)
+    begins_so = 1 << (_CODE - length)  # of the values of 16 bits
+    unique = len(length) == len(category) == len(set(categories))
+    if not unique or category.max(initial=0) > 16 or begins_so.sum() > 2**_CODE:
+        raise ValueError("no Huffman table of lossless JPEG")
+    codes = np.zeros(2**_CODE, np.uint16)
+    codes[: begins_so.sum()] = np.repeat(length + 256 * category, begins_so)
+    digits = np.arange(17) % 16
+    whole = np.zeros(17, np.uint8)
+    whole[category] = length + digits[category]
+    ahead = np.arange(2**_LOOK) << (_CODE - _LOOK)
+    category = codes[ahead] >> 8
+    lengths = np.where((codes[ahead] > 0) & (whole[category] <= _LOOK), whole[category], 0)
+    value = (ahead >> (_CODE - lengths.astype(int))) & ((1 << digits[category]) - 1)
+    negative = value < 1 << digits[category] >> 1
+    value = np.where(category == 16, 2**15, value - negative * ((1 << digits[category]) - 1))
+    differences = np.where(lengths > 0, value, 0).astype(np.uint16)
+    return HuffmanTables(lengths, differences, codes, whole[_categories()])
+
+
+@lru_cache(maxsize=1)
+def _categories() -> NDArray[np.intp]:
+    """Return the category of each difference: the number of binary digits of its size."""
+    value = np.arange(2**16)
+    return np.searchsorted(2 ** np.arange(16), np.minimum(value, 2**16 - value), side="right")
+
+
+def bits_of(data: bytes, fill: int = 0) -> tuple[NDArray[np.uint32], int]:
+    """Return a stream's data without the zeros that follow each 255 (F.1.2.3), 32 bits to a word, and its bytes.
+
+    ``fill``: bytes of 255 that end it. Some words of zeros follow, which ``read_differences`` looks at. Raises
+    ValueError where a marker interrupts it.
+    """
+    values = np.frombuffer(data, np.uint8)
+    escapes = np.flatnonzero(values[: len(values) - fill] == 0xFF)
+    if values[escapes + 1].any():
+        raise ValueError("its JPEG stream has a marker within the image")
+    n = len(values) - len(escapes)
+    plain = np.zeros(-(-n // 4) * 4 + 4 * _SPARE, np.uint8)
+    _copy_between(values, escapes, plain)
+    return plain.view(">u4").astype(np.uint32), n
+
+
+@compiled
+def _copy_between(values: NDArray[np.uint8], escapes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    start = at = 0
+    for escape in escapes:
+        n = escape + 1 - start
+        out[at : at + n] = values[start : escape + 1]
+        at += n
+        start = escape + 2
+    n = len(values) - start
+    out[at : at + n] = values[start:]
+
+
+def read_differences(words: NDArray[np.uint32], n_bytes: int, tables: HuffmanTables, out: Differences) -> int:
+    """Fill ``out``, [n], with a stream's first n differences; return how many bits they take.
+
+    ``words``, ``n_bytes``: of ``bits_of``. Raises ValueError where there are fewer.
+    """
+    n_bits = 8 * n_bytes
+    starts = np.arange(_PARTS) * n_bits // _PARTS
+    bits = _read_parts(words, starts, n_bits, tables, out)
+    if bits is None:  # they have not met, or there are too few: read it as one, which tells
+        bits = _read_parts(words, starts[:1], n_bits, tables, out)
+    if bits is None:
+        raise ValueError("its JPEG stream ends before its last pixel, or has a code that is not in its Huffman table")
+    return bits
+
+
+def _read_parts(
+    words: NDArray[np.uint32], starts: NDArray[np.int64], n_bits: int, tables: HuffmanTables, out: Differences
+) -> int | None:
+    """Do as ``read_differences``, beginning at each of ``starts``; return None where that fails."""
+    at, ends = starts.copy(), np.minimum(np.append(starts[1:] + _OVERLAP, n_bits), n_bits)
+    counts = np.zeros(len(starts), np.int64)
+    read = np.empty((len(starts), len(out) + _LOOKS), np.uint16)
+    _read(words, tables.lengths, tables.differences, tables.codes, at, ends, counts, read)
+    filled = 0
+    for part, count in enumerate(counts.tolist()):
+        first = 0
+        if part > 0:
+            passed = starts[part] + np.cumsum(tables.bits[read[part, : min(count, _OVERLAP + 64)]], dtype=np.int64)
+            first = int(np.searchsorted(passed, at[part - 1])) + 1
+            if first > len(passed) or passed[first - 1] != at[part - 1]:
+                return None
+        more = min(count - first, len(out) - filled)
+        out[filled : filled + more] = read[part, first : first + more]
+        filled += more
+        if filled == len(out):
+            return int(at[part] - tables.bits[read[part, first + more : count]].sum())
+    return None
+
+
+@compiled
+def _read(
+    words: NDArray[np.uint32],
+    lengths: NDArray[np.uint8],
+    differences: Differences,
+    codes: NDArray[np.uint16],
+    places: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    out: Differences,
+) -> None:
+    """Read some differences at each of ``places`` in turn, until each has come to its end, or to no code."""
+    most = out.shape[1] - _LOOKS
+    reading = True
+    while reading:
+        reading = False
+        for part in range(len(places)):
+            at, count = places[part], counts[part]
+            if at >= ends[part] or count >= most:
+                continue
+            k, used = at >> 5, np.uint64(at & 31)
+            first, second, third = np.uint64(words[k]), np.uint64(words[k + 1]), np.uint64(words[k + 2])
+            ahead = ((first << np.uint64(32) | second) << used) | (third >> (np.uint64(32) - used))
+            look = ahead >> np.uint64(64 - _LOOK)
+            n = int(lengths[look])
+            if n > 0:
+                for _ in range(_LOOKS):
+                    out[part, count] = differences[look]
+                    count += 1
+                    at += n
+                    ahead <<= np.uint64(n)
+                    look = ahead >> np.uint64(64 - _LOOK)
+                    n = int(lengths[look])
+                    if n == 0:
+                        break
+            else:
+                code = int(codes[ahead >> np.uint64(48)])
+                if code == 0:
+                    ends[part] = 0
+                    continue
+                n, category = code & 255, code >> 8
+                value = 2**15 if category == 16 else 0
+                if 0 < category < 16:
+                    value = int(np.int64((ahead << np.uint64(n)) >> np.uint64(64 - category)))
+                    if value < 1 << (category - 1):
+                        value -= (1 << category) - 1
+                    n += category
+                out[part, count] = value & 0xFFFF
+                count += 1
+                at += n
+            places[part], counts[part] = at, count
+            reading = True
+
+
+@compiled
+def add_predictions(pixels: Differences, predictor: int, origin: int) -> None:
+    """Turn differences, [rows, columns], into the pixels, in place and modulo 2**16 (H.1.2.1).
+
+    ``predictor``: 1 to 7, of table H.1, for what lies neither in the first row nor in the first column. ``origin``:
+    predicts the first pixel.
+    """
+    rows, columns = pixels.shape
+    start = origin
+    for row in range(rows):
+        start = (start + int(pixels[row, 0])) & 0xFFFF
+        pixels[row, 0] = left = start
+        for column in range(1, columns):
+            predicted = left
+            if predictor != 1 and row > 0:
+                above, corner = int(pixels[row - 1, column]), int(pixels[row - 1, column - 1])
+                if predictor == 2:
+                    predicted = above
+                elif predictor == 3:
+                    predicted = corner
+                elif predictor == 4:
+                    predicted = left + above - corner
+                elif predictor == 5:
+                    predicted = left + ((above - corner) >> 1)
+                elif predictor == 6:
+                    predicted = above + ((left - corner) >> 1)
+                else:
+                    predicted = (left + above) >> 1
+            left = (predicted + int(pixels[row, column])) & 0xFFFF
+            pixels[row, column] = left

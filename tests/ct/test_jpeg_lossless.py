@@ -1,0 +1,226 @@
+"""JPEG Lossless: decoded as libjpeg does, whatever the stream is like, and refused where it does not fit its pixels."""
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from benchmarks.damage import make_slice
+from cnr_iemn.ct import huffman
+from cnr_iemn.ct.jpeg_lossless import decode, only_image
+
+FILL, END = b"\xff", b"\xff\xd9"
+
+
+def chest(seed=0):
+    """Stored values of a chest made by code, uint16 [256, 256]."""
+    return (make_slice("native", np.random.default_rng(seed))[1].astype(np.int32) + 1024).astype(np.uint16)
+
+
+def lossless(image, **how):
+    return imagecodecs.jpeg8_encode(image, lossless=True, **{"predictor": 1, "bitspersample": 12, **how})
+
+
+def decoded(stream):
+    return decode(stream, only_image(stream))
+
+
+def assert_refused(stream, match):
+    with pytest.raises(ValueError, match=match):
+        decoded(stream)
+
+
+def stream_of(image, lengths):
+    """Write a stream of 16 bits, predictor 1, bit by bit. ``lengths``: of the code of each category, 0 for none."""
+    order = sorted((length, category) for category, length in enumerate(lengths) if length)
+    codes, code, last = {}, 0, 0
+    for length, category in order:
+        code <<= length - last
+        codes[category] = f"{code:0{length}b}"
+        code, last = code + 1, length
+    left = np.empty(image.shape, int)
+    left[:, 1:], left[1:, 0], left[0, 0] = image[:, :-1], image[:-1, 0], 2**15
+    text = ""
+    for value in ((image.astype(int) - left + 2**15 - 1) % 2**16 - 2**15 + 1).ravel().tolist():
+        category = abs(value).bit_length()
+        text += codes[category]
+        if 0 < category < 16:
+            text += f"{value if value > 0 else value + (1 << category) - 1:0{category}b}"
+    text += "1" * (-len(text) % 8)
+    data = bytes(int(text[k : k + 8], 2) for k in range(0, len(text), 8)).replace(b"\xff", b"\xff\0")
+    counts = bytes(sum(length == n for length, _ in order) for n in range(1, 17))
+    table = b"\0" + counts + bytes(category for _, category in order)
+    rows, columns = (n.to_bytes(2, "big") for n in image.shape)
+    frame = b"\x10" + rows + columns + b"\x01\x01\x11\0"
+    segments = ((0xC4, table), (0xC3, frame), (0xDA, b"\x01\x01\0\x01\0\0"))
+    head = b"".join(bytes([255, marker]) + (2 + len(body)).to_bytes(2, "big") + body for marker, body in segments)
+    return b"\xff\xd8" + head + data + END
+
+
+def with_segment(stream, marker, body, before=0xDA):
+    at = stream.index(bytes([255, before]))
+    return stream[:at] + bytes([255, marker]) + (2 + len(body)).to_bytes(2, "big") + body + stream[at:]
+
+
+# --- every kind of stream
+
+
+@pytest.mark.parametrize("predictor", range(1, 8))
+@pytest.mark.parametrize("bits", [2, 8, 12, 16])
+def test_every_predictor_and_precision(predictor, bits):
+    rng = np.random.default_rng(predictor)
+    most = 2**bits - 1
+    smooth = chest() >> max(12 - bits, 0)
+    noise = rng.integers(0, most + 1, (40, 33))
+    single = np.where(rng.random((90, 70)) < 0.01, most, 0)
+    for values in (smooth, noise, single, np.full((20, 20), most), smooth[:1], smooth[:, :1]):
+        image = np.ascontiguousarray(values, np.uint8 if bits <= 8 else np.uint16)
+        pixels = decoded(lossless(image, predictor=predictor, bitspersample=bits))
+        assert pixels.dtype == np.uint16
+        np.testing.assert_array_equal(pixels, image)
+
+
+def test_a_stream_of_another_encoder():
+    stream = imagecodecs.ljpeg_encode(chest(), bitspersample=12)
+    assert only_image(stream).predictor == 6
+    np.testing.assert_array_equal(decoded(stream), chest())
+
+
+@pytest.mark.parametrize("lengths", [[5] * 17, [*range(16, 0, -1), 16], [16, *range(16, 0, -1)], [2, 2, 3, *[8] * 14]])
+def test_short_and_long_codes_of_every_category(lengths):
+    rng = np.random.default_rng(sum(lengths))
+    steps = rng.choice([-1, 1], (60, 50)) * (2.0 ** rng.integers(0, 16, (60, 50))).astype(int) * rng.integers(0, 2, 50)
+    image = np.cumsum(steps + 2**15 * (rng.random((60, 50)) < 0.05), axis=1).astype(np.uint16)
+    stream = stream_of(image, lengths)
+    np.testing.assert_array_equal(imagecodecs.jpeg8_decode(stream), image)
+    np.testing.assert_array_equal(decoded(stream), image)
+
+
+def test_a_point_transform_moves_the_bits():
+    stream = bytearray(stream_of(np.arange(300, dtype=np.uint16).reshape(15, 20), [5] * 17))
+    stream[stream.index(b"\xff\xda") + 9] = 2
+    pixels = decoded(bytes(stream))
+    np.testing.assert_array_equal(pixels, imagecodecs.jpeg8_decode(bytes(stream)))
+    assert (np.diff(pixels[3].astype(int)) == 4).all()
+
+
+def test_parts_that_do_not_meet_are_read_as_one(monkeypatch):
+    """A part that begins within a code stays out of step where all codes are the same."""
+    starts = []
+    read_parts = huffman._read_parts
+    monkeypatch.setattr(
+        huffman, "_read_parts", lambda words, at, *rest: starts.append(at.tolist()) or read_parts(words, at, *rest)
+    )
+    image = np.arange(300, 300 + 200 * 220, dtype=np.uint16).reshape(200, 220)
+    lengths = [0] * 17
+    lengths[1], lengths[2], lengths[8], lengths[15], lengths[14] = 3, 3, 3, 3, 3  # the step up is 3 + 1 bits
+    np.testing.assert_array_equal(decoded(stream_of(image, lengths)), image)
+    assert len(starts) == 2
+    assert (len(starts[0]), starts[1]) == (huffman._PARTS, [0])
+    starts.clear()
+    decoded(lossless(chest()))
+    assert len(starts) == 1
+
+
+# --- damage
+
+
+def test_fill_bytes_and_one_byte_too_many_pass():
+    stream = lossless(chest())
+    for extra in (FILL * 3, b"\x12"):
+        np.testing.assert_array_equal(decoded(stream[:-2] + extra + END), chest())
+    assert_refused(stream[:-2] + b"\x12\x34" + END, "its pixels take")
+
+
+def test_streams_that_do_not_fit_their_pixels():
+    stream = lossless(chest())
+    assert_refused(stream[:-5] + END, "ends before its last pixel")
+    assert_refused(stream[:-20_000] + END, "ends before its last pixel")
+    assert_refused(stream[: only_image(stream).start + 1] + END, "ends before its last pixel")
+    assert_refused(stream[:20_000] + b"\xff\xd0" + stream[20_000:], "marker within the image")
+    assert_refused(
+        stream_of(np.zeros((16, 16), np.uint16), [2, *[3] * 2, *[0] * 13, 5])[:-20] + b"\xfe" * 30 + END,
+        "a code that is not in its Huffman table",
+    )
+
+
+def test_what_is_accepted_is_what_libjpeg_reads():
+    rng = np.random.default_rng(6)
+    stream = lossless(chest())
+    start = only_image(stream).start
+    accepted = 0
+    for _ in range(300):
+        damaged = bytearray(stream)
+        damaged[rng.integers(start, len(stream) - 2)] ^= 1 << rng.integers(0, 8)
+        try:
+            pixels = decoded(bytes(damaged))
+        except ValueError:
+            continue
+        np.testing.assert_array_equal(pixels, imagecodecs.jpeg8_decode(bytes(damaged)))
+        accepted += 1
+    assert 50 < accepted < 250
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_no_stream_leads_out_of_its_arrays(parts):
+    """Of compiled code indices are not checked: the same code is run by Python, which checks them."""
+    rng = np.random.default_rng(7)
+    plain = huffman._read.__wrapped__
+    for _ in range(60):
+        lengths = [[5] * 17, [*range(16, 0, -1), 16], [1] + [0] * 16][rng.integers(0, 3)]
+        image = only_image(stream_of(np.full((16, 16), 2**15, np.uint16), lengths))
+        tables = huffman.huffman_tables(image.counts, image.categories)
+        words, n_bytes = huffman.bits_of(rng.integers(0, 255, rng.integers(0, 90), np.uint8).tobytes())
+        starts = np.arange(parts) * 8 * n_bytes // parts
+        found = []
+        for read in (huffman._read, plain):
+            at, counts, out = (
+                starts.copy(),
+                np.zeros(parts, np.int64),
+                np.zeros((parts, 100 + huffman._LOOKS), np.uint16),
+            )
+            ends = np.minimum(np.append(starts[1:] + 40, 8 * n_bytes), 8 * n_bytes)
+            read(words, tables.lengths, tables.differences, tables.codes, at, ends, counts, out)
+            found.append((at.tolist(), counts.tolist(), out.tolist()))
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", [(6, 0), (6, 9), (8, 0xFF)], ids=["predictor 0", "predictor 9", "shift"])
+def test_headers_without_sense_are_refused(change):
+    stream = bytearray(lossless(chest()))
+    offset, value = change
+    stream[stream.index(b"\xff\xda") + offset + 1] = value
+    assert_refused(bytes(stream), "makes no sense")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        bytes([3, *[0] * 15, 0, 1, 2]),
+        bytes([1, 1, *[0] * 14, 4, 4]),
+        bytes([1, *[0] * 15, 17]),
+        bytes([2, *[0] * 15, 1]),
+    ],
+    ids=["more codes than there are", "a category twice", "category 17", "cut"],
+)
+def test_tables_without_sense_are_refused(table):
+    assert_refused(with_segment(lossless(chest()), 0xC4, b"\0" + table), "Huffman table")
+
+
+def test_a_second_frame_makes_no_sense():
+    stream = lossless(chest())
+    frame = b"\x0c\xff\xff\xff\xff\x01\x01\x11\0"
+    assert_refused(with_segment(stream, 0xC3, frame), "makes no sense")
+    assert_refused(stream.replace(b"\xff\xc3", b"\xff\xc0"), "makes no sense")
+    assert_refused(stream[: stream.index(b"\xff\xda")] + END, "makes no sense")
+
+
+def test_restart_markers_and_several_components_are_left_to_others():
+    stream = lossless(chest())
+    assert only_image(with_segment(stream, 0xDD, b"\x01\0")) is None
+    assert only_image(with_segment(stream, 0xDD, b"\0\0")) is not None
+    assert only_image(lossless(np.stack([chest()] * 3, axis=2))) is None
+
+
+def test_tables_of_coefficients_are_skipped():
+    table = bytes([0x10, 1, *[0] * 15, 0xF0])
+    np.testing.assert_array_equal(decoded(with_segment(lossless(chest()), 0xC4, table)), chest())
