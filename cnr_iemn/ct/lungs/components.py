@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.compiled import compiled
+
 Mask = NDArray[np.bool_]
 
 THRESHOLD_HU = -320
@@ -23,11 +25,15 @@ def label(mask: Mask) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
         labels: NDArray[np.integer] = ndimage.label(mask)[0]
     else:
         labels = cc3d.connected_components(mask, connectivity=6)
-    n = int(labels.max()) + 1
-    counts = np.zeros(n, dtype=np.int64)
-    for image in labels:  # of all labels at once, bincount would make a copy of eight bytes a voxel
-        counts += np.bincount(image.ravel(), minlength=n)
+    counts = np.zeros(int(labels.max()) + 1, dtype=np.int64)
+    _count(labels.reshape(-1), counts)
     return labels, counts
+
+
+@compiled
+def _count(labels: NDArray[np.integer], counts: NDArray[np.int64]) -> None:
+    for number in labels:
+        counts[number] += 1
 
 
 def bounds(mask: Mask) -> tuple[slice, ...]:

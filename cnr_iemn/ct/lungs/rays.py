@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cnr_iemn.ct.compiled import compiled
+
 Codes = NDArray[np.uint8]
 Numbers = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -54,34 +56,24 @@ def cast(codes: Codes, centre: Numbers, spacing_mm: Spacing, *, least_mm: float,
 
     ``least_mm``: of lung on a ray, for it to cross the lungs; ``blind_mm``: no rib is nearer to the centre.
     """
-    n, rows, columns = codes.shape
     step, row_mm, column_mm = spacing_mm
     length = np.arange(0, _LONGEST_MM, _STEP_MM)
     down = np.rint(BACK[:, None] * length / row_mm).astype(np.int32)
     across = np.rint(LEFT[:, None] * length / column_mm).astype(np.int32)
-    met = np.empty((n, *down.shape), np.uint8)
-    at = None
-    for image, (row, column), out in zip(codes, np.rint(centre).astype(np.int32), met, strict=True):
-        if (row, column) != at:
-            at = (row, column)
-            flat = np.clip(down + row, 0, rows - 1) * columns + np.clip(across + column, 0, columns - 1)
-        np.take(image, flat, out=out, mode="clip")
-    lung = met & LUNG > 0
-    inside = np.count_nonzero(lung, axis=2).astype(np.float32) * _STEP_MM
-    last = _last(lung)
-    bone = met & BONE > 0
-    bone[:, :, : int(blind_mm / _STEP_MM)] = False
-    bone &= np.arange(len(length)) > last[:, :, None] - 1
-    nearest = np.where(bone.any(axis=2), bone.argmax(axis=2), np.float32(np.inf)) * np.float32(_STEP_MM)
+    met = np.zeros((5, len(codes), N_RAYS), np.int32)
+    _meet(codes, np.rint(centre).astype(np.int32), down, across, int(blind_mm / _STEP_MM), met)
+    n_lung, first, last, hull, bone = met
+    inside = n_lung.astype(np.float32) * _STEP_MM
+    nearest = np.where(bone < 0, np.float32(np.inf), bone * np.float32(_STEP_MM))
     reach = (2 * round(_RIB_REACH_MM / step) + 1, 2 * round(_RIB_REACH_DEGREES / DEGREES) + 1)
     nearest = ndimage.minimum_filter(nearest, reach, mode=("nearest", "wrap"))
     return Fan(
         centre=centre,
         crosses=inside >= least_mm,
-        first=_mm(lung.argmax(axis=2) - 0.5),  # a sample stands for half a step to either side
+        first=_mm(first - 0.5),  # a sample stands for half a step to either side
         last=_mm(last + 0.5),
         inside=inside,
-        hull=_mm(_last(met & (LUNG | HULL) > 0) + 0.5),
+        hull=_mm(hull + 0.5),
         rib=smooth(nearest, np.isfinite(nearest), step, mm=10, degrees=5),
     )
 
@@ -90,10 +82,42 @@ def _mm(samples: NDArray[np.floating]) -> Numbers:
     return (samples * _STEP_MM).astype(np.float32)
 
 
-def _last(flags: Flags) -> NDArray[np.int64]:
-    """Return the index of the last True along the last axis, -1 where there is none."""
-    backwards = flags[..., ::-1].argmax(axis=-1)
-    return np.where(flags.any(axis=-1), flags.shape[-1] - 1 - backwards, -1)
+@compiled
+def _meet(
+    codes: Codes,
+    centre: NDArray[np.int32],
+    down: NDArray[np.int32],
+    across: NDArray[np.int32],
+    blind: int,
+    met: NDArray[np.int32],
+) -> None:
+    """Fill ``met``, zeros [5, slices, N_RAYS], with samples of rays: how many are lung, the first and last of them,
+
+    the last within the outline, and the first of bone that is not before the last of lung nor before ``blind``. Where
+    there is none: 0 for the first of lung, else -1. ``down``, ``across``: of each sample from the centre.
+    """
+    n, rows, columns = codes.shape
+    n_rays, n_samples = down.shape
+    ray = np.empty(n_samples, np.uint8)
+    for index in range(n):
+        for k in range(n_rays):
+            n_lung, last, hull, bone = 0, -1, -1, -1
+            for sample in range(n_samples):
+                row = min(max(centre[index, 0] + down[k, sample], 0), rows - 1)
+                column = min(max(centre[index, 1] + across[k, sample], 0), columns - 1)
+                ray[sample] = codes[index, row, column]
+                if ray[sample] & LUNG:
+                    if n_lung == 0:
+                        met[1, index, k] = sample
+                    n_lung += 1
+                    last = sample
+                if ray[sample] & (LUNG | HULL):
+                    hull = sample
+            for sample in range(max(last, blind), n_samples):
+                if ray[sample] & BONE:
+                    bone = sample
+                    break
+            met[0, index, k], met[2, index, k], met[3, index, k], met[4, index, k] = n_lung, last, hull, bone
 
 
 def smooth(

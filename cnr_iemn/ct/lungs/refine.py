@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.compiled import compiled
 from cnr_iemn.ct.lungs.components import THRESHOLD_HU, Mask, fill_holes
 
 _AROUND = np.ones((3, 3), np.uint8)
@@ -48,7 +49,7 @@ def refined(hu: NDArray[np.int16], coarse: Coarse, every: int) -> Mask:
         filled = fill_holes(part)
         if domes[place].any():
             filled &= part | (1 - cv2.resize(_grown(domes[place])[box], size, interpolation=cv2.INTER_NEAREST))
-        mask[index][fine] = _with_edge(filled, air, image[fine]).view(bool)
+        _draw(filled, air, image, fine[0].start, fine[1].start, mask[index])
     return mask
 
 
@@ -63,14 +64,36 @@ def _grown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.dilate(image, _AROUND), np.uint8)
 
 
-def _with_edge(lungs: NDArray[np.uint8], air: NDArray[np.uint8], hu: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """Return a slice's lungs ending half way between the HU on either side of their edge, where air ends there.
+@compiled
+def _draw(
+    lungs: NDArray[np.uint8], air: NDArray[np.uint8], hu: NDArray[np.int16], top: int, left: int, mask: Mask
+) -> None:
+    """Draw a slice's lungs to half way between the HU on either side of their edge, where air ends there.
 
     That is where an edge lies however blurred it is. The threshold, nearer to soft tissue, draws aerated lung too large
-    and dense lung too small. What is filled stays: holes, and dense lung.
+    and dense lung too small. What is filled stays: holes, and dense lung. ``lungs``, ``air``: 0 and 1, the part from
+    ``top`` and ``left`` of the slice's ``hu`` and ``mask``.
     """
-    lung, beside = cv2.erode(hu, _AROUND), cv2.min(cv2.dilate(hu, _AROUND), _SOFT_TISSUE_HU)
-    half_way = cv2.compare(cv2.add(hu, hu), cv2.add(lung, beside), cv2.CMP_LE)  # of 16 bits, saturated; 255 where true
-    inner = air & ~np.asarray(cv2.erode(lungs, _AROUND))
-    outer = _grown(lungs & air) & ~lungs & cv2.compare(hu, THRESHOLD_HU, cv2.CMP_GT)  # not the gas that was left out
-    return np.asarray((lungs & (~inner | half_way)) | (outer & half_way), np.uint8)
+    rows, columns = lungs.shape
+    across = slice(left, left + columns)
+    low, high = np.empty(columns + 2, np.int16), np.empty(columns + 2, np.int16)  # of three rows, and a pixel beside
+    all_lung, some_air = np.empty(columns + 2, np.uint8), np.empty(columns + 2, np.uint8)
+    for row in range(rows):
+        above, below = max(row - 1, 0), min(row + 1, rows - 1)
+        hu0, hu1, hu2 = hu[top + above, across], hu[top + row, across], hu[top + below, across]
+        lung0, lung1, lung2 = lungs[above], lungs[row], lungs[below]
+        air0, air1, air2 = air[above], air[row], air[below]
+        for k in range(columns):
+            low[k + 1], high[k + 1] = min(hu0[k], hu1[k], hu2[k]), max(hu0[k], hu1[k], hu2[k])
+            all_lung[k + 1] = lung0[k] & lung1[k] & lung2[k]
+            some_air[k + 1] = (lung0[k] & air0[k]) | (lung1[k] & air1[k]) | (lung2[k] & air2[k])
+        low[0], low[-1], high[0], high[-1] = low[1], low[-2], high[1], high[-2]
+        all_lung[0], all_lung[-1], some_air[0], some_air[-1] = all_lung[1], all_lung[-2], some_air[1], some_air[-2]
+        drawn = mask[top + row, across]
+        for k in range(columns):
+            lung, beside = min(low[k], low[k + 1], low[k + 2]), max(high[k], high[k + 1], high[k + 2])
+            half_way = 2 * int(hu1[k]) <= int(lung) + min(int(beside), _SOFT_TISSUE_HU)
+            inner = air1[k] & ~(all_lung[k] & all_lung[k + 1] & all_lung[k + 2])
+            outer = (some_air[k] | some_air[k + 1] | some_air[k + 2]) & ~lung1[k]
+            outer &= hu1[k] > THRESHOLD_HU  # not the gas that was left out
+            drawn[k] = (lung1[k] & (~inner | half_way)) | (outer & half_way)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.compiled import compiled
 from cnr_iemn.ct.lungs.components import THRESHOLD_HU, Mask, bounds, fill_holes, label, large_parts
 from cnr_iemn.ct.lungs.diaphragm import find_domes
 from cnr_iemn.ct.lungs.gas import find_gas
@@ -95,7 +96,7 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     """
     factor = _number(round, _COARSE_MM / spacing_mm[2])
     every = _number(math.floor, _COARSE_STEP_MM / spacing_mm[0]) if len(hu) > _FEW_SLICES else 1
-    coarse = _shrunk(hu[::every], factor)
+    coarse = _shrunk(hu, every, factor)
     air = _inner_air(coarse)
     lungs = _filled(air.copy())
     if not lungs.any():
@@ -135,16 +136,35 @@ def _guessed(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
     return step, pixel, pixel
 
 
-def _shrunk(hu: NDArray[np.int16], factor: int) -> NDArray[np.int16]:
-    """Return means over ``factor`` x ``factor`` pixels; what is left over at the lower and right edge is dropped."""
+def _shrunk(hu: NDArray[np.int16], every: int, factor: int) -> NDArray[np.int16]:
+    """Return means over ``factor`` x ``factor`` pixels of every so many slices.
+
+    What is left over at the lower and right edge is dropped.
+    """
     if factor == 1:
-        return hu
+        return hu[::every]
     rows, columns = (size // factor for size in hu.shape[1:])
-    coarse = np.empty((len(hu), rows, columns), np.int16)
-    for image, out in zip(hu, coarse, strict=True):
-        means = cv2.blur(image, (factor, factor), anchor=(0, 0))  # of the pixels from each one on
-        out[:] = means[: rows * factor : factor, : columns * factor : factor]
+    coarse = np.empty((len(range(0, len(hu), every)), rows, columns), np.int16)
+    _average(hu, every, factor, coarse)
     return coarse
+
+
+@compiled
+def _average(hu: NDArray[np.int16], every: int, factor: int, coarse: NDArray[np.int16]) -> None:
+    n, rows, columns = coarse.shape
+    line = np.empty(columns * factor, np.int32)
+    for index in range(n):
+        for row in range(rows):
+            line[:] = 0
+            for i in range(row * factor, (row + 1) * factor):
+                pixels = hu[index * every, i]
+                for k in range(line.size):
+                    line[k] += pixels[k]
+            for column in range(columns):
+                total = line[column * factor]
+                for k in range(column * factor + 1, (column + 1) * factor):
+                    total += line[k]
+                coarse[index, row, column] = np.rint(total / factor**2)
 
 
 def _seamless(lungs: Mask, added: Mask, hu: NDArray[np.int16], gas: Mask) -> Mask:
