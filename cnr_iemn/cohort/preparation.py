@@ -154,7 +154,7 @@ def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan, signatur
     hashes = {}
     for name, array in (("grey", prepared.grey), ("lungs", np.packbits(prepared.lungs, axis=-1))):
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        hashes[name] = hashlib.sha256(array.tobytes()).hexdigest()
+        hashes[name] = hashlib.sha256(array.data).hexdigest()
     stored = StoredScan(
         scan_id=scan.scan_id,
         n_slices=len(prepared.grey),

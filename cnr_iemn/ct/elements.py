@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -85,6 +85,14 @@ class Elements:
         convert = _converted_once if len(raw.value or b"") <= _MAX_KEPT_BYTES else _converted
         return convert(tag, raw, self._encodings)
 
+    def numbers(self, keyword: str) -> tuple[float, ...] | None:
+        """Return an element's finite numbers, None where it is missing or holds anything else."""
+        tag = _tag(keyword)
+        raw = self._raw.get(tag)
+        if raw is None or len(raw.value or b"") > _MAX_KEPT_BYTES:
+            return _as_numbers(lambda: self.get(keyword))
+        return _numbers_once(tag, raw, self._encodings)
+
 
 @lru_cache(maxsize=256)
 def _tag(keyword: str) -> int:
@@ -110,6 +118,21 @@ _MAX_KEPT_BYTES = 256
 _converted_once = lru_cache(maxsize=4096)(_converted)
 
 
+def _as_numbers(value_of: Callable[[], Any]) -> tuple[float, ...] | None:
+    try:
+        value = value_of()
+        parts = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        numbers = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):  # no value, or text that is no number
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+@lru_cache(maxsize=4096)
+def _numbers_once(tag: int, raw: RawValue, encodings: tuple[str, ...]) -> tuple[float, ...] | None:
+    return _as_numbers(lambda: _converted_once(tag, raw, encodings))
+
+
 def texts(value: object) -> tuple[str, ...]:
     """Return the texts of a value with one, several or none."""
     if value is None or isinstance(value, str):
@@ -122,14 +145,10 @@ def numbers(elements: Elements, keyword: str, count: int, *, most: float = math.
 
     None also where one is larger than ``most``, its sign apart.
     """
-    try:
-        value: Any = elements.get(keyword)
-        parts = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        numbers = tuple(float(part) for part in parts)
-    except (TypeError, ValueError):  # no value, or text that is no number
+    found = elements.numbers(keyword)
+    if found is None or len(found) != count or any(abs(number) > most for number in found):
         return None
-    right = len(numbers) == count and all(math.isfinite(number) and abs(number) <= most for number in numbers)
-    return numbers if right else None
+    return found
 
 
 def integer(elements: Elements, keyword: str) -> int | None:

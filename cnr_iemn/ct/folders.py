@@ -35,7 +35,7 @@ def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Ite
             continue
         names.sort(key=natural_key)
         try:
-            kinds = {folder / name: _kind(folder / name) for name in sorted(files, key=natural_key)}
+            kinds = {path: _kind(path) for path in (folder / name for name in sorted(files, key=natural_key))}
         except OSError as error:  # a folder that may be listed, but not entered
             names.clear()
             refuse(folder, f"its files cannot be reached ({error.strerror}). Check the disk and the permissions.")

@@ -112,38 +112,55 @@ def read_differences(words: NDArray[np.uint32], n_bytes: int, tables: HuffmanTab
 
     ``words``, ``n_bytes``: of ``bits_of``. Raises ValueError where there are fewer.
     """
-    n_bits = 8 * n_bytes
-    starts = np.arange(_PARTS) * n_bits // _PARTS
-    bits = _read_parts(words, starts, n_bits, tables, out)
-    if bits is None:  # they have not met, or there are too few: read it as one, which tells
-        bits = _read_parts(words, starts[:1], n_bits, tables, out)
-    if bits is None:
-        raise ValueError("its JPEG stream ends before its last pixel, or has a code that is not in its Huffman table")
-    return bits
+    for n_parts in (_PARTS, 1):  # where parts have not met, or there are too few, it is read as one, which tells
+        starts = np.arange(n_parts) * (8 * n_bytes) // n_parts
+        bits = _read_parts(words, starts, 8 * n_bytes, tables, out)
+        if bits >= 0:
+            return bits
+    raise ValueError("its JPEG stream ends before its last pixel, or has a code that is not in its Huffman table")
 
 
 def _read_parts(
     words: NDArray[np.uint32], starts: NDArray[np.int64], n_bits: int, tables: HuffmanTables, out: Differences
-) -> int | None:
-    """Do as ``read_differences``, beginning at each of ``starts``; return None where that fails."""
-    at, ends = starts.copy(), np.minimum(np.append(starts[1:] + _OVERLAP, n_bits), n_bits)
+) -> int:
+    """Do as ``read_differences``, beginning at each of ``starts``; return -1 where that fails."""
+    places, ends = starts.copy(), np.full(len(starts), n_bits)
+    ends[:-1] = np.minimum(starts[1:] + _OVERLAP, n_bits)
     counts = np.zeros(len(starts), np.int64)
     read = np.empty((len(starts), len(out) + _LOOKS), np.uint16)
-    _read(words, tables.lengths, tables.differences, tables.codes, at, ends, counts, read)
+    _read(words, tables.lengths, tables.differences, tables.codes, places, ends, counts, read)
+    return _join(read, counts, starts, places, tables.bits, out)
+
+
+@compiled
+def _join(
+    read: Differences,
+    counts: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    bits: NDArray[np.uint8],
+    out: Differences,
+) -> int:
+    """Put what was read of each part behind what was read before it, from where they have met."""
     filled = 0
-    for part, count in enumerate(counts.tolist()):
+    for part in range(len(counts)):
         first = 0
         if part > 0:
-            passed = starts[part] + np.cumsum(tables.bits[read[part, : min(count, _OVERLAP + 64)]], dtype=np.int64)
-            first = int(np.searchsorted(passed, at[part - 1])) + 1
-            if first > len(passed) or passed[first - 1] != at[part - 1]:
-                return None
-        more = min(count - first, len(out) - filled)
-        out[filled : filled + more] = read[part, first : first + more]
-        filled += more
+            at = starts[part]
+            while first < counts[part] and at < ends[part - 1]:
+                at += bits[read[part, first]]
+                first += 1
+            if at != ends[part - 1]:
+                return -1
+        last = min(counts[part], first + len(out) - filled)
+        out[filled : filled + last - first] = read[part, first:last]
+        filled += last - first
         if filled == len(out):
-            return int(at[part] - tables.bits[read[part, first + more : count]].sum())
-    return None
+            taken = ends[part]
+            for k in range(last, counts[part]):  # more than were asked for
+                taken -= bits[read[part, k]]
+            return int(taken)
+    return -1
 
 
 @compiled

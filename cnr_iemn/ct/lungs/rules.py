@@ -215,7 +215,7 @@ def _doubts(hu: NDArray[np.int16], mask: Mask, litres: float) -> tuple[str, ...]
     # the body's own middle, for the mask's would follow a lung that is missing; every fourth row and slice is enough
     tissue = np.count_nonzero(hu[some, ::4] > THRESHOLD_HU, axis=(0, 1))
     middle = int(np.rint(np.average(np.arange(hu.shape[2]), weights=tissue))) if tissue.any() else hu.shape[2] // 2
-    left = np.count_nonzero(mask[:, :, :middle]) / np.count_nonzero(mask)
+    left = np.count_nonzero(mask[some, :, :middle]) / np.count_nonzero(mask[some])
     if len(mask) > 1 and not 0.15 <= left <= 0.85:  # a single slice may cut one lung only
         doubts.append(f"one side holds {100 * min(left, 1 - left):.0f}% of it, at least 15% are usual")
     if any(edge.any() for edge in (mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1])):
