@@ -79,32 +79,31 @@ def _categories() -> NDArray[np.intp]:
     return np.searchsorted(2 ** np.arange(16), np.minimum(value, 2**16 - value), side="right")
 
 
-def bits_of(data: bytes, fill: int = 0) -> tuple[NDArray[np.uint32], int]:
+def bits_of(data: NDArray[np.uint8], fill: int = 0) -> tuple[NDArray[np.uint32], int]:
     """Return a stream's data without the zeros that follow each 255 (F.1.2.3), 32 bits to a word, and its bytes.
 
     ``fill``: bytes of 255 that end it. Some words of zeros follow, which ``read_differences`` looks at. Raises
     ValueError where a marker interrupts it.
     """
-    values = np.frombuffer(data, np.uint8)
-    escapes = np.flatnonzero(values[: len(values) - fill] == 0xFF)
-    if values[escapes + 1].any():
+    escapes = np.flatnonzero(data[: len(data) - fill] == 0xFF)
+    if data[escapes + 1].any():
         raise ValueError("its JPEG stream has a marker within the image")
-    n = len(values) - len(escapes)
+    n = len(data) - len(escapes)
     plain = np.zeros(-(-n // 4) * 4 + 4 * _SPARE, np.uint8)
-    _copy_between(values, escapes, plain)
+    _copy_between(data, escapes, plain)
     return plain.view(">u4").astype(np.uint32), n
 
 
 @compiled
-def _copy_between(values: NDArray[np.uint8], escapes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+def _copy_between(data: NDArray[np.uint8], escapes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     start = at = 0
     for escape in escapes:
         n = escape + 1 - start
-        out[at : at + n] = values[start : escape + 1]
+        out[at : at + n] = data[start : escape + 1]
         at += n
         start = escape + 2
-    n = len(values) - start
-    out[at : at + n] = values[start:]
+    n = len(data) - start
+    out[at : at + n] = data[start:]
 
 
 def read_differences(words: NDArray[np.uint32], n_bytes: int, tables: HuffmanTables, out: Differences) -> int:

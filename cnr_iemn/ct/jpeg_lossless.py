@@ -90,8 +90,8 @@ def decode(stream: bytes, image: LosslessImage) -> NDArray[np.uint16]:
     The last byte is filled up, fill bytes may follow before the end marker, and a byte more than needed is let pass.
     Raises ValueError.
     """
-    data = stream[image.start : -2]
-    fill = len(data) - len(data.rstrip(b"\xff"))
+    data = np.frombuffer(stream, np.uint8)[image.start : -2]
+    fill = len(data) - len(bytes(data).rstrip(b"\xff")) if data[-1] == 0xFF else 0
     words, n_bytes = bits_of(data, fill)
     pixels = np.empty(image.shape, np.uint16)
     bits = read_differences(words, n_bytes, huffman_tables(image.counts, image.categories), pixels.reshape(-1))
