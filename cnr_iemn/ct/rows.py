@@ -22,8 +22,8 @@ _HEAD, _TAILS = 64, (32, 64, 128)
 _BLOCK = 8
 _N_BLOCKS = max(_TAILS) // _BLOCK
 _MIN_ROWS, _MIN_COLUMNS = 48, 256
-_FAR = 20
-"""So many rows on either side tell the noise; the two nearest show the damage itself."""
+_NEAR, _FAR = 2, 20
+"""Rows on either side that tell the noise; the nearest show the damage itself."""
 _MIN_NOISE = 0.5
 _SAME = 0.25
 """How much the rows beside it and its own beginning may share of a row's shift."""
@@ -70,10 +70,15 @@ class RowCheck:
 def _average_ends(stored: NDArray[np.integer], ends: Ends) -> None:
     rows, columns = stored.shape
     for row in range(rows):
-        ends[row, 0] = stored[row, :_HEAD].mean()
+        total = 0
+        for column in range(_HEAD):
+            total += int(stored[row, column])
+        ends[row, 0] = total / _HEAD
         for k in range(_N_BLOCKS):
-            start = columns - (_N_BLOCKS - k) * _BLOCK
-            ends[row, 1 + k] = stored[row, start : start + _BLOCK].mean()
+            start, total = columns - (_N_BLOCKS - k) * _BLOCK, 0
+            for column in range(start, start + _BLOCK):
+                total += int(stored[row, column])
+            ends[row, 1 + k] = total / _BLOCK
 
 
 @compiled
@@ -102,8 +107,15 @@ def _first_shifted(ends: Ends, max_score: float) -> tuple[int, float]:
             beside = abs(above + below - level[row - 2] - level[row + 2]) / 2
             if max(abs(above - below), beside, abs(off[row, 0])) >= _SAME * size:
                 continue  # it is not this row alone, or its beginning as well
-            around = np.concatenate((shift[max(row - _FAR, 0) : row - 2], shift[row + 3 : row + _FAR + 1]))
-            noise = max((around**2).mean(), off[row, first:].var() / (tail // _BLOCK - 1), _MIN_NOISE**2)
+            around = along = 0.0
+            n_around = 0
+            for k in range(max(row - _FAR, 0), min(row + _FAR + 1, n)):
+                if abs(k - row) > _NEAR:
+                    around += shift[k] ** 2
+                    n_around += 1
+            for k in range(first, 1 + _N_BLOCKS):
+                along += (off[row, k] - shift[row]) ** 2 * _BLOCK / tail
+            noise = max(around / n_around, along / (tail / _BLOCK - 1), _MIN_NOISE**2)
             if size > max_score * np.sqrt(noise):
                 found, found_shift = row, shift[row]
                 break
