@@ -26,6 +26,7 @@ _PARTS = 4
 """Places at which a stream is read at once. With one it takes twice as long, with more as long as with these."""
 _OVERLAP = 1024
 """Bits in which the reader of one part must meet that of the next; it takes less than 512."""
+_BLOCK = 64  # bytes looked at together
 _SPARE = 3  # words of 32 bits that may be looked at beyond the stream's last
 
 
@@ -85,25 +86,47 @@ def bits_of(data: NDArray[np.uint8], fill: int = 0) -> tuple[NDArray[np.uint32],
     ``fill``: bytes of 255 that end it. Some words of zeros follow, which ``read_differences`` looks at. Raises
     ValueError where a marker interrupts it.
     """
-    escapes = np.flatnonzero(data[: len(data) - fill] == 0xFF)
-    if data[escapes + 1].any():
+    plain = np.empty(len(data) + 4 * (_SPARE + 1), np.uint8)
+    n = _without_zeros(data, len(data) - fill, plain)
+    if n < 0:
         raise ValueError("its JPEG stream has a marker within the image")
-    n = len(data) - len(escapes)
-    plain = np.zeros(-(-n // 4) * 4 + 4 * _SPARE, np.uint8)
-    _copy_between(data, escapes, plain)
+    plain = plain[: -(-n // 4) * 4 + 4 * _SPARE]
+    plain[n:] = 0
     return plain.view(">u4").astype(np.uint32), n
 
 
 @compiled
-def _copy_between(data: NDArray[np.uint8], escapes: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-    start = at = 0
-    for escape in escapes:
-        n = escape + 1 - start
-        out[at : at + n] = data[start : escape + 1]
-        at += n
-        start = escape + 2
-    n = len(data) - start
-    out[at : at + n] = data[start:]
+def _without_zeros(data: NDArray[np.uint8], used: int, out: NDArray[np.uint8]) -> int:
+    """Copy ``data``, of which no 255 is the last of ``used`` bytes; return how many are left, -1 where a marker is met.
+
+    Places are unsigned: of those no sign is looked at, and bytes are copied many at once.
+    """
+    at = start = np.uint64(0)
+    one, block = np.uint64(1), np.uint64(_BLOCK)
+    while start < len(data):
+        end = min(start + block, np.uint64(len(data)))
+        plain = end < used
+        if plain:
+            escapes = np.uint8(0)
+            for k in range(_BLOCK):
+                byte = data[start + np.uint64(k)]
+                out[at + np.uint64(k)] = byte
+                escapes |= np.uint8(byte == 0xFF)
+            plain = escapes == 0
+        if plain:
+            start += block
+            at += block
+            continue
+        while start < end:
+            byte = data[start]
+            out[at] = byte
+            start += one
+            at += one
+            if byte == 0xFF and start < used:
+                if data[start] != 0:
+                    return -1
+                start += one
+    return int(np.int64(at))
 
 
 def read_differences(words: NDArray[np.uint32], n_bytes: int, tables: HuffmanTables, out: Differences) -> int:
@@ -214,35 +237,3 @@ def _read(
                 at += n
             places[part], counts[part] = at, count
             reading = True
-
-
-@compiled
-def add_predictions(pixels: Differences, predictor: int, origin: int) -> None:
-    """Turn differences, [rows, columns], into the pixels, in place and modulo 2**16 (H.1.2.1).
-
-    ``predictor``: 1 to 7, of table H.1, for what lies neither in the first row nor in the first column. ``origin``:
-    predicts the first pixel.
-    """
-    rows, columns = pixels.shape
-    start = origin
-    for row in range(rows):
-        start = (start + int(pixels[row, 0])) & 0xFFFF
-        pixels[row, 0] = left = start
-        for column in range(1, columns):
-            predicted = left
-            if predictor != 1 and row > 0:
-                above, corner = int(pixels[row - 1, column]), int(pixels[row - 1, column - 1])
-                if predictor == 2:
-                    predicted = above
-                elif predictor == 3:
-                    predicted = corner
-                elif predictor == 4:
-                    predicted = left + above - corner
-                elif predictor == 5:
-                    predicted = left + ((above - corner) >> 1)
-                elif predictor == 6:
-                    predicted = above + ((left - corner) >> 1)
-                else:
-                    predicted = (left + above) >> 1
-            left = (predicted + int(pixels[row, column])) & 0xFFFF
-            pixels[row, column] = left

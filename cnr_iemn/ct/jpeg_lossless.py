@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.huffman import add_predictions, bits_of, huffman_tables, read_differences
+from cnr_iemn.ct.compiled import compiled
+from cnr_iemn.ct.huffman import bits_of, huffman_tables, read_differences
 from cnr_iemn.ct.streams import FRAME_MARKERS, jpeg_segments
 
 _SENSELESS = "the header of its JPEG stream makes no sense"
@@ -99,7 +100,39 @@ def decode(stream: bytes, image: LosslessImage) -> NDArray[np.uint16]:
         raise ValueError("its JPEG stream ends before its last pixel")
     if bits <= 8 * (n_bytes - fill - 2):
         raise ValueError(f"its pixels take {bits:,} bits, its JPEG stream has {8 * (n_bytes - fill):,}")
-    add_predictions(pixels, image.predictor, 1 << (image.precision - image.shift - 1))
+    _add_predictions(pixels, image.predictor, 1 << (image.precision - image.shift - 1))
     if image.shift:
         pixels <<= np.uint16(image.shift)
     return pixels
+
+
+@compiled
+def _add_predictions(pixels: NDArray[np.uint16], predictor: int, origin: int) -> None:
+    """Turn differences, [rows, columns], into the pixels, in place and modulo 2**16 (H.1.2.1).
+
+    ``predictor``: 1 to 7, of table H.1, for what lies neither in the first row nor in the first column. ``origin``:
+    predicts the first pixel.
+    """
+    rows, columns = pixels.shape
+    start = origin
+    for row in range(rows):
+        start = (start + int(pixels[row, 0])) & 0xFFFF
+        pixels[row, 0] = left = start
+        for column in range(1, columns):
+            predicted = left
+            if predictor != 1 and row > 0:
+                above, corner = int(pixels[row - 1, column]), int(pixels[row - 1, column - 1])
+                if predictor == 2:
+                    predicted = above
+                elif predictor == 3:
+                    predicted = corner
+                elif predictor == 4:
+                    predicted = left + above - corner
+                elif predictor == 5:
+                    predicted = left + ((above - corner) >> 1)
+                elif predictor == 6:
+                    predicted = above + ((left - corner) >> 1)
+                else:
+                    predicted = (left + above) >> 1
+            left = (predicted + int(pixels[row, column])) & 0xFFFF
+            pixels[row, column] = left

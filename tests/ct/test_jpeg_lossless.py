@@ -184,6 +184,21 @@ def test_no_stream_leads_out_of_its_arrays(parts):
         assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("fill", [0, 3])
+def test_zeros_behind_255_are_left_out_wherever_they_stand(fill):
+    rng = np.random.default_rng(8)
+    for n in (0, 1, 2, 63, 64, 65, 128, 129, 1000):
+        for rare in (1, 0.5, 0.01):
+            plain = np.where(rng.random(n) < rare, 255, rng.integers(0, 255, n)).astype(np.uint8).tobytes()
+            data = np.frombuffer(plain.replace(b"\xff", b"\xff\0") + FILL * fill, np.uint8)
+            words, n_bytes = huffman.bits_of(data, fill)
+            assert words.astype(">u4").tobytes()[:n_bytes] == plain + FILL * fill
+            assert not any(words.astype(">u4").tobytes()[n_bytes:])
+            checked = np.zeros(len(data), np.uint8)
+            assert huffman._without_zeros.__wrapped__(data, len(data) - fill, checked) == n_bytes
+            assert checked[:n_bytes].tobytes() == plain + FILL * fill
+
+
 @pytest.mark.parametrize("change", [(6, 0), (6, 9), (8, 0xFF)], ids=["predictor 0", "predictor 9", "shift"])
 def test_headers_without_sense_are_refused(change):
     stream = bytearray(lossless(chest()))
