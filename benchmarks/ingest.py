@@ -4,7 +4,9 @@ python -m benchmarks.ingest data.root=/data/COVID-CT-MD --json ingest.json
 
 Seconds a scan, start-up excluded, of (a) pydicom and the tutorial's mask as the tutorial describes it, (b) SimpleITK's
 series reader and the same mask, (c) ours into the slice store, checks included, on one core and on all, and the floor:
-decoding alone, on all cores. Needs the extra [bench].
+decoding alone, on all cores. They take turns in four rounds, in each of which the slow ways read every scan once and
+the fast ones four times. Told are medians of the rounds and their range, of ratios those within each round, for the
+speed of a shared machine changes from minute to minute. Needs the extra [bench].
 """
 
 import argparse
@@ -19,11 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from cnr_iemn.cohort.cohort import ScanRecord
@@ -33,9 +37,12 @@ from cnr_iemn.ct.find import find_scans
 from cnr_iemn.ct.limited import run_limited
 from cnr_iemn.ct.lungs import THRESHOLD_HU, segment_lungs
 from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.volume import Volume
 
+ROUNDS = 4
 TIMES = 4
-"""How often each scan is taken."""
+"""How often the fast ways take each scan in a round."""
+TUTORIAL = "pydicom + tutorial's mask"
 
 
 @dataclass(frozen=True)
@@ -141,14 +148,22 @@ def plain_seconds_per_scan(function: Callable[[Path], None], folders: list[Path]
     return (times[-1].end - times[1].start) / len(folders), times[-1].peak / 1e9
 
 
-def mask_ms_per_slice(folders: list[Path]) -> float:
+def mask_ms_per_slice(volumes: list[Volume]) -> float:
     """Return milliseconds a slice of the lung mask alone, on one core."""
-    volumes = [read_scan(folder) for folder in folders]
-    segment_lungs(volumes[0].hu, volumes[0].spacing_mm)
     start = time.monotonic()
     for volume in volumes:
         segment_lungs(volume.hu, volume.spacing_mm)
     return 1000 * (time.monotonic() - start) / sum(len(volume.hu) for volume in volumes)
+
+
+def quotients(values: list[float], others: list[float]) -> list[float]:
+    """Return those of each round."""
+    return [value / other for value, other in zip(values, others, strict=True)]
+
+
+def told(values: list[float], digits: int) -> str:
+    """Return the median and the range."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def default_plugin(folder: Path) -> str:
@@ -170,38 +185,48 @@ def main() -> None:
     words = parser.parse_args()
     root = Path(words.root.removeprefix("data.root="))
     scans = [path for _, path in find_scans(root)]
+    cores = usable_cores()
     with tempfile.TemporaryDirectory() as temporary:
         linked = [Path(temporary) / f"{scan.name}-{k}" for k in range(TIMES) for scan in scans]
         for k, link in enumerate(linked):
             os.symlink(scans[k % len(scans)].resolve(), link, target_is_directory=True)
         store = Path(temporary) / "store"
         store.mkdir()
-        cores = usable_cores()
-        measured = {
-            "floor, all cores": seconds_per_scan(decode_only, linked, workers=cores),
-            "ours, all cores": seconds_per_scan(partial(ours, store), linked, workers=cores),
-            "ours, one core": seconds_per_scan(partial(ours, store), linked, workers=1),
-            "SimpleITK + tutorial's mask": plain_seconds_per_scan(simpleitk_and_tutorial, linked),
-            "pydicom + tutorial's mask": plain_seconds_per_scan(pydicom_and_tutorial, linked),
+        ways: dict[str, Callable[[], tuple[float, float]]] = {
+            "floor, all cores": lambda: seconds_per_scan(decode_only, linked, workers=cores),
+            "ours, all cores": lambda: seconds_per_scan(partial(ours, store), linked, workers=cores),
+            "ours, one core": lambda: seconds_per_scan(partial(ours, store), linked, workers=1),
+            "SimpleITK + tutorial's mask": lambda: plain_seconds_per_scan(simpleitk_and_tutorial, scans),
+            TUTORIAL: lambda: plain_seconds_per_scan(pydicom_and_tutorial, scans),
         }
-    seconds = {name: value for name, (value, _) in measured.items()}
-    tutorial = seconds["pydicom + tutorial's mask"]
+        rounds = [{name: way() for name, way in ways.items()} for _ in track(range(ROUNDS), "rounds")]
+    seconds = {name: [measured[name][0] for measured in rounds] for name in ways}
+    peak_gb = {name: max(measured[name][1] for measured in rounds) for name in ways}
+    volumes = [read_scan(folder) for folder in scans]
     ratios = {
-        "two_cores_vs_tutorial": tutorial / seconds["ours, all cores"],
-        "one_core_vs_tutorial": tutorial / seconds["ours, one core"],
-        "two_cores_vs_floor": seconds["ours, all cores"] / seconds["floor, all cores"],
-        "mask_ms_per_slice": mask_ms_per_slice(scans),
+        "two_cores_vs_tutorial": quotients(seconds[TUTORIAL], seconds["ours, all cores"]),
+        "one_core_vs_tutorial": quotients(seconds[TUTORIAL], seconds["ours, one core"]),
+        "two_cores_vs_floor": quotients(seconds["ours, all cores"], seconds["floor, all cores"]),
+        "mask_ms_per_slice": [mask_ms_per_slice(volumes) for _ in range(ROUNDS)],
     }
-    table = Table("", "seconds a scan", "times (a)", "peak memory, GB", title=f"{len(linked)} scans, {cores} cores")
-    for name, (value, peak) in measured.items():
-        table.add_row(name, f"{value:.3f}", f"{tutorial / value:.1f}", f"{peak:.2f}")
-    Console().print(table)
+    title = f"{len(linked)} scans, {cores} cores, medians of {ROUNDS} rounds and their range"
+    table = Table("", "seconds a scan", "times (a)", "peak memory, GB", title=title)
+    for name, values in seconds.items():
+        table.add_row(name, told(values, 3), told(quotients(seconds[TUTORIAL], values), 1), f"{peak_gb[name]:.2f}")
+    Console(width=120).print(table)
     plugin = default_plugin(scans[0])
-    print(f"plugin of pydicom: {plugin}; ours on all cores / floor: {ratios['two_cores_vs_floor']:.2f}; ", end="")
-    print(f"mask alone {ratios['mask_ms_per_slice']:.2f} ms a slice on one core")
+    print(f"plugin of pydicom: {plugin}; ours on all cores / floor: {told(ratios['two_cores_vs_floor'], 2)}; ", end="")
+    print(f"mask alone {told(ratios['mask_ms_per_slice'], 2)} ms a slice on one core")
     if words.json:
-        result = {"seconds_per_scan": seconds, "ratios": ratios, "plugin": plugin, "cores": cores, "scans": len(linked)}
-        result["peak_gb"] = {name: peak for name, (_, peak) in measured.items()}
+        result = {
+            "seconds_per_scan": {name: median(values) for name, values in seconds.items()},
+            "ratios": {name: median(values) for name, values in ratios.items()},
+            "rounds": {"seconds_per_scan": seconds, "ratios": ratios},
+            "peak_gb": peak_gb,
+            "plugin": plugin,
+            "cores": cores,
+            "scans": len(linked),
+        }
         words.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 

@@ -43,8 +43,8 @@ def refined(hu: NDArray[np.int16], coarse: Coarse, every: int) -> Mask:
         box = (slice(top, top + height), slice(left, left + width))
         fine = tuple(slice(part.start * factor, part.stop * factor) for part in box)
         size = (width * factor, height * factor)
-        air = cv2.resize(near[box], size, interpolation=cv2.INTER_NEAREST)
-        air &= np.asarray(cv2.compare(image[fine], THRESHOLD_HU, cv2.CMP_LE))  # 255 where true
+        air = np.empty(size[::-1], np.uint8)
+        _find_air(near[box].copy(), image, fine[0].start, fine[1].start, factor, air)
         part = air | (cv2.resize(dense[box] * np.uint8(255), size) > 127) if dense.any() else air
         filled = fill_holes(part)
         if domes[place].any():
@@ -62,6 +62,24 @@ def _between(slices: Mask) -> NDArray[np.uint8]:
 
 def _grown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.dilate(image, _AROUND), np.uint8)
+
+
+@compiled
+def _find_air(
+    near: NDArray[np.uint8], hu: NDArray[np.int16], top: int, left: int, factor: int, air: NDArray[np.uint8]
+) -> None:
+    """Write 0 and 1: where air is within the coarser ``near``, the part from ``top`` and ``left`` of the slice."""
+    rows, columns = near.shape
+    line = np.empty(columns * factor, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            for k in range(factor):
+                line[column * factor + k] = near[row, column]
+        for k in range(factor):
+            here = hu[top + row * factor + k, left : left + line.size]
+            out = air[row * factor + k]
+            for column in range(line.size):
+                out[column] = line[column] & np.uint8(here[column] <= THRESHOLD_HU)
 
 
 @compiled
