@@ -3,7 +3,10 @@
 import logging
 from collections.abc import Callable
 from functools import cache, wraps
+from pickle import UnpicklingError
 from typing import ParamSpec, TypeVar, cast
+
+_log = logging.getLogger(__name__)
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -27,7 +30,18 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return machine_code(kept=True)(*args, **kwargs)
-        except (OSError, RuntimeError):  # no folder where it can be kept, or no space
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            _tell_once(type(error).__name__)
             return machine_code(kept=False)(*args, **kwargs)
 
     return call
+
+
+@cache
+def _tell_once(error: str) -> None:
+    """Say that numba has no folder for its code, no space in it, or found code there that was cut."""
+    _log.warning(
+        "Compiled code cannot be kept (%s), so that each process compiles it again, in some seconds: empty the folder "
+        "that NUMBA_CACHE_DIR names, or set it to one that can be written.",
+        error,
+    )

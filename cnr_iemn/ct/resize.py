@@ -29,7 +29,7 @@ def resize_square(image: NDArray[Pixel], size: int, *, fill: float = 0) -> NDArr
         enlarged: NDArray[Pixel] = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
         return enlarged
     means = np.empty((size, size), image.dtype)
-    _area_means(image, *shares(side, size), *shares(side, size), means, image.dtype == np.uint8)
+    _area_means(image, *_shares(side, size), *_shares(side, size), means, image.dtype == np.uint8)
     return means
 
 
@@ -44,7 +44,7 @@ def resize_mask(image: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
         slice(start * size // side, -(-(start + length) * size // side))
         for start, length in ((top, height), (left, width))
     )
-    first, share = shares(side, size)
+    first, share = _shares(side, size)
     inside = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.float32)
     _area_means(image, first[rows], share[:, rows], first[columns], share[:, columns], inside, False)
     resized[rows, columns] = inside > _HALF
@@ -53,7 +53,7 @@ def resize_mask(image: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
 
 _HALF = np.float32(0.5 - 1e-5)  # of a pixel, less what sums of shares lose to rounding
 _AT_ONCE = 3  # shares of a pixel; where the size is less than halved it has no more
-Shares = tuple[NDArray[np.int64], NDArray[np.float32]]
+_Shares = tuple[NDArray[np.int64], NDArray[np.float32]]
 """For each of fewer pixels along a line: the first of the pixels that it covers, [fewer], and the shares of that one
 
 and the next ones in it, [n, fewer]; 0 where it covers fewer than n.
@@ -61,7 +61,7 @@ and the next ones in it, [n, fewer]; 0 where it covers fewer than n.
 
 
 @lru_cache(maxsize=64)
-def shares(pixels: int, fewer: int) -> Shares:
+def _shares(pixels: int, fewer: int) -> _Shares:
     """Return which share of each of ``fewer`` pixels along a line comes from each of ``pixels``."""
     start = np.arange(fewer) * pixels  # in units in which all ends are whole
     first = start // fewer

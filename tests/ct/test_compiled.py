@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from cnr_iemn.ct.compiled import compiled
 
@@ -35,6 +36,15 @@ def test_without_a_folder_for_its_code():
 
 def test_a_full_disk_costs_no_more_than_the_time_to_compile(tmp_path):
     assert run(tmp_path, 0) == []
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("content", [b"", bytes(100)], ids=["empty", "zeros"])
+def test_code_that_a_power_failure_cut_is_compiled_again(ending, content, tmp_path):
+    run(tmp_path, 2**30)
+    for path in tmp_path.rglob(f"*.{ending}"):
+        path.write_bytes(content)
+    run(tmp_path, 2**30)
 
 
 def test_machine_code_is_kept_for_the_next_process(tmp_path):
