@@ -66,18 +66,32 @@ def only_image(stream: bytes) -> LosslessImage | None:
 
 
 def _first_image(frame: bytes, scan: bytes, start: int, tables: dict[int, tuple[bytes, bytes]]) -> LosslessImage:
-    """Put together what the headers of frame and scan say (B.2.2, B.2.3). Raises ValueError, KeyError, IndexError."""
+    """Put together what the headers of frame and scan say (B.2.2, B.2.3). Raises ValueError, KeyError."""
+    if (len(frame), len(scan)) != (9, 6):
+        raise ValueError("one component takes 9 bytes of a frame's header and 6 of a scan's")
+    precision, _, component, sampling = frame[0], frame[5], frame[6], divmod(frame[7], 16)
     shape = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    image = LosslessImage(start, shape, frame[0], scan[3], scan[5] & 15, *tables[scan[2] >> 4])
-    if not (1 <= image.predictor <= 7 and image.shift < image.precision <= 16):
-        raise ValueError(f"precision {image.precision}, predictor {image.predictor}, shift {image.shift}")
-    return image
+    _, named, table, predictor, end, shifts = scan
+    sense = (
+        2 <= precision <= 16
+        and min(shape) >= 1
+        and all(1 <= factor <= 4 for factor in sampling)
+        and named == component
+        and 1 <= predictor <= 7
+        and end == 0
+        and shifts < precision  # its upper half, which is not for this process, is 0
+    )
+    if not sense:
+        raise ValueError(f"frame {frame.hex()}, scan {scan.hex()}")
+    return LosslessImage(start, shape, precision, predictor, shifts, *tables[table >> 4])
 
 
 def _tables_of(body: bytes) -> dict[int, tuple[bytes, bytes]]:
     """Return the Huffman tables of a segment (B.2.4.2), those for coefficients left out."""
     tables = {}
     while body:
+        if len(body) < 17:
+            raise ValueError("a table has 16 counts")
         n = sum(body[1:17])
         if body[0] < 16:
             tables[body[0]] = body[1:17], body[17 : 17 + n]
@@ -88,36 +102,39 @@ def _tables_of(body: bytes) -> dict[int, tuple[bytes, bytes]]:
 def decode(stream: bytes, image: LosslessImage) -> NDArray[np.uint16]:
     """Return the pixels, [rows, columns], of a stream from its start to its end marker. ``image``: of ``only_image``.
 
-    The last byte is filled up, fill bytes may follow before the end marker, and a byte more than needed is let pass.
-    Raises ValueError.
+    The last byte is filled up, fill bytes of 255 may follow before the end marker, the first of which may hold pixels,
+    and a byte more than needed is let pass. Raises ValueError.
     """
     data = np.frombuffer(stream, np.uint8)[image.start : -2]
     fill = len(data) - len(bytes(data).rstrip(b"\xff")) if data[-1] == 0xFF else 0
     words, n_bytes = bits_of(data, fill)
     pixels = np.empty(image.shape, np.uint16)
     bits = read_differences(words, n_bytes, huffman_tables(image.counts, image.categories), pixels.reshape(-1))
-    if bits > 8 * n_bytes:
+    if bits > 8 * (n_bytes - max(fill - 1, 0)):
         raise ValueError("its JPEG stream ends before its last pixel")
     if bits <= 8 * (n_bytes - fill - 2):
         raise ValueError(f"its pixels take {bits:,} bits, its JPEG stream has {8 * (n_bytes - fill):,}")
-    _add_predictions(pixels, image.predictor, 1 << (image.precision - image.shift - 1))
+    precision = image.precision - image.shift
+    if _add_predictions(pixels, image.predictor, 1 << (precision - 1)) >> precision:
+        raise ValueError(f"its pixels need more than the {precision} bits that its JPEG stream has for them")
     if image.shift:
         pixels <<= np.uint16(image.shift)
     return pixels
 
 
 @compiled
-def _add_predictions(pixels: NDArray[np.uint16], predictor: int, origin: int) -> None:
-    """Turn differences, [rows, columns], into the pixels, in place and modulo 2**16 (H.1.2.1).
+def _add_predictions(pixels: NDArray[np.uint16], predictor: int, origin: int) -> int:
+    """Turn differences, [rows, columns], into the pixels, in place and modulo 2**16 (H.1.2.1); return all their bits.
 
     ``predictor``: 1 to 7, of table H.1, for what lies neither in the first row nor in the first column. ``origin``:
     predicts the first pixel.
     """
     rows, columns = pixels.shape
-    start = origin
+    start, bits = origin, 0
     for row in range(rows):
         start = (start + int(pixels[row, 0])) & 0xFFFF
         pixels[row, 0] = left = start
+        bits |= left
         for column in range(1, columns):
             predicted = left
             if predictor != 1 and row > 0:
@@ -136,3 +153,5 @@ def _add_predictions(pixels: NDArray[np.uint16], predictor: int, origin: int) ->
                     predicted = (left + above) >> 1
             left = (predicted + int(pixels[row, column])) & 0xFFFF
             pixels[row, column] = left
+            bits |= left
+    return bits

@@ -34,7 +34,7 @@ def _table(low: float, high: float) -> NDArray[np.uint8]:
 @compiled
 def _look_up(hu: NDArray[np.int16], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
     for i in range(hu.size):
-        out[i] = table[hu[i] - _LOWEST]
+        out[i] = table[int(hu[i]) - _LOWEST]
 
 
 def three_channels(grey: NDArray[np.uint8], mask: NDArray[np.bool_ | np.uint8]) -> NDArray[np.uint8]:

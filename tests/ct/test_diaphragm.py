@@ -95,7 +95,7 @@ def test_the_edge_lies_where_the_lung_ends(lung_hu, blur):
     share = ndimage.gaussian_filter(inside.reshape(side, 8, side, 8).mean(axis=(1, 3)), blur)
     hu = np.rint(TISSUE_HU + share * (lung_hu - TISSUE_HU)).astype(np.int16)[None]
     lungs, none = hu <= -320, np.zeros(hu.shape, bool)
-    found = refined(hu, Coarse(lungs, none, none, none), 1)
+    found = refined(hu, Coarse(lungs, none, none, none), 1, 1)
     true = np.pi * radius**2
     error, of_threshold = (abs(np.count_nonzero(mask) / true - 1) for mask in (found, lungs))
     print(f"{lung_hu} HU, blur {blur}: {error:.4f}, threshold {of_threshold:.4f}")

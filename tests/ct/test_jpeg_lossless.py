@@ -29,7 +29,7 @@ def assert_refused(stream, match):
         decoded(stream)
 
 
-def stream_of(image, lengths):
+def stream_of(image, lengths, shift=0):
     """Write a stream of 16 bits, predictor 1, bit by bit. ``lengths``: of the code of each category, 0 for none."""
     order = sorted((length, category) for category, length in enumerate(lengths) if length)
     codes, code, last = {}, 0, 0
@@ -38,7 +38,7 @@ def stream_of(image, lengths):
         codes[category] = f"{code:0{length}b}"
         code, last = code + 1, length
     left = np.empty(image.shape, int)
-    left[:, 1:], left[1:, 0], left[0, 0] = image[:, :-1], image[:-1, 0], 2**15
+    left[:, 1:], left[1:, 0], left[0, 0] = image[:, :-1], image[:-1, 0], 2 ** (15 - shift)
     text = ""
     for value in ((image.astype(int) - left + 2**15 - 1) % 2**16 - 2**15 + 1).ravel().tolist():
         category = abs(value).bit_length()
@@ -51,7 +51,7 @@ def stream_of(image, lengths):
     table = b"\0" + counts + bytes(category for _, category in order)
     rows, columns = (n.to_bytes(2, "big") for n in image.shape)
     frame = b"\x10" + rows + columns + b"\x01\x01\x11\0"
-    segments = ((0xC4, table), (0xC3, frame), (0xDA, b"\x01\x01\0\x01\0\0"))
+    segments = ((0xC4, table), (0xC3, frame), (0xDA, b"\x01\x01\0\x01\0" + bytes([shift])))
     head = b"".join(bytes([255, marker]) + (2 + len(body)).to_bytes(2, "big") + body for marker, body in segments)
     return b"\xff\xd8" + head + data + END
 
@@ -96,11 +96,10 @@ def test_short_and_long_codes_of_every_category(lengths):
 
 
 def test_a_point_transform_moves_the_bits():
-    stream = bytearray(stream_of(np.arange(300, dtype=np.uint16).reshape(15, 20), [5] * 17))
-    stream[stream.index(b"\xff\xda") + 9] = 2
-    pixels = decoded(bytes(stream))
-    np.testing.assert_array_equal(pixels, imagecodecs.jpeg8_decode(bytes(stream)))
-    assert (np.diff(pixels[3].astype(int)) == 4).all()
+    image = np.arange(300, dtype=np.uint16).reshape(15, 20)
+    stream = stream_of(image, [5] * 17, shift=2)
+    np.testing.assert_array_equal(imagecodecs.jpeg8_decode(stream), image * 4)
+    np.testing.assert_array_equal(decoded(stream), image * 4)
 
 
 def test_parts_that_do_not_meet_are_read_as_one(monkeypatch):
@@ -199,12 +198,79 @@ def test_zeros_behind_255_are_left_out_wherever_they_stand(fill):
             assert checked[:n_bytes].tobytes() == plain + FILL * fill
 
 
-@pytest.mark.parametrize("change", [(6, 0), (6, 9), (8, 0xFF)], ids=["predictor 0", "predictor 9", "shift"])
-def test_headers_without_sense_are_refused(change):
+@pytest.mark.parametrize(
+    ("marker", "offset", "value"),
+    [
+        (0xDA, 3, 10),
+        (0xDA, 5, 2),
+        (0xDA, 7, 0),
+        (0xDA, 7, 9),
+        (0xDA, 8, 1),
+        (0xDA, 9, 0xFF),
+        (0xDA, 9, 0x10),
+        (0xC3, 3, 14),
+        (0xC3, 4, 1),
+        (0xC3, 4, 17),
+        (0xC3, 11, 0),
+    ],
+    ids=[
+        "longer scan header",
+        "another component",
+        "predictor 0",
+        "predictor 9",
+        "end",
+        "shift",
+        "bit of successive approximation",
+        "longer frame header",
+        "precision 1",
+        "precision 17",
+        "sampling",
+    ],
+)
+def test_headers_without_sense_are_refused(marker, offset, value):
     stream = bytearray(lossless(chest()))
-    offset, value = change
-    stream[stream.index(b"\xff\xda") + offset + 1] = value
+    stream[stream.index(bytes([0xFF, marker])) + offset] = value
     assert_refused(bytes(stream), "makes no sense")
+
+
+def test_a_header_with_no_columns_is_refused():
+    stream = bytearray(lossless(chest()))
+    at = stream.index(b"\xff\xc3")
+    stream[at + 7 : at + 9] = b"\0\0"
+    assert_refused(bytes(stream), "makes no sense")
+
+
+def test_a_damaged_byte_of_the_header_gives_no_other_image():
+    """Other tables, predictors and a greater precision may fit the stream as well; of a real file, its range tells."""
+    stream = lossless(chest())
+    start = only_image(stream).start
+    others = set()
+    for at in range(2, start):
+        for value in (0, 1, 2, 4, 8, 9, 0x10, 0x40, 0x80, 0xFF):
+            damaged = stream[:at] + bytes([value]) + stream[at + 1 :]
+            try:
+                image = only_image(damaged)
+                pixels = None if image is None else decode(damaged, image)
+            except ValueError:
+                continue
+            if pixels is not None and not np.array_equal(pixels, chest()):
+                others.add(at)
+    frame, tables, scan = (stream.index(bytes([0xFF, marker])) for marker in (0xC3, 0xC4, 0xDA))
+    assert others <= {frame + 4, *range(tables, scan), scan + 7}
+
+
+def test_pixels_that_need_more_bits_than_the_stream_has_are_refused():
+    stream = bytearray(lossless(chest()))
+    stream[stream.index(b"\xff\xc3") + 4] = 10
+    assert_refused(bytes(stream), "need more than the 10 bits")
+
+
+def test_fill_bytes_hold_no_pixels_but_for_the_first():
+    """Where all ones are a code, which no writer may use, a lost end that is filled with 255 looks like pixels."""
+    steps = np.random.default_rng(9).integers(-60, 61, (64, 64))
+    stream = stream_of((2**15 + np.cumsum(steps, axis=1)).astype(np.uint16), [3] * 8 + [0] * 9)
+    for n in (2, 3, 100):
+        assert_refused(stream[: -2 - n] + FILL * n + END, "ends before its last pixel")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +284,7 @@ def test_headers_without_sense_are_refused(change):
     ids=["more codes than there are", "a category twice", "category 17", "cut"],
 )
 def test_tables_without_sense_are_refused(table):
-    assert_refused(with_segment(lossless(chest()), 0xC4, b"\0" + table), "Huffman table")
+    assert_refused(with_segment(lossless(chest()), 0xC4, b"\0" + table), "Huffman table|makes no sense")
 
 
 def test_a_second_frame_makes_no_sense():

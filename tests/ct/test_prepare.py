@@ -121,7 +121,7 @@ def test_cropping_shows_the_lungs_and_measures_them_as_before(dicom, scan_folder
 
 @pytest.mark.parametrize(("side", "size"), [(512, 336), (96, 75), (64, 63), (64, 64), (40, 80)])
 def test_masks_are_resized_as_a_whole(side, size):
-    """Blocks or the whole: the same pixels."""
+    """Only what holds some of a mask is resized, which gives the same pixels."""
     rng = np.random.default_rng(side)
     image = np.zeros((side, side), np.uint8)
     top, left = rng.integers(0, side // 2, 2)

@@ -15,8 +15,6 @@ def test_every_hu_value(low, high):
     assert grey.dtype == np.uint8
     assert grey.shape == hu.shape
     assert np.abs(grey - exact).max() <= 0.5 + 1e-9
-    # some of these are looked up and some computed, by their largest value
-    np.testing.assert_array_equal(np.stack([window_to_uint8(image, low=low, high=high) for image in hu]), grey)
 
 
 def test_ends_and_middle():

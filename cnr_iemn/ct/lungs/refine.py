@@ -28,9 +28,11 @@ class Coarse:
     domes: Mask
 
 
-def refined(hu: NDArray[np.int16], coarse: Coarse, every: int) -> Mask:
-    """Return the mask at the voxels of ``hu``. ``every``: slices of it for one of the coarse ones."""
-    factor = hu.shape[1] // coarse.lungs.shape[1]
+def refined(hu: NDArray[np.int16], coarse: Coarse, every: int, factor: int) -> Mask:
+    """Return the mask at the voxels of ``hu``.
+
+    ``every``, ``factor``: slices of it, and pixels along a line, for one of the coarse ones.
+    """
     mask = np.zeros(hu.shape, bool)
     lungs, gas, domes = (_between(part) for part in (coarse.lungs, coarse.gas, coarse.domes))
     for index, image in enumerate(hu):

@@ -110,7 +110,7 @@ def pleura_rule(hu: NDArray[np.int16], spacing_mm: Spacing) -> tuple[Mask, tuple
     lungs[view] = large_parts(lungs[view], least=_LEAST_PART * np.count_nonzero(lungs))
     recovered = recover_pleura(coarse, lungs, spacing)
     added = _seamless(lungs, recovered.mask, coarse, gas)
-    mask = refined(hu, Coarse(lungs, gas, added, domes), every)
+    mask = refined(hu, Coarse(lungs, gas, added, domes), every, factor)
     findings = []
     if np.count_nonzero(added) > _MENTIONED_SHARE * np.count_nonzero(lungs):
         ml = np.count_nonzero(added) * float(np.prod(spacing_mm)) * every * factor**2 / 1000
@@ -215,7 +215,7 @@ def _doubts(hu: NDArray[np.int16], mask: Mask, litres: float) -> tuple[str, ...]
     # the body's own middle, for the mask's would follow a lung that is missing; every fourth row and slice is enough
     tissue = np.count_nonzero(hu[some, ::4] > THRESHOLD_HU, axis=(0, 1))
     middle = int(np.rint(np.average(np.arange(hu.shape[2]), weights=tissue))) if tissue.any() else hu.shape[2] // 2
-    left = np.count_nonzero(mask[some, :, :middle]) / np.count_nonzero(mask[some])
+    left = np.count_nonzero(mask[:, :, :middle]) / np.count_nonzero(mask)
     if len(mask) > 1 and not 0.15 <= left <= 0.85:  # a single slice may cut one lung only
         doubts.append(f"one side holds {100 * min(left, 1 - left):.0f}% of it, at least 15% are usual")
     if any(edge.any() for edge in (mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1])):
