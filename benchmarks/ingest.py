@@ -6,7 +6,7 @@ Seconds a scan, start-up excluded, of (a) pydicom and the tutorial's mask as the
 series reader and the same mask, (c) ours into the slice store, checks included, on one core and on all, and the floor:
 decoding with imagecodecs alone, on all cores. They take turns in four rounds, in each of which the slow ways read every
 scan once and the fast ones four times, and the mask alone is made. Told are medians of the rounds and their range, of
-ratios those within each round, for the speed of a shared machine changes from minute to minute. Needs the extra [bench].
+ratios those within each round, for the speed of a shared machine changes from minute to minute. Needs [bench].
 """
 
 import argparse
