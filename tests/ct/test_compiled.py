@@ -114,11 +114,11 @@ def chest(shape, spacing):
     hu[np.broadcast_to(y**2 + x**2 < 0.9, shape)] = 40
     hu[np.broadcast_to((y**2 + x**2 > 0.62) & (y**2 + x**2 < 0.68), shape)] = 700
     for side in (-1, 1):
-        hu[y**2 / 0.3 + (x - side * 0.4) ** 2 / 0.1 + z**2 * 0.8 < 1] = -850
+        hu[y**2 / 0.3 + (x - side * 0.5) ** 2 / 0.1 + z**2 * 0.8 < 1] = -850
     hu[n // 3 : n // 2, rows // 2 :, : columns // 4] = 30
     return Volume(hu, spacing, -np.arange(n) * 1.0, (), True, "")
 
-SHAPES = ((9, 97, 121), 3.1), ((24, 130, 90), 2.9), ((1, 64, 64), 5.0), ((6, 512, 490), 0.074), ((40, 201, 199), 1.0)
+SHAPES = ((9, 97, 121), 3.1), ((24, 130, 90), 2.9), ((1, 64, 64), 5.0), ((6, 512, 470), 0.074), ((40, 201, 199), 1.0)
 for shape, pixel in SHAPES:
     volume = chest(shape, (5.0 if shape[0] < 30 else 1.0, pixel, pixel))
     for size, crop in ((37, "none"), (64, "lungs"), (300, "none")):
