@@ -48,8 +48,9 @@ class KeptCode(FunctionCache):
 
     def _path(self, sig: object, codegen: object) -> Path:
         key = self._index_key(sig, codegen)  # type: ignore[no-untyped-call]
-        told = repr((key, numba.__version__, _sources()))
-        name = f"{self._py_func.__name__}.{hashlib.sha256(told.encode()).hexdigest()[:32]}.code"
+        function = self._py_func
+        told = repr((function.__module__, function.__qualname__, key, numba.__version__, _sources()))
+        name = f"{function.__name__}.{hashlib.sha256(told.encode()).hexdigest()[:32]}.code"
         return Path(self.cache_path, name)
 
 

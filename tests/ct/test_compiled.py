@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import numba
 import numpy as np
@@ -84,6 +85,16 @@ def test_code_of_other_sources_is_not_taken(tmp_path, monkeypatch):
         found.append(air.tolist())
     assert found == [[[1, 0]], [[1, 1]], [[1, 0]]]
     assert len([*tmp_path.rglob("*.code")]) == 2
+
+
+def test_functions_of_one_name_have_code_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    value = np.array([[-320]], np.int16)
+    for module in ("first", "second"):
+        one = FunctionType(refine._find_air.__wrapped__.__code__, refine.__dict__, "one")
+        one.__module__ = module
+        compiled(one)(np.ones((1, 1), np.uint8), value, 0, 0, 1, np.empty((1, 1), np.uint8))
+    assert len([*tmp_path.rglob("one.*.code")]) == 2
 
 
 def test_functions_take_nothing_from_outside_the_sources_that_are_hashed():
