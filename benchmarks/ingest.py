@@ -12,7 +12,6 @@ ratios those within each round, for the speed of a shared machine changes from m
 import argparse
 import json
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -124,8 +123,13 @@ def decode_only(folder: Path) -> None:
 def _timed(function: Callable[[Path], None], warm_up: Path, folder: Path | None) -> Timed:
     start = 0.0 if folder is None else time.monotonic()
     function(warm_up if folder is None else folder)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Timed(start, time.monotonic(), os.getpid(), peak)
+    return Timed(start, time.monotonic(), os.getpid(), peak_bytes())
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has had; getrusage would count its parent's at its start as well."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def seconds_per_scan(function: Callable[[Path], None], folders: list[Path], *, workers: int) -> tuple[float, float]:
