@@ -33,6 +33,7 @@ class KeptCode(FunctionCache):
         digest, data = content[:32], content[32:]
         if hashlib.sha256(data).digest() != digest:
             return None
+        # machine code of this user's own, which whoever can write it can make do anything, however it is read
         return self._impl.rebuild(target_context, pickle.loads(data))
 
     def save_overload(self, sig, data):  # type: ignore[no-untyped-def]  # as numba has it
