@@ -1,109 +1,118 @@
 """Stage 2: group percentages of saved predictions -> XGBoost -> the class of every patient, and the paper's tables.
 
-python aggregate.py study=default ensemble=all
-python aggregate.py study=default evaluate=predictions.parquet labels=labels.csv
+python aggregate.py study=covid_ct_md ensemble=all
+python aggregate.py study=covid_ct_md evaluate=predictions.parquet labels=labels.csv
 python aggregate.py study=one compare=other
 """
 
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnr_iemn.settings.checks import ensemble_models, ensemble_name
-from cnr_iemn.settings.entry_point import entry_point
-from cnr_iemn.settings.schema import AggregateSettings
+from cnr_iemn.config.aggregate_schema import AggregateSettings
+from cnr_iemn.config.entry_point import entry_point
+from cnr_iemn.config.schema_fields import setting_paths
+from cnr_iemn.config.validation import ensemble_models, ensemble_name
 
 if TYPE_CHECKING:  # heavy: loaded once the settings are checked
-    from rich.console import Console
-
-    from cnr_iemn.patients.evidence.beside import Wanted
-    from cnr_iemn.patients.evidence.results import Results
-    from cnr_iemn.patients.evidence.spread import Repeats
+    from cnr_iemn.report.terminal import ResultPrinter
 
 
 @entry_point("aggregate", AggregateSettings)
 def main(settings: AggregateSettings) -> float:
-    """Join the runs, train and evaluate the booster, write the ensemble's folder. Returns the validation accuracy.
+    """Read the runs, fit and evaluate stage 2, write its folder, ensemble.json last. Returns the accuracy.
 
-    With ``evaluate`` or ``compare`` nothing is trained: see ``engine.external``.
+    With ``evaluate`` nothing is fitted; returns the external accuracy. With ``compare``, the difference of two.
     """
-    from dataclasses import asdict, replace
+    from cnr_iemn.report.terminal import ResultPrinter
 
-    from rich.console import Console
+    if settings.logger.name == "wandb":
+        from cnr_iemn.stage1.training.loggers import require_server  # torch
 
-    from cnr_iemn.cohort.shortcuts import shortcuts
-    from cnr_iemn.engine.ensembles import describe_ensemble, store_of, stored_summaries, training_facts, write_ensemble
-    from cnr_iemn.engine.external import compare, evaluate
-    from cnr_iemn.engine.joined import join_runs
-    from cnr_iemn.engine.provenance import provenance
-    from cnr_iemn.engine.repeats import find_repeats
-    from cnr_iemn.files import json_text, write_text_atomic
-    from cnr_iemn.patients.evidence.results import assemble_results, write_results
-    from cnr_iemn.report.study import write_report
-
-    console = Console(width=None if Console().is_terminal else 140)
+        require_server(settings.logger)
+    printer, name = ResultPrinter(), ensemble_name(settings.ensemble)
     if settings.compare is not None:
-        return compare(settings, console)
+        return compare(settings, name, printer)
     if settings.evaluate is not None:
-        return evaluate(settings, console)
-    root, name, booster = Path(settings.runs), ensemble_name(settings.ensemble), asdict(settings.booster)
-    way = booster.pop("features")
-    joined = join_runs(root, settings.study, ensemble_models(settings.ensemble), settings.tag, features=way)
-    store = store_of(next(iter(joined.runs.values())))
-    joined.require_distinct_scans(store)
-    ensemble = describe_ensemble(settings.study, joined.runs, joined.predictions, joined.folds)
-    repeats = find_repeats(root, joined, ensemble, name, seeds=settings.seeds, splits=settings.splits)
-    origin = provenance(joined, booster_seed=settings.booster.seed)
+        return score(settings, name, printer)
+    return aggregate(settings, name, printer)
+
+
+def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") -> float:
+    """Fit and evaluate stage 2 on the saved predictions of a study. ``name``: of the ensemble's folder."""
+    from cnr_iemn.data.shortcut_features import shortcuts
+    from cnr_iemn.evaluation.aggregate import assemble_results, write_results
+    from cnr_iemn.evaluation.evidence import EvidenceOptions
+    from cnr_iemn.evaluation.stability import find_repeats
+    from cnr_iemn.report.study_report import write_report
+    from cnr_iemn.stage2.baselines import summarise_store
+    from cnr_iemn.stage2.ensemble import write_ensemble
+    from cnr_iemn.stage2.ensemble_runs import describe_ensemble, read_runs, run_store, with_training_scans
+    from cnr_iemn.stage2.provenance import provenance
+    from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
+    from cnr_iemn.utils.checksums import file_digests
+    from cnr_iemn.utils.shell_words import predict_command
+
+    root, booster, models = Path(settings.runs), asdict(settings.booster), ensemble_models(settings.ensemble)
+    runs = read_runs(root, settings.study, models, settings.tag, features=booster.pop("features"))
+    store = run_store(runs.first_run)
+    runs.check_store(store)
+    ensemble = describe_ensemble(runs)
+    repeats = find_repeats(root, runs, ensemble, name, seeds=settings.seeds, splits=settings.splits)
+    origin = provenance(runs, booster_seed=settings.booster.seed)
     results = assemble_results(
-        joined.predictions,
-        stored_summaries(store, joined.scans.index),
+        runs.predictions,
+        summarise_store(store, runs.scans.index),
         cohort=ensemble.cohort,
-        folds=joined.fold_predictions,
-        shortcuts=shortcuts(store, joined.scans.index),
-        wanted=_wanted(settings, repeats),
+        folds=runs.fold_predictions,
+        shortcuts=shortcuts(store, runs.scans.index),
+        options=EvidenceOptions.of(settings, repeats),
         **booster,
     )
     if settings.ablations:
-        from cnr_iemn.engine.ablations import ablate  # torch only here
+        from cnr_iemn.evaluation.ablation import ablate  # torch
+        from cnr_iemn.stage2.booster import mean_probabilities
 
-        ablate(root / settings.study, ensemble, store, results, gpus=settings.gpus)
+        predict = partial(mean_probabilities, results.booster)
+        results.metrics["ablations"] = ablate(
+            root / settings.study, ensemble, store, results.patients, results.slices, predict, gpus=settings.gpus
+        )
     folder = root / settings.study / "ensembles" / name
     write_results(folder, results)
-    learnt = training_facts(store, joined.training_labels, ensemble.classes)
-    write_ensemble(folder, replace(ensemble, calibration=results.calibration, **learnt))
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study)
-    _tell(console, settings, results, folder)
-    return float(results.metrics["accuracy"])
-
-
-def _wanted(settings: AggregateSettings, repeats: "Repeats") -> "Wanted":
-    """Return what evidence is asked for: the settings of the same names."""
-    from dataclasses import fields
-
-    from cnr_iemn.patients.evidence.beside import Wanted
-
-    names = (each.name for each in fields(Wanted) if each.name != "repeats")
-    return Wanted(repeats=repeats, **{name: getattr(settings, name) for name in names})
-
-
-def _tell(console: "Console", settings: AggregateSettings, results: "Results", folder: Path) -> None:
-    """Print what was found, how long it took and where it lies, first of all whether something leaks; tell W&B."""
-    from cnr_iemn.patients.evidence.beside_tables import LEAK, evidence_tables
-    from cnr_iemn.patients.evidence.tables import result_tables
-
-    if (results.metrics["permutation_test"] or {}).get("leaks"):
-        console.print(LEAK)
-    tables = (*result_tables(results.metrics), *evidence_tables(results.metrics))
-    for table in tables:
-        console.print(table.rich())
-    console.print("; ".join(f"{part} {seconds:.1f} s" for part, seconds in results.seconds.items()))
-    written = (*folder.iterdir(), *(folder / "figures").iterdir())
-    for path in sorted(path for path in written if path.is_file() and not path.name.startswith("comparison-")):
-        console.print(f"wrote {path}", soft_wrap=True)
+    ensemble = with_training_scans(ensemble, store, runs.training_labels, ensemble.classes)
+    write_ensemble(folder, replace(ensemble, calibration=results.calibration, files=file_digests(folder)))
+    following = predict_command(settings.study, name, root)
+    printer.study(results.metrics, folder, following, verbose=settings.verbose, seconds=results.seconds)
     if settings.logger.name == "wandb":
-        from cnr_iemn.engine.wandb_ensemble import log_ensemble
+        from cnr_iemn.report.wandb_report import log_ensemble
 
-        log_ensemble(settings.logger, folder, results.metrics, tables, study=settings.study, name=folder.name)
+        log_ensemble(settings.logger, folder, results.metrics, study=settings.study, name=name)
+    return float(results.metrics["accuracy"] or 0)
+
+
+def score(settings: AggregateSettings, name: str, printer: "ResultPrinter") -> float:
+    """Score labelled scans from elsewhere. Returns the accuracy; a missing prediction counts as wrong."""
+    from cnr_iemn.evaluation.external_validation import score_external
+
+    predictions = [Path(path) for path in setting_paths("evaluate", settings.evaluate)]
+    labels = [Path(path) for path in setting_paths("labels", settings.labels)]
+    sets = score_external(Path(settings.runs), settings.study, name, predictions, labels)
+    printer.external(sets, Path(settings.runs) / settings.study / "ensembles" / name)
+    return float(list(sets.values())[-1]["missing_as_wrong"]["accuracy"]["value"] or 0)  # of all sets together
+
+
+def compare(settings: AggregateSettings, name: str, printer: "ResultPrinter") -> float:
+    """Compare with another ensemble, or with the systems of a table. Returns the difference of the accuracies."""
+    from cnr_iemn.evaluation.peer_comparison import compare_any
+
+    comparison, path, difference = compare_any(
+        Path(settings.runs), settings.study, name, str(settings.compare), on=settings.compare_on
+    )
+    printer.comparison(comparison, path)
+    return difference
 
 
 if __name__ == "__main__":

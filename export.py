@@ -1,32 +1,39 @@
-"""A trained study as one folder: weights, ONNX, booster, settings, model card and checksums, to predict and to share.
+"""Write a trained study as one folder: weights, ONNX, booster, configuration, model card and checksums.
 
-python export.py study=default output=/data/bundle
+python export.py study=covid_ct_md output=/data/bundle
+python export.py study=covid_ct_md ensemble=densenet161 onnx=false
 """
 
+import logging
 from pathlib import Path
 
-from cnr_iemn.settings.checks import ensemble_name
-from cnr_iemn.settings.entry_point import entry_point
-from cnr_iemn.settings.prediction_schema import ExportSettings
+from cnr_iemn.config.entry_point import entry_point
+from cnr_iemn.config.prediction_schema import ExportSettings
+from cnr_iemn.config.validation import ensemble_name
+from cnr_iemn.utils.shell_words import command, override
+
+log = logging.getLogger("cnr_iemn.export")
 
 
 @entry_point("export", ExportSettings)
 def main(settings: ExportSettings) -> float:
     """Write the bundle. Returns the largest difference of a probability between ONNX and torch, 0 without ONNX."""
-    from cnr_iemn.deliver.bundle_writer import check_place, write_bundle
-    from cnr_iemn.engine.hardware import choose_hardware
-    from cnr_iemn.engine.opened import open_study
-    from cnr_iemn.engine.prediction import EnsembleNetworks
+    from cnr_iemn.inference.bundle_writer import check_output, write_bundle
+    from cnr_iemn.inference.networks import EnsembleNetworks
+    from cnr_iemn.stage1.training.hardware import choose_hardware
+    from cnr_iemn.stage2.ensemble import load_study_ensemble
 
-    opened = open_study(Path(settings.runs), settings.study, ensemble_name(settings.ensemble))
-    output = Path(settings.output) if settings.output else opened.folder / "bundles" / opened.name
-    check_place(output, overwrite=settings.overwrite)
-    networks = EnsembleNetworks(opened.folder, opened.ensemble, choose_hardware(0), batch_size=32)
-    differences = write_bundle(output, opened, networks, onnx=settings.onnx, license_name=settings.license)
+    ensemble = load_study_ensemble(Path(settings.runs), settings.study, ensemble_name(settings.ensemble))
+    output = Path(settings.output) if settings.output else ensemble.folder / "bundles" / ensemble.name
+    check_output(output, overwrite=settings.overwrite)
+    ensemble.load_booster()  # so that a damaged one is found before the networks are loaded
+    networks = EnsembleNetworks(ensemble.folder, ensemble.ensemble, choose_hardware(0), batch_size=32)
+    differences = write_bundle(output, ensemble, networks, onnx=settings.onnx, license_name=settings.license)
     for name, difference in differences.items():
-        print(f"{name}: ONNX and torch differ by at most {difference:.1e} in a probability")
+        log.info("%s: ONNX and torch differ by at most %.1e in a probability", name, difference)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    print(f"wrote {output}, {size / 1e6:.0f} MB: python predict.py bundle={output} input=...")
+    log.info("wrote %s, %.0f MB", output, size / 1e6)
+    log.info("Next: %s input=...", command("predict", override("bundle", str(output))))
     return max(differences.values(), default=0.0)
 
 

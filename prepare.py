@@ -1,27 +1,42 @@
 """DICOM folders to the slice store, without training. A refused scan is named and never stops the others.
 
 python prepare.py data=covid_ct_md data.root=/data/COVID-CT-MD
+python prepare.py data=manifest data.csv=scans.csv ingest.workers=4
 """
 
+import logging
+
+from cnr_iemn.config.entry_point import entry_point
+from cnr_iemn.config.schema import PrepareSettings
 from cnr_iemn.errors import PartialFailureError
-from cnr_iemn.settings.entry_point import entry_point
-from cnr_iemn.settings.schema import PrepareSettings
+from cnr_iemn.utils.exclusions import FILE_NAME, offer_exclusion
+from cnr_iemn.utils.text import grouped
+
+log = logging.getLogger("cnr_iemn.prepare")
 
 
 @entry_point("prepare", PrepareSettings)
 def main(settings: PrepareSettings) -> float:
     """Prepare every scan of the cohort. Returns the share of scans that could be prepared."""
-    from cnr_iemn.engine import assemble
-    from cnr_iemn.report import quality
+    from cnr_iemn.report import quality_report
+    from cnr_iemn.stage1.training import factories
 
-    cohort = assemble.open_cohort(settings.data, settings.ingest)
-    store, failures = assemble.prepared_store(cohort, settings.ingest, settings.lungs, verify=True)
+    cohort = factories.open_cohort(settings.data, settings.ingest)
+    for note in cohort.notes:
+        log.info("%s", note)
+    store, failures = factories.prepared_store(cohort, settings.ingest, settings.lungs, verify=True)
     prepared = [scan.scan_id for scan in cohort.scans if scan.scan_id not in failures]
-    quality.print_quality_table(store, prepared)
-    page = quality.write_quality_report(store, prepared, failures)
-    print(f"{len(prepared)} of {len(cohort.scans)} scans are in {store.root}\nwrote {page} and report.json")
+    quality_report.print_quality_table(store, prepared)
+    page = quality_report.write_quality_report(store, prepared, failures)
+    log.info("%d of %d scans are in %s", len(prepared), len(cohort.scans), store.root)
+    log.info("wrote %s and report.json", page)
     if failures:
-        raise PartialFailureError(f"{len(failures)} scans were refused:\n" + "\n".join(failures.values()))
+        path = store.root / FILE_NAME
+        left_out = offer_exclusion(path, failures, settings.data.exclude)
+        raise PartialFailureError(
+            f"{len(failures)} scans were refused:\n{grouped(failures, rest=str(store.root / 'report.json'))}\n"
+            f"Train without them with {left_out}."
+        )
     return len(prepared) / len(cohort.scans)
 
 

@@ -1,4 +1,4 @@
-"""CT slices made by code in every codec, and the ways in which files are damaged."""
+"""Synthetic CT slices in every codec, and kinds of damage to files."""
 
 import io
 from collections.abc import Callable
@@ -29,39 +29,43 @@ _ENCODERS = {
     "HTJ2K": lambda a: imagecodecs.htj2k_encode(a, reversible=True),
 }
 
-_Change = Callable[[bytes, int, int, np.random.Generator], bytes]
+_Damage = Callable[[bytes, int, int, np.random.Generator], bytes]
 
 
-def _with(data: bytes, at: int, values: NDArray[np.uint8]) -> bytes:
-    return data[:at] + values.tobytes() + data[at + len(values) :]
+def _overwrite(data: bytes, position: int, values: NDArray[np.uint8]) -> bytes:
+    return data[:position] + values.tobytes() + data[position + len(values) :]
 
 
-KINDS: dict[str, _Change] = {
-    "bit flipped": lambda data, at, _, rng: _with(data, at, np.uint8([data[at] ^ 1 << rng.integers(8)])),
-    "byte changed": lambda data, at, _, rng: _with(data, at, np.uint8([data[at] ^ rng.integers(1, 256)])),
-    "zeros": lambda data, at, length, _: _with(data, at, np.zeros(length, np.uint8)),
-    "noise": lambda data, at, length, rng: _with(data, at, rng.integers(0, 256, length, np.uint8)),
-    "block missing": lambda data, at, length, _: data[:at] + data[at + length :],
-    "cut": lambda data, at, *_: data[:at],
+KINDS: dict[str, _Damage] = {
+    "bit flipped": lambda data, position, _, rng: _overwrite(
+        data, position, np.uint8([data[position] ^ 1 << rng.integers(8)])
+    ),
+    "byte changed": lambda data, position, _, rng: _overwrite(
+        data, position, np.uint8([data[position] ^ rng.integers(1, 256)])
+    ),
+    "zeros": lambda data, position, length, _: _overwrite(data, position, np.zeros(length, np.uint8)),
+    "noise": lambda data, position, length, rng: _overwrite(data, position, rng.integers(0, 256, length, np.uint8)),
+    "block missing": lambda data, position, length, _: data[:position] + data[position + length :],
+    "cut": lambda data, position, *_: data[:position],
 }
-"""Functions of a file's bytes, where it is damaged, how many bytes (1 to 199) are, and the source of chance."""
+"""Functions of a file's bytes, the position of the damage, its length (1 to 199 bytes) and a random generator."""
 
 
 def damage(data: bytes, kind: str, start: int, end: int, rng: np.random.Generator) -> bytes:
-    """Return the file with damage of this kind somewhere in its bytes ``start`` to ``end``."""
-    at = int(rng.integers(start, end))
-    length = int(min(rng.integers(1, 200), end - at))
-    return KINDS[kind](data, at, length, rng)
+    """Return the file with damage of this kind at a random position from ``start`` to ``end``."""
+    position = int(rng.integers(start, end))
+    length = int(min(rng.integers(1, 200), end - position))
+    return KINDS[kind](data, position, length, rng)
 
 
 def pixel_start(data: bytes) -> int:
-    """Return where the pixel data begin; for deflated files, where the stream does."""
-    at = data.find(b"\xe0\x7f\x10\x00")
-    return at + 12 if at > 0 else 144 + int.from_bytes(data[140:144], "little")
+    """Return the offset of the pixel data; for deflated files, of the stream."""
+    tag = data.find(b"\xe0\x7f\x10\x00")
+    return tag + 12 if tag > 0 else 144 + int.from_bytes(data[140:144], "little")
 
 
 def make_slice(codec: str, rng: np.random.Generator) -> tuple[bytes, NDArray[np.int16]]:
-    """Return the bytes of a CT slice, its range tags included, and its HU, int16 [256, 256]."""
+    """Return the file of a CT slice with the tags of its range of values, and its HU, int16 [256, 256]."""
     stored = _chest(rng)
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
@@ -77,7 +81,8 @@ def make_slice(codec: str, rng: np.random.Generator) -> tuple[bytes, NDArray[np.
     ds.SmallestImagePixelValue, ds.LargestImagePixelValue = int(stored.min()), int(stored.max())
     ds.PixelData = stored.tobytes()
     if codec == "RLE":
-        ds.compress(uid.RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)  # not what is installed
+        # pydicom's encoder, whatever else is installed
+        ds.compress(uid.RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     elif codec in _ENCODERS:
         ds.PixelData = encapsulate([_ENCODERS[codec](stored)])
         ds["PixelData"].VR = "OB"
@@ -88,7 +93,7 @@ def make_slice(codec: str, rng: np.random.Generator) -> tuple[bytes, NDArray[np.
 
 
 def _chest(rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Return a body with two lungs in air above a table, stored values of 12 bits, with a scanner's noise and blur."""
+    """Return the stored 12-bit values of a body with two lungs on a table, with the noise and blur of a scanner."""
     hu = np.full((SIDE, SIDE), -1000, np.float32)
     shift = rng.integers(-8, 9, 2)
     for x, y, width, height, value in (

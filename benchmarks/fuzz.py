@@ -1,15 +1,14 @@
-"""Damaged files: how many wrong images come through undetected, and does anything hang or bring the parent down?
+"""Fuzzing of the reader: damaged files that are read as a wrong image, hang, or crash the parent process.
 
 python -m benchmarks.fuzz --files 2000 --headers 2000 --seed 0 [--sample FOLDER]
 
-Every codec gets its share of the files, damaged in their pixel data in every way in turn; headers are damaged anywhere
-before it. A file counts as undetected where it is read without an error and its HU differ; a changed digit of the
-rescaling is found only among the other slices of a scan, so it counts here. --sample: a folder of real JPEG Lossless
-slices that carry the range tags; twenty of them are damaged too. The same seed damages the same bytes.
+Each codec gets its share of the files. Their pixel data are damaged in every way in turn; headers are damaged at a
+random position. A file counts as undetected if it is read without an error and its HU differ. A changed digit of the
+rescaling is detected only by comparison with other slices, so it counts here. --sample is a folder of real JPEG
+Lossless slices with the tags of their range of values; twenty of them are damaged, too. The same seed damages the same
+bytes.
 """
 
-import argparse
-import json
 import os
 import tempfile
 from collections import Counter, defaultdict
@@ -22,46 +21,46 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import make_parser, write_json
 from benchmarks.damage import CODECS, KINDS, damage, make_slice, pixel_start
-from cnr_iemn.ct.codecs import check_format, decode_pixels, frames_of
-from cnr_iemn.ct.headers import read_headers
-from cnr_iemn.ct.limited import run_limited
-from cnr_iemn.ct.rescale import check_rescale, to_hu
-from cnr_iemn.ct.rows import RowCheck
+from cnr_iemn.ct.io.hounsfield import RowCheck, check_rescale, to_hu
+from cnr_iemn.ct.io.pixel_data import check_format, decode_pixels, frames_of
+from cnr_iemn.ct.io.slice_header import read_headers
 from cnr_iemn.errors import ScanError
+from cnr_iemn.utils.sandbox import run_limited
 
 SECONDS = 20.0
 MEMORY = 2**31
 TARGET = 0.03
-PLAIN_HU = 64
-"""An error of so many HU is plainly visible."""
+VISIBLE_HU = 64
+"""An error of this size is visible."""
 
 _Slice = tuple[bytes, NDArray[np.int16]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One damaged file, how it was damaged, and the HU that it held before."""
+    """A damaged file, its kind of damage, and its HU before the damage."""
 
     path: Path
     kind: str
     hu: NDArray[np.int16]
 
 
-def read_one(job: Job) -> str:
-    """Read the file as the reader does; return right, wrong, plainly wrong or refused."""
+def classify(job: Job) -> str:
+    """Read the file as the reader does. Returns "right", "wrong", "plainly wrong" or "refused"."""
     try:
-        found = hu_of(job.path)
+        hu = read_hu(job.path)
     except ScanError:
         return "refused"
-    if found.shape != job.hu.shape:
+    if hu.shape != job.hu.shape:
         return "plainly wrong"
-    largest = int(np.abs(found.astype(np.int32) - job.hu).max())
-    return "right" if largest == 0 else "wrong" if largest < PLAIN_HU else "plainly wrong"
+    largest = int(np.abs(hu.astype(np.int32) - job.hu).max())
+    return "right" if largest == 0 else "wrong" if largest < VISIBLE_HU else "plainly wrong"
 
 
-def hu_of(path: Path) -> NDArray[np.int16]:
-    """Return the HU of a slice as the reader takes them from its file alone. Raises ScanError."""
+def read_hu(path: Path) -> NDArray[np.int16]:
+    """Return the HU of a slice as the reader takes them from this file only. Raises ScanError."""
     (header,) = read_headers(path, path.name)
     check_format(header.pixels, header.name)
     check_rescale(header)
@@ -76,7 +75,7 @@ def hu_of(path: Path) -> NDArray[np.int16]:
 
 
 def write_jobs(folder: Path, name: str, slices: list[_Slice], files: int, *, header: bool, seed: int) -> list[Job]:
-    """Write so many damaged files, of each slice and in each way in turn."""
+    """Write ``files`` damaged files, from each slice and with each kind of damage in turn."""
     jobs = []
     for k in range(files):
         content, hu = slices[k // len(KINDS) % len(slices)]
@@ -90,14 +89,14 @@ def write_jobs(folder: Path, name: str, slices: list[_Slice], files: int, *, hea
 
 
 def count(jobs: list[Job]) -> dict[str, Counter[str]]:
-    """Read all files in limited processes; return the verdicts by kind of damage."""
+    """Read all files in limited processes and count the verdicts by kind of damage."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     workers = os.cpu_count() or 1
-    for index, answer in run_limited(read_one, jobs, workers=workers, memory_bytes=MEMORY, seconds=SECONDS):
-        verdict = answer
-        if isinstance(answer, ScanError):
-            verdict = "hung" if "took more than" in str(answer) else "process lost"
-            print(f"{jobs[index].path.name}, {jobs[index].kind}: {answer}", flush=True)
+    for index, outcome in run_limited(classify, jobs, workers=workers, memory_bytes=MEMORY, seconds=SECONDS):
+        verdict = outcome
+        if isinstance(outcome, ScanError):
+            verdict = "hung" if "took more than" in str(outcome) else "process lost"
+            print(f"{jobs[index].path.name}, {jobs[index].kind}: {outcome}", flush=True)
         counts[jobs[index].kind][str(verdict)] += 1
     return counts
 
@@ -105,17 +104,19 @@ def count(jobs: list[Job]) -> dict[str, Counter[str]]:
 def real_slices(folder: Path) -> list[_Slice]:
     """Return the bytes and HU of twenty files spread over a folder."""
     paths = sorted(folder.rglob("*.dcm"))
-    return [(path.read_bytes(), hu_of(path)) for path in paths[:: max(len(paths) // 20, 1)][:20]]
+    return [(path.read_bytes(), read_hu(path)) for path in paths[:: max(len(paths) // 20, 1)][:20]]
 
 
 def undetected(counts: Counter[str]) -> int:
-    """Return how many wrong images came through."""
+    """Return the number of wrong images that were read without an error."""
     return counts["wrong"] + counts["plainly wrong"]
 
 
-def report(results: dict[str, dict[str, Counter[str]]], console: Console) -> None:
-    """Print the verdicts, and for each kind of damage how many of the files came through as a wrong image."""
-    verdicts = Table("damaged", "files", "refused", "right", "undetected", f"by {PLAIN_HU} HU", "process lost", "hung")
+def print_tables(results: dict[str, dict[str, Counter[str]]], console: Console) -> None:
+    """Print the verdicts, and the number of undetected wrong images by kind of damage."""
+    verdicts = Table(
+        "damage in", "files", "refused", "right", "undetected", f"by {VISIBLE_HU} HU", "process lost", "hung"
+    )
     by_kind = Table("undetected", *KINDS)
     for name, kinds in results.items():
         total = sum(kinds.values(), Counter())
@@ -127,37 +128,36 @@ def report(results: dict[str, dict[str, Counter[str]]], console: Console) -> Non
 
 
 def main() -> None:
-    """Print two tables by codec; exit with 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print two tables by codec; exit with 1 if a target is missed."""
+    parser = make_parser(__doc__)
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--headers", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sample", type=Path)
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
+    options = parser.parse_args()
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    rng = np.random.default_rng(words.seed)
+    rng = np.random.default_rng(options.seed)
     sources = {codec: [make_slice(codec, rng) for _ in range(4)] for codec in CODECS}
-    if words.sample:
-        sources["JPEG Lossless, real"] = real_slices(words.sample)
+    if options.sample:
+        sources["JPEG Lossless, real"] = real_slices(options.sample)
     results = {}
-    for header, files in ((False, words.files), (True, words.headers)):
+    for header, files in ((False, options.files), (True, options.headers)):
         share = files // len(sources)
         for codec, slices in sources.items() if share else ():
             with tempfile.TemporaryDirectory() as temporary:
-                jobs = write_jobs(Path(temporary), codec, slices, share, header=header, seed=words.seed)
+                jobs = write_jobs(Path(temporary), codec, slices, share, header=header, seed=options.seed)
                 results[f"{codec}, {'header' if header else 'pixels'}"] = count(jobs)
-    report(results, Console(width=140))
-    if words.json:
-        words.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    missed = []
+    print_tables(results, Console(width=140))
+    write_json(options.json, results)
+    failures = []
     for name, kinds in results.items():
         total = sum(kinds.values(), Counter())
-        ours = name.startswith("JPEG Lossless") and name.endswith("pixels")
-        if total["hung"] or (ours and undetected(total) > TARGET * total.total()):
-            missed.append(name)
-    if missed:
-        raise SystemExit(f"target missed: {'; '.join(missed)}")
+        has_target = name.startswith("JPEG Lossless") and name.endswith("pixels")
+        if total["hung"] or (has_target and undetected(total) > TARGET * total.total()):
+            failures.append(name)
+    if failures:
+        raise SystemExit(f"target missed: {'; '.join(failures)}")
 
 
 if __name__ == "__main__":

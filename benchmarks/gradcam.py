@@ -1,19 +1,18 @@
-"""Does Grad-CAM look at the lesion? Phantoms with a single one, and the networks of a trained phantom study.
+"""Localization of lesions by Grad-CAM, on phantoms with a single lesion and the networks of a trained phantom study.
 
 python -m benchmarks.gradcam --study demo [--runs runs] [--scans 60] [--json gradcam.json]
 
-Each scan has the largest lesion of its recipe alone. On its infected slices: the share of Grad-CAM's energy, within the
-lungs, that lies in the lesion's box, divided by the box's share of the lungs' area. A map that knows nothing has 1, an
-empty map 0. Median over the slices, with the 95% interval of a bootstrap over scans; beside it the same networks on the
-same scans without the lesion (the same box) and the difference slice by slice, and networks with random weights. With
-the energy of the whole image a map that knows nothing has less than 1: the lungs' share of the image. Rows: the last
-map, and earlier ones of two and four times as many places a side.
+Each scan contains only the largest of its lesions. On its infected slices the energy ratio is measured: the share of
+Grad-CAM's energy within the lungs that lies in the lesion's box, divided by the box's share of the lungs' area. An
+uninformative map has a ratio of 1, an empty map 0. The table shows the median over the slices with the 95% interval of
+a bootstrap over scans, for the trained networks, for the same networks and boxes on the scan without the lesion, for
+the difference slice by slice, and for networks with random weights. The last column counts the energy of the whole
+image, where an uninformative map has a ratio below 1: the lungs' share of the image. Rows: the last feature map, and
+earlier ones with two and four times as many places per side.
 """
 
-import argparse
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -24,38 +23,46 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import default_collate
 
-from benchmarks.single_lesions import Mask, Subject, box_of, subject
-from cnr_iemn.ct.prepare import PreparedScan
-from cnr_iemn.deliver.gradcam import FINEST, Maps, grad_cam, mean_map
-from cnr_iemn.engine.ensembles import Ensemble, Member, read_ensemble
-from cnr_iemn.engine.hardware import choose_hardware
-from cnr_iemn.engine.prediction import EnsembleNetworks, OneScan
-from cnr_iemn.patients.evidence.tables import model_title
-from cnr_iemn.registry import PHANTOM_NOTICE
-from cnr_iemn.settings.checks import ensemble_name
-from cnr_iemn.slices.datamodule import SliceDataset, SliceTable
-from cnr_iemn.slices.network import SliceNetwork
+from benchmarks.common import add_study_options, make_parser, run_record, write_json
+from benchmarks.single_lesions import Mask, Subject, bounding_box, render_subject
+from cnr_iemn.config.validation import ensemble_name
+from cnr_iemn.constants import PHANTOM_NOTICE
+from cnr_iemn.ct.preprocess import PreparedScan
+from cnr_iemn.inference.explanation import FINEST_LEVEL, Heatmaps, grad_cam, mean_map
+from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
+from cnr_iemn.report.tables.results import model_title
+from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
+from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.training.hardware import choose_hardware
+from cnr_iemn.stage2.ensemble import Ensemble, Member, read_ensemble
 
 RESAMPLES = 2000
 FIRST_SEED = 20_000
-"""Of the scans; those of a cohort are 64-bit draws."""
+"""Seed of the first scan; scans of a cohort have random 64-bit seeds."""
 MEAN = "mean of the networks"
-TRAINED, TWIN, RANDOM = "trained", "the lesion taken out", "random weights"
+TRAINED, TWIN, RANDOM = "trained", "lesion removed", "random weights"
 
 
-def energy_ratio(raised: NDArray[np.floating], lesion: Mask, lungs: Mask, *, whole: bool = False) -> float:
+def energy_ratio(heatmap: NDArray[np.floating], lesion: Mask, lungs: Mask, *, whole: bool = False) -> float:
     """Return the share of a map's energy in the lesion's box, divided by the box's share of the lungs' area.
 
-    All [h, w]. Energy is counted within the lungs, or (``whole``) in all of the image. 0 for a map that is all zero.
+    Args:
+        heatmap: Grad-CAM's map, float [h, w].
+        lesion: Lesion mask, bool [h, w].
+        lungs: Lung mask, bool [h, w].
+        whole: Count the energy of the whole image instead of that within the lungs.
+
+    Returns:
+        The ratio, 0 or more; 0 for a map of zeros.
     """
-    box = box_of(lesion)
-    energy = raised.astype(np.float64) * (1 if whole else lungs)
+    box = bounding_box(lesion)
+    energy = heatmap.astype(np.float64) * (1 if whole else lungs)
     total = float(energy.sum())
     return float(energy[box].sum()) / total / (lungs[box].sum() / lungs.sum()) if total else 0.0
 
 
 def median_interval(ratios: NDArray[np.float64], scans: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Return the median over slices and its 95% interval, scans drawn with replacement. Both [slices]."""
+    """Return the median of the slices' ratios and its 95% interval by a bootstrap over scans. ``scans``: by slice."""
     by_scan = [ratios[scans == scan] for scan in np.unique(scans)]
     draws = np.random.default_rng(0).integers(0, len(by_scan), (RESAMPLES, len(by_scan)))
     medians = [np.median(np.concatenate([by_scan[k] for k in draw])) for draw in draws]
@@ -63,132 +70,137 @@ def median_interval(ratios: NDArray[np.float64], scans: NDArray[np.int64]) -> tu
     return float(np.median(ratios)), float(low), float(high)
 
 
-def maps_of(network: SliceNetwork, scan: PreparedScan, each: Subject, side: int, target: int) -> Iterator[Maps]:
-    """Give the maps of a subject's slices at the input's size, by how much finer than the last one."""
+def compute_maps(
+    network: SliceNetwork, scan: PreparedScan, slices: NDArray[np.intp], side: int, target: int
+) -> Iterator[Heatmaps]:
+    """Yield the maps of some slices at the network's input size, one array for each level, the last map first."""
     table = SliceTable.of({"scan": len(scan.grey)}, {"scan": None})
-    dataset = SliceDataset(OneScan(scan), table, image_size=side)
-    batch = default_collate([dataset[int(k)] for k in each.slices])
-    for finer in range(FINEST + 1):
-        yield grad_cam(network, batch["image"], batch["position"], target=target, finer=finer)
+    dataset = SliceDataset(InMemoryScan(scan.grey, scan.lungs), table, image_size=side)
+    batch = default_collate([dataset[int(k)] for k in slices])
+    for level in range(FINEST_LEVEL + 1):
+        yield grad_cam(network, batch["image"], batch["position"], target=target, level=level)
 
 
-def untrained(ensemble: Ensemble, member: Member) -> SliceNetwork:
+def random_network(ensemble: Ensemble, member: Member) -> SliceNetwork:
     """Return the member's network with random weights."""
     torch.manual_seed(0)
     return SliceNetwork(member.model, n_classes=len(ensemble.classes), position=member.position)
 
 
+def _empty_levels() -> list[list[float]]:
+    return [[] for _ in range(FINEST_LEVEL + 1)]
+
+
 @dataclass
 class Ratios:
-    """What was measured of one network on one kind of scans, by how much finer the map: within the lungs and whole."""
+    """Energy ratios of one network on one kind of scans.
 
-    inside: list[list[float]]
-    whole: list[list[float]]
-    scans: list[int]
+    Attributes:
+        lungs: Ratios of the energy within the lungs, by level and slice.
+        image: Ratios of the energy of the whole image, by level and slice.
+        scans: The scan number of each slice.
+    """
 
-    @classmethod
-    def none(cls) -> "Ratios":
-        """Return none yet."""
-        return cls([[] for _ in range(FINEST + 1)], [[] for _ in range(FINEST + 1)], [])
+    lungs: list[list[float]] = field(default_factory=_empty_levels)
+    image: list[list[float]] = field(default_factory=_empty_levels)
+    scans: list[int] = field(default_factory=list)
 
-    def add(self, maps: Sequence[Maps], each: Subject, scan: int) -> None:
-        """Add the slices of a subject. ``maps``: as ``maps_of`` gives them, each at the size of the store."""
-        for finer, some in enumerate(maps):
-            for raised, index in zip(some, each.slices, strict=True):
-                lesion, lungs = each.lesion[index] & each.lungs[index], each.lungs[index]
-                self.inside[finer].append(energy_ratio(raised, lesion, lungs))
-                self.whole[finer].append(energy_ratio(raised, lesion, lungs, whole=True))
-        self.scans += [scan] * len(each.slices)
+    def add(self, maps: Sequence[Heatmaps], subject: Subject, scan: int) -> None:
+        """Add the slices of a subject. ``maps``: by level, at the size of the store."""
+        for level, heatmaps in enumerate(maps):
+            for heatmap, index in zip(heatmaps, subject.slices, strict=True):
+                lungs = subject.lungs[index]
+                lesion = subject.lesion[index] & lungs
+                self.lungs[level].append(energy_ratio(heatmap, lesion, lungs))
+                self.image[level].append(energy_ratio(heatmap, lesion, lungs, whole=True))
+        self.scans += [scan] * len(subject.slices)
 
-    def of(self, finer: int, *, whole: bool = False) -> tuple[float, float, float]:
+    def median(self, level: int, *, whole: bool = False) -> tuple[float, float, float]:
         """Return the median and its interval."""
-        values = (self.whole if whole else self.inside)[finer]
+        values = (self.image if whole else self.lungs)[level]
         return median_interval(np.array(values), np.array(self.scans))
 
-    def more_than(self, other: "Ratios", finer: int) -> tuple[float, float, float]:
-        """Return the median of the differences from another kind, slice by slice, and its interval."""
-        differences = np.subtract(self.inside[finer], other.inside[finer])
+    def median_difference(self, other: "Ratios", level: int) -> tuple[float, float, float]:
+        """Return the median of the differences from another kind of scans, slice by slice, and its interval."""
+        differences = np.subtract(self.lungs[level], other.lungs[level])
         return median_interval(differences, np.array(self.scans))
 
-    def empty(self, finer: int) -> float:
+    def empty_share(self, level: int) -> float:
         """Return the share of maps that are zero everywhere."""
-        return float(np.mean(np.array(self.whole[finer]) == 0))
+        return float(np.mean(np.array(self.image[level]) == 0))
 
 
 def measure(networks: EnsembleNetworks, subjects: Sequence[Subject]) -> dict[str, dict[str, Ratios]]:
-    """Return the ratios by network, and by kind: TRAINED, TWIN, RANDOM."""
+    """Return the ratios by network and by kind: TRAINED, TWIN, RANDOM."""
     ensemble = networks.ensemble
-    found: dict[str, dict[str, Ratios]] = {}
-    random = {member: untrained(ensemble, member) for member in ensemble.members}
-    for number, each in enumerate(subjects):
-        target, side = ensemble.classes.index(each.label), each.lungs.shape[-1]
-        for kind, scan in ((TRAINED, each.prepared), (TWIN, each.twin), (RANDOM, each.prepared)):
-            of_members: list[list[Maps]] = []
+    ratios: dict[str, dict[str, Ratios]] = {}
+    random = {member: random_network(ensemble, member) for member in ensemble.members}
+    for number, subject in enumerate(subjects):
+        target, side = ensemble.classes.index(subject.label), subject.lungs.shape[-1]
+        for kind, scan in ((TRAINED, subject.prepared), (TWIN, subject.twin), (RANDOM, subject.prepared)):
+            maps_by_member: list[list[Heatmaps]] = []
             for member in ensemble.members:
                 network = (random if kind == RANDOM else networks.networks)[member]
-                maps = maps_of(network, scan, each, member.image_size, target)
-                of_members.append([mean_map([some], side=side) for some in maps])
-                found.setdefault(member.model, {}).setdefault(kind, Ratios.none()).add(of_members[-1], each, number)
-            joined = [mean_map(some, side=side) for some in zip(*of_members, strict=True)]
-            found.setdefault(MEAN, {}).setdefault(kind, Ratios.none()).add(joined, each, number)
-    return found
+                maps = compute_maps(network, scan, subject.slices, member.image_size, target)
+                maps_by_member.append([mean_map([heatmaps], side=side) for heatmaps in maps])
+                ratios.setdefault(member.model, {}).setdefault(kind, Ratios()).add(maps_by_member[-1], subject, number)
+            means = [mean_map(heatmaps, side=side) for heatmaps in zip(*maps_by_member, strict=True)]
+            ratios.setdefault(MEAN, {}).setdefault(kind, Ratios()).add(means, subject, number)
+    return ratios
 
 
 def main() -> None:
     """Print the table and, with --json, write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--study", default="demo", help="a phantom study that aggregate.py has been through")
-    parser.add_argument("--ensemble", nargs="+", default=["all"])
-    parser.add_argument("--scans", type=int, default=60, help="of each diseased class")
-    parser.add_argument("--any-lesion", action="store_true", help="one at random and not the largest")
+    parser = make_parser(__doc__)
+    add_study_options(parser)
+    parser.add_argument("--scans", type=int, default=60, help="scans of each diseased class")
+    parser.add_argument("--random-lesion", action="store_true", help="keep a random lesion instead of the largest")
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
+    options = parser.parse_args()
     cv2.setNumThreads(1)
-    name = ensemble_name(words.ensemble[0] if len(words.ensemble) == 1 else words.ensemble)
-    ensemble = read_ensemble(words.runs, words.study, name)
-    networks = EnsembleNetworks(words.runs / words.study, ensemble, choose_hardware(0), batch_size=64)
-    rows, n_slices = phantom_size(words.runs / words.study, ensemble)
+    name = ensemble_name(options.ensemble[0] if len(options.ensemble) == 1 else options.ensemble)
+    ensemble = read_ensemble(options.runs, options.study, name)
+    study = options.runs / options.study
+    networks = EnsembleNetworks(study, ensemble, choose_hardware(0), batch_size=64)
+    rows, n_slices = phantom_size(study, ensemble)
+    largest = not options.random_lesion
     subjects = [
-        subject(FIRST_SEED + k, label, ensemble.pixels, rows=rows, n_slices=n_slices, largest=not words.any_lesion)
-        for k in range(words.scans)
+        render_subject(FIRST_SEED + k, label, ensemble.pixels, rows=rows, n_slices=n_slices, largest=largest)
+        for k in range(options.scans)
         for label in ensemble.classes[1:]
     ]
-    found = measure(networks, [each for each in subjects if len(each.slices)])
-    ratios = {name: [figures(kinds, finer) for finer in range(FINEST + 1)] for name, kinds in found.items()}
-    scans = found[MEAN][TRAINED].scans
+    ratios = measure(networks, [subject for subject in subjects if len(subject.slices)])
+    results = {name: [summarise(kinds, level) for level in range(FINEST_LEVEL + 1)] for name, kinds in ratios.items()}
+    scans = ratios[MEAN][TRAINED].scans
     title = f"{PHANTOM_NOTICE}; {len(scans)} infected slices of {len(set(scans))} scans with one lesion"
-    table = Table("", "map", *ratios[MEAN][0], title=title)
-    for name, rows_of in ratios.items():
-        for finer, row in enumerate(rows_of):
-            first = "" if finer else name if name == MEAN else model_title(name)
-            table.add_row(first, ("last", "x 2", "x 4")[finer], *(_cell(value) for value in row.values()))
+    table = Table("", "map", *results[MEAN][0], title=title)
+    for name, levels in results.items():
+        for level, row in enumerate(levels):
+            heading = "" if level else name if name == MEAN else model_title(name)
+            table.add_row(heading, ("last", "x 2", "x 4")[level], *(_cell(value) for value in row.values()))
     Console(width=150).print(table)
-    if words.json:
-        told = {"slices": len(scans), "scans": len(set(scans)), "ratios": ratios}
-        words.json.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    write_json(options.json, {"slices": len(scans), "scans": len(set(scans)), "ratios": results})
 
 
-def figures(kinds: dict[str, Ratios], finer: int) -> dict[str, tuple[float, float, float] | float]:
-    """Return what is told of one network: medians with their intervals, and the share of empty maps."""
+def summarise(kinds: dict[str, Ratios], level: int) -> dict[str, tuple[float, float, float] | float]:
+    """Return a row of the table for one network: medians with their intervals, and the share of empty maps."""
     trained = kinds[TRAINED]
     return {
-        TRAINED: trained.of(finer),
-        "empty": trained.empty(finer),
-        TWIN: kinds[TWIN].of(finer),
-        "difference": trained.more_than(kinds[TWIN], finer),
-        RANDOM: kinds[RANDOM].of(finer),
-        "trained, whole image": trained.of(finer, whole=True),
+        TRAINED: trained.median(level),
+        "empty": trained.empty_share(level),
+        TWIN: kinds[TWIN].median(level),
+        "difference": trained.median_difference(kinds[TWIN], level),
+        RANDOM: kinds[RANDOM].median(level),
+        "trained, whole image": trained.median(level, whole=True),
     }
 
 
 def phantom_size(study: Path, ensemble: Ensemble) -> tuple[int, tuple[int, int]]:
-    """Return rows and range of slices of the phantoms that a study was trained on."""
+    """Return the rows and the range of the number of slices of the phantoms that a study was trained on."""
     member = ensemble.members[0]
-    record = json.loads((study / member.model / member.tag / "run.json").read_text(encoding="utf-8"))
-    phantom = record["configuration"]["data"]["phantom"]
-    least, most = phantom["n_slices"]
-    return int(phantom["rows"]), (int(least), int(most))
+    phantom = run_record(study, member.model, member.tag)["configuration"]["data"]["phantom"]
+    low, high = phantom["n_slices"]
+    return int(phantom["rows"]), (int(low), int(high))
 
 
 def _cell(value: tuple[float, float, float] | float) -> str:

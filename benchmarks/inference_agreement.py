@@ -1,100 +1,109 @@
-"""How often does a way to run a trained study's networks give the class that torch gives in float32?"""
+"""Agreement of the inference engines with torch in float32, on the networks of a trained study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.inference_ways import BASELINE, Tried, read_all
-from cnr_iemn.cohort.phantom.writer import write_cohort
-from cnr_iemn.ct.find import find_scans
-from cnr_iemn.engine.ensembles import read_ensemble
-from cnr_iemn.patients.group_features import features_of_sets
-from cnr_iemn.patients.slice_sets import by_fold
-from cnr_iemn.registry import SPGC_CLASSES
+from benchmarks.inference_engines import BASELINE, BenchmarkNetworks, prepare_all
+from cnr_iemn.constants import SPGC_CLASSES
+from cnr_iemn.ct.io.discovery import find_scans
+from cnr_iemn.phantom.cohort_writer import write_cohort
+from cnr_iemn.stage2.ensemble import read_ensemble
+from cnr_iemn.stage2.group_features import features_of_sets
+from cnr_iemn.stage2.out_of_fold import by_fold
 
-SHARE = 0.1
-"""Of a scan's slices, over all networks, that every class must have for the scan to count as mixed."""
+MIN_SHARE = 0.1
+"""A scan is mixed if each class has at least this share of its slice predictions, over all networks."""
 SEED = 20_000
-"""Of the phantoms: none that a study was trained on."""
+"""Seed of the phantoms; no study is trained on them."""
 
-Answers = Mapping[str, NDArray[np.float32]]
-"""By scan what the networks say, float32 [networks, slices, classes]."""
+Predictions = Mapping[str, NDArray[np.float32]]
+"""Class probabilities of the slices by scan, float32 [networks, slices, classes]."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares of slices (over all networks), of those of mixed scans, and of scans with the class of torch in float32.
+    """Shares, 0 to 1, of predictions whose class is that of torch in float32.
 
-    ``difference``: the largest of a slice's probabilities. ``again``: share of slices that were asked twice.
+    Attributes:
+        slices: Share of all slices, over all networks.
+        mixed_slices: Share of the slices of mixed scans; nan without mixed scans.
+        scans: Share of the scans.
+        largest_difference: Of one class probability of a slice.
+        n_scans: Number of scans.
+        n_mixed: Number of mixed scans.
+        recheck_share: Share of slices that were recomputed in float32.
     """
 
     slices: float
-    slices_mixed: float
+    mixed_slices: float
     scans: float
-    difference: float
+    largest_difference: float
     n_scans: int
     n_mixed: int
-    again: float
+    recheck_share: float
 
 
-def agreements(
+def measure_agreement(
     runs: Path,
     study: str,
-    name: str,
-    ways: Sequence[str],
-    found: list[tuple[str, Path]],
-    phantoms: int,
+    ensemble_name: str,
+    engines: Sequence[str],
+    scans: list[tuple[str, Path]],
+    n_phantoms: int,
     folder: Path,
 ) -> dict[str, Agreement]:
-    """Return the agreement of each way, on these scans and so many new phantoms of each class."""
-    from cnr_iemn.patients.booster import load_booster, mean_probabilities
+    """Return the agreement of each engine, on these scans and on ``n_phantoms`` new phantoms of each class."""
+    from cnr_iemn.stage2.booster import load_booster, mean_probabilities
 
-    ensemble = read_ensemble(runs, study, name)
-    booster = load_booster(runs / study / "ensembles" / name / "booster.ubj")
+    ensemble = read_ensemble(runs, study, ensemble_name)
+    booster = load_booster(runs / study / "ensembles" / ensemble_name / "booster.ubj")
     root = folder / "phantoms"
-    write_cohort(root, scans=dict.fromkeys(SPGC_CLASSES, phantoms), labelled={}, seed=SEED, rows=256, n_slices=(40, 60))
-    new = [(f"phantom {scan_id}", path) for scan_id, path in find_scans(root)]  # or they have the ids of patients
-    scans = read_all([*new, *found], ensemble.pixels)
+    counts = dict.fromkeys(SPGC_CLASSES, n_phantoms)
+    write_cohort(root, scans=counts, labelled={}, seed=SEED, rows=256, n_slices=(40, 60))
+    phantoms = [(f"phantom {scan_id}", path) for scan_id, path in find_scans(root)]  # ids differ from those of patients
+    prepared = prepare_all([*phantoms, *scans], ensemble.pixels)
 
-    def booster_classes(said: Answers) -> NDArray[np.int64]:
-        sets = {scan_id: by_fold(each, [member.fold for member in ensemble.members]) for scan_id, each in said.items()}
+    def booster_classes(predictions: Predictions) -> NDArray[np.int64]:
+        folds = [member.fold for member in ensemble.members]
+        sets = {scan_id: by_fold(probabilities, folds) for scan_id, probabilities in predictions.items()}
         features = features_of_sets(sets, ensemble.models, ensemble.classes)
         return np.asarray(mean_probabilities(booster, features).argmax(axis=1))
 
-    said: dict[str, Answers] = {}
-    again = {}
-    for way in (BASELINE, *(way for way in ways if way != BASELINE)):
-        networks = Tried(runs / study, ensemble, way, list(scans.values()))
-        each = {scan_id: networks.slices(scan_id, prepared).networks for scan_id, prepared in scans.items()}
-        said[way] = {scan_id: np.stack(list(answers.values())) for scan_id, answers in each.items()}
-        again[way] = sum(networks.again) / sum(values[..., 0].size for values in said[way].values())
-    expected = said.pop(BASELINE)
+    predictions: dict[str, Predictions] = {}
+    recheck_shares = {}
+    for engine in (BASELINE, *(name for name in engines if name != BASELINE)):
+        networks = BenchmarkNetworks(runs / study, ensemble, engine, list(prepared.values()))
+        predictions[engine] = {scan_id: networks.predict_scan(scan) for scan_id, scan in prepared.items()}
+        n_predictions = sum(values[..., 0].size for values in predictions[engine].values())
+        recheck_shares[engine] = sum(networks.recheck_counts) / n_predictions
+    expected = predictions.pop(BASELINE)
     classes = booster_classes(expected)
     return {
-        way: compare(expected, found, float(np.mean(booster_classes(found) == classes)), again[way])
-        for way, found in said.items()
+        engine: compare(expected, actual, float(np.mean(booster_classes(actual) == classes)), recheck_shares[engine])
+        for engine, actual in predictions.items()
     }
 
 
-def compare(expected: Answers, found: Answers, scans: float, again: float) -> Agreement:
-    """Compare slices. ``scans``: the share of scans that agree; ``again``: of slices that were asked twice."""
+def compare(expected: Predictions, actual: Predictions, scans: float, recheck_share: float) -> Agreement:
+    """Compare slice predictions. ``scans``: share of scans that agree."""
     n_classes = next(iter(expected.values())).shape[-1]
-    same = {key: expected[key].argmax(-1) == found[key].argmax(-1) for key in expected}
-    counts = {key: np.bincount(each.argmax(-1).ravel(), minlength=n_classes) for key, each in expected.items()}
-    mixed = [key for key, count in counts.items() if count.min() >= SHARE * count.sum()]
+    matches = {key: expected[key].argmax(-1) == actual[key].argmax(-1) for key in expected}
+    counts = {key: np.bincount(values.argmax(-1).ravel(), minlength=n_classes) for key, values in expected.items()}
+    mixed = [key for key, count in counts.items() if count.min() >= MIN_SHARE * count.sum()]
     return Agreement(
-        slices=_mean(same.values()),
-        slices_mixed=_mean(same[key] for key in mixed) if mixed else float("nan"),
+        slices=_mean(matches.values()),
+        mixed_slices=_mean(matches[key] for key in mixed) if mixed else float("nan"),
         scans=scans,
-        difference=max(float(np.abs(expected[key] - found[key]).max()) for key in expected),
+        largest_difference=max(float(np.abs(expected[key] - actual[key]).max()) for key in expected),
         n_scans=len(expected),
         n_mixed=len(mixed),
-        again=again,
+        recheck_share=recheck_share,
     )
 
 
-def _mean(arrays: object) -> float:
-    return float(np.mean(np.concatenate([array.ravel() for array in arrays])))  # type: ignore[attr-defined]
+def _mean(arrays: Iterable[NDArray[np.bool_]]) -> float:
+    return float(np.mean(np.concatenate([array.ravel() for array in arrays])))

@@ -1,143 +1,156 @@
-"""The seconds and the memory of one way to answer for new scans, measured in the process that calls."""
+"""Seconds and memory of one inference engine, measured in the calling process."""
 
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.inference_engines import (
+    BASELINE,
+    ENSEMBLE,
+    FASTEST,
+    RECHECK_SHARE,
+    STUDY,
+    BenchmarkNetworks,
+    prepare_all,
+)
 from benchmarks.inference_memory import PeakMemory
-from benchmarks.inference_ways import AGAIN_SHARE, BASELINE, ENSEMBLE, OURS, STUDY, Tried, read_all
 from benchmarks.ingest import pydicom_volume, tutorial_mask
-from cnr_iemn.cohort.store import PixelSettings
-from cnr_iemn.ct.acquisition import UNKNOWN
-from cnr_iemn.ct.prepare import PreparedScan
+from cnr_iemn.ct.io.acquisition import UNKNOWN
+from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.window import window_to_uint8
-from cnr_iemn.deliver.scan_page import key_evidence, write_scan_page
-from cnr_iemn.engine import answers, prediction
-from cnr_iemn.engine.ensembles import read_ensemble
-from cnr_iemn.engine.prediction import OneScan
-from cnr_iemn.files import sha256_of_file
-from cnr_iemn.patients.booster import load_booster, mean_probabilities
-from cnr_iemn.patients.contributions import contributions
+from cnr_iemn.data.slice_store import PixelSettings
+from cnr_iemn.inference.networks import InMemoryScan
+from cnr_iemn.inference.prediction_writer import PredictionWriter
+from cnr_iemn.inference.predictor import Predictor
+from cnr_iemn.report.scan_report import ScanPages
+from cnr_iemn.stage2.ensemble import load_study_ensemble
 
-Scans = Iterable[tuple[str, PreparedScan]]
+PreparedScans = Iterable[tuple[str, PreparedScan]]
 
 
 @dataclass(frozen=True)
-class Timed:
-    """Seconds of one way on all scans. ``whole``: folders to answers; ``alone``: the networks on prepared slices.
+class Timing:
+    """Seconds and memory of one engine on all scans.
 
-    ``first``, ``first_alone``: of the first scan, read while no network runs; ``first_ms_a_slice``: the latter for each
-    slice. ``page``: of one scan. Only of predict.py's fastest, 0 for others: ``alone`` and ``page``. ``gib``: peak
-    memory, the reading process included. ``again``: of the slices, over all networks, the share that was asked twice.
+    Attributes:
+        start: Weights, conversion and a first scan, s.
+        total: DICOM folders to predictions, s.
+        networks: The networks on prepared slices, s; 0 except for the fastest engine.
+        first_scan: The first scan, which is read while no network runs, s.
+        first_networks: The networks on the first scan, s.
+        ms_per_slice: The same for each slice, ms.
+        page: The page of one scan, s; 0 except for the fastest engine.
+        gib: Peak memory, including the process that reads.
+        recheck_share: Share of slices that were recomputed in float32, over all networks, 0 to 1.
     """
 
     start: float
-    whole: float
-    alone: float
-    first: float
-    first_alone: float
-    first_ms_a_slice: float
+    total: float
+    networks: float
+    first_scan: float
+    first_networks: float
+    ms_per_slice: float
     page: float
     gib: float
-    again: float
+    recheck_share: float
 
 
-def baseline_scans(found: list[tuple[str, Path]]) -> Iterator[tuple[str, PreparedScan]]:
-    """Read with pydicom, make the tutorial's mask, window and resize, one scan after the other."""
+def baseline_scans(scans: list[tuple[str, Path]]) -> Iterator[tuple[str, PreparedScan]]:
+    """Yield scans read with pydicom, with the tutorial's mask, windowed and resized, one after the other."""
     size = PixelSettings().size
-    for scan_id, folder in found:
+    for scan_id, folder in scans:
         hu = pydicom_volume(folder)
         grey = np.stack([resize_square(image, size, fill=0) for image in window_to_uint8(hu)])
-        lungs = np.stack([resize_mask(inside.view(np.uint8), size) for inside in tutorial_mask(hu)]).astype(bool)
-        facts = np.arange(len(hu), 0, -1.0), 0.0, (), False, ""
-        yield scan_id, PreparedScan(grey, lungs, (1.0, 1.0, 1.0), *facts, UNKNOWN)
+        lungs = np.stack([resize_mask(mask.view(np.uint8), size) for mask in tutorial_mask(hu)]).astype(bool)
+        z_mm = np.arange(len(hu), 0, -1.0)
+        yield scan_id, PreparedScan(grey, lungs, (1.0, 1.0, 1.0), z_mm, 0.0, (), False, "", UNKNOWN)
 
 
-def measure(way: str, runs: Path, found: list[tuple[str, Path]]) -> Timed:
-    """Measure one way in this process."""
-    ensemble = read_ensemble(runs, STUDY, ENSEMBLE)
-    booster_file = runs / STUDY / "ensembles" / ENSEMBLE / "booster.ubj"
-    booster = load_booster(booster_file)
-    prepared = read_all(found, ensemble.pixels)
+def measure(engine: str, runs: Path, scans: list[tuple[str, Path]]) -> Timing:
+    """Measure one engine in this process."""
+    study = load_study_ensemble(runs, STUDY, ENSEMBLE)
+    ensemble = study.ensemble
+    prepared = prepare_all(scans, ensemble.pixels)
     with PeakMemory(os.getpid()) as peak, tempfile.TemporaryDirectory() as name:
-        started = time.perf_counter()
-        networks = Tried(runs / STUDY, ensemble, way, list(prepared.values()), share=AGAIN_SHARE)
-        networks.slices(*next(iter(prepared.items())))
-        start = time.perf_counter() - started
-        answering = Answering(networks, booster, sha256_of_file(booster_file), Path(name))
+        start_time = time.perf_counter()
+        networks = BenchmarkNetworks(
+            runs / STUDY, ensemble, engine, list(prepared.values()), recheck_share=RECHECK_SHARE
+        )
+        networks.predict_scan(next(iter(prepared.values())))
+        start = time.perf_counter() - start_time
+        predictor = Predictor(study, networks.hardware, read_options=ensemble.pixels.read_options, engine="torch")
+        predictor.networks = networks
         with ExitStack() as stack:
-            read = baseline_scans(found)
-            if way != BASELINE:  # the process that reads has started, as in predict.py while the networks are loaded
-                twice = [("started", found[0][1]), *found]
-                read = stack.enter_context(prediction.prepared_scans(twice, ensemble.pixels, {}))
-                next(read)
-            del networks.again[:]
-            started = time.perf_counter()
-            ends = answering.answer(read)
-            again = sum(networks.again)
-        (first_id, first), *others = prepared.items()
-        first_alone = networks_alone(networks, first_id, first)
-        alone = page = 0.0
-        if way == OURS:
-            alone = first_alone + sum(networks_alone(networks, *scan) for scan in others)
-            page = answering.page(first_id, first)
-    each = 1000 * first_alone / len(first.grey)
-    asked = len(ensemble.members) * sum(len(scan.grey) for scan in prepared.values())
-    return Timed(start, ends[-1] - started, alone, ends[0] - started, first_alone, each, page, peak.gib, again / asked)
+            source: PreparedScans = baseline_scans(scans)
+            if engine != BASELINE:  # start the process that reads, as predict.py does while it loads the networks
+                inputs = [("warm-up", scans[0][1]), *scans]
+                reader = stack.enter_context(closing(predictor.prepare(inputs)))
+                next(reader)
+                source = ((inputs[index][0], scan) for index, scan in reader if isinstance(scan, PreparedScan))
+            networks.recheck_counts.clear()
+            start_time = time.perf_counter()
+            end_times = predict_all(predictor, source, Path(name))
+            n_rechecks = sum(networks.recheck_counts)
+        first, *rest = prepared.values()
+        first_networks = network_seconds(networks, first)
+        all_networks = page = 0.0
+        if engine == FASTEST:
+            all_networks = first_networks + sum(network_seconds(networks, scan) for scan in rest)
+            page = page_seconds(predictor, first, Path(name))
+    return Timing(
+        start=start,
+        total=end_times[-1] - start_time,
+        networks=all_networks,
+        first_scan=end_times[0] - start_time,
+        first_networks=first_networks,
+        ms_per_slice=1000 * first_networks / len(first.grey),
+        page=page,
+        gib=peak.gib,
+        recheck_share=n_rechecks / (len(ensemble.members) * sum(len(scan.grey) for scan in prepared.values())),
+    )
 
 
-class Answering:
-    """What predict.py does once it has started. ``folder``: for what it writes."""
+def predict_all(predictor: Predictor, scans: PreparedScans, folder: Path) -> list[float]:
+    """Predict the scans and write the files without pages.
 
-    def __init__(self, networks: Tried, booster: Any, booster_sha256: str, folder: Path) -> None:
-        self._networks, self._booster, self._folder = networks, booster, folder
-        self._origin = {"name": ENSEMBLE, "booster_sha256": booster_sha256}
-
-    def answer(self, read: Scans) -> list[float]:
-        """Answer for the scans and write the files; return when each was answered, the last when all was written."""
-        scans, told, ends = [], [], []
-        for scan_id, prepared in read:
-            scans.append(self._networks.slices(scan_id, prepared))
-            told += self._told(scans[-1:])[0]
-            ends.append(time.perf_counter())
-        ensemble = self._networks.ensemble
-        kept = answers.new_scans(scans, ensemble, **self._origin, refused={})
-        answers.write_answers(self._folder, ensemble, told, kept, engine=self._networks.engine)
-        return [*ends[:-1], time.perf_counter()]
-
-    def page(self, scan_id: str, prepared: PreparedScan) -> float:
-        """Return the seconds that a scan's page takes, Grad-CAM included."""
-        scan = self._networks.slices(scan_id, prepared)
-        told, gone_by, one = self._told([scan])
-        started = time.perf_counter()
-        sets = one.sets[scan_id]
-        seen = key_evidence(told[0], gone_by, sets, prepared, self._networks)
-        write_scan_page(self._folder, told[0], gone_by, sets, prepared, self._networks.ensemble, seen)
-        return time.perf_counter() - started
-
-    def _told(self, scans: list[prediction.ScanSlices]) -> tuple[list[dict[str, Any]], Any, Any]:
-        ensemble = self._networks.ensemble
-        one = answers.new_scans(scans, ensemble, **self._origin, refused={})
-        features = one.features()
-        gone_by = contributions(self._booster, features, classes=ensemble.classes, models=ensemble.models)
-        told = answers.scan_answers(scans, mean_probabilities(self._booster, features), gone_by, ensemble)
-        return told, gone_by, one
+    Returns:
+        The time when each scan was predicted; the last one is the time when all files were written.
+    """
+    times = []
+    predictor.explanations = False
+    with PredictionWriter(folder, predictor.loaded, engine=predictor.engine, n_scans=len(scans)) as writer:
+        for scan_id, prepared in scans:
+            writer.add(predictor.predict_scan(scan_id, folder, prepared))
+            times.append(time.perf_counter())
+    return [*times[:-1], time.perf_counter()]
 
 
-def networks_alone(networks: Tried, scan_id: str, prepared: PreparedScan) -> float:
-    """Return the seconds that all networks take for a scan whose slices lie ready in their input size."""
-    seconds = 0.0
+def page_seconds(predictor: Predictor, prepared: PreparedScan, folder: Path) -> float:
+    """Return the seconds that the page of a scan takes, Grad-CAM included."""
+    seconds, pages = [], ScanPages(folder, predictor.ensemble)
+    for explanations in (False, True):
+        predictor.explanations = explanations
+        start_time = time.perf_counter()
+        result = predictor.predict_scan("scan", folder, prepared)
+        if explanations:
+            pages.add(result)
+        seconds.append(time.perf_counter() - start_time)
+    return seconds[1] - seconds[0]
+
+
+def network_seconds(networks: BenchmarkNetworks, prepared: PreparedScan) -> float:
+    """Return the seconds that all networks take for a scan whose batches are ready in memory."""
+    seconds, source = 0.0, InMemoryScan(prepared.grey, prepared.lungs)
     for member in networks.ensemble.members:
-        batches = list(networks.batches(member, OneScan(prepared), scan_id, len(prepared.grey)))
-        started = time.perf_counter()
+        batches = list(networks.batches(member, source, "scan", len(prepared.grey)))
+        start_time = time.perf_counter()
         networks.predict(member, batches)
-        seconds += time.perf_counter() - started
+        seconds += time.perf_counter() - start_time
     return seconds

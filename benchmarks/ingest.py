@@ -1,16 +1,15 @@
-"""How fast is ingest? Ours beside the usual ways, in one run on the same scans.
+"""Speed of ingest: prepare.py compared with common readers, on the same scans in one run.
 
 python -m benchmarks.ingest data.root=/data/COVID-CT-MD --json ingest.json
 
-Seconds a scan, start-up excluded, of (a) pydicom and the tutorial's mask as the tutorial describes it, (b) SimpleITK's
-series reader and the same mask, (c) ours into the slice store, checks included, on one core and on all, and the floor:
-decoding with imagecodecs alone, on all cores. They take turns in four rounds, in each of which the slow ways read every
-scan once and the fast ones four times, and the mask alone is made. Told are medians of the rounds and their range, of
-ratios those within each round, for the speed of a shared machine changes from minute to minute. Needs [bench].
+Measures seconds per scan, without start-up, of (a) pydicom with the tutorial's mask as published, (b) SimpleITK's
+series reader with the same mask, (c) prepare.py into the slice store, with all checks, on one core and on all cores,
+and (d) the floor: imagecodecs decodes the pixels on all cores and does nothing else. They take turns in four rounds. In
+a round the slow contenders read each scan once, the fast ones four times; the lung mask is timed alone, too. The table
+shows medians and ranges over the rounds. Ratios are taken within a round, because the speed of a shared machine varies.
+Needs the extra [bench].
 """
 
-import argparse
-import json
 import os
 import tempfile
 import time
@@ -29,24 +28,33 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cnr_iemn.cohort.cohort import ScanRecord
-from cnr_iemn.cohort.preparation import prepare_one
-from cnr_iemn.cohort.store import PixelSettings
-from cnr_iemn.ct.find import find_scans
-from cnr_iemn.ct.limited import run_limited
+from benchmarks.common import make_parser, write_json
+from cnr_iemn.ct.io.discovery import find_scans
+from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.ct.lungs import THRESHOLD_HU, segment_lungs
-from cnr_iemn.ct.reader import read_scan
 from cnr_iemn.ct.volume import Volume
+from cnr_iemn.data.build_store import prepare_one
+from cnr_iemn.data.cohort import ScanRecord
+from cnr_iemn.data.slice_store import PixelSettings
+from cnr_iemn.utils.sandbox import run_limited
 
 ROUNDS = 4
-TIMES = 4
-"""How often the fast ways take each scan in a round."""
+REPEATS = 4
+"""Times that the fast contenders read each scan in a round."""
 TUTORIAL = "pydicom + tutorial's mask"
+ONE_CORE, ALL_CORES, FLOOR = "prepare.py, one core", "prepare.py, all cores", "floor, all cores"
 
 
 @dataclass(frozen=True)
-class Timed:
-    """When a job ran, by a clock that all processes share (``start`` 0: a warm-up). ``peak``: memory of its process."""
+class JobTiming:
+    """Time and memory of a job.
+
+    Attributes:
+        start: Time of the start, s, by a clock that all processes share; 0 for a warm-up.
+        end: Time of the end, s.
+        process: Process id.
+        peak: Peak memory of the process, bytes.
+    """
 
     start: float
     end: float
@@ -60,7 +68,7 @@ def pydicom_and_tutorial(folder: Path) -> None:
 
 
 def pydicom_volume(folder: Path) -> NDArray[np.int16]:
-    """Read every file with pydicom, sort by position and rescale; return HU, int16 [n, rows, columns], head first."""
+    """Read the slices with pydicom, sort by position and rescale: HU, int16 [slices, rows, columns], head first."""
     import pydicom
 
     slices = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
@@ -79,24 +87,24 @@ def simpleitk_and_tutorial(folder: Path) -> None:
 
 
 def tutorial_mask(hu: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Make the tutorial's mask step by step as it is told (Zuidhof, Kaggle, 2017): 1 air, 2 solid, both labelled.
+    """Return the mask of the tutorial (Zuidhof, Kaggle, 2017), step by step as published: 1 is air, 2 is solid.
 
-    lungs=tutorial gives the same mask sooner, since it labels the air alone and counts by bins.
+    ``lungs=tutorial`` gives the same mask faster: it labels the air only and counts with a histogram.
     """
     from skimage.measure import label
 
     solid = (hu > THRESHOLD_HU).astype(np.int8) + 1
-    parts = label(solid)
-    solid[parts == parts[0, 0, 0]] = 2
+    labels = label(solid)
+    solid[labels == labels[0, 0, 0]] = 2
     for image in solid:
-        parts = label(image - 1)
-        largest = _most_frequent(parts)
+        labels = label(image - 1)
+        largest = _most_frequent(labels)
         if largest is not None:
-            image[parts != largest] = 1
+            image[labels != largest] = 1
     air = 2 - solid
-    parts = label(air)
-    largest = _most_frequent(parts)
-    return parts == largest if largest is not None else air.astype(bool)
+    labels = label(air)
+    largest = _most_frequent(labels)
+    return labels == largest if largest is not None else air.astype(bool)
 
 
 def _most_frequent(labels: NDArray[np.integer]) -> int | None:
@@ -104,74 +112,79 @@ def _most_frequent(labels: NDArray[np.integer]) -> int | None:
     return int(values[1:][counts[1:].argmax()]) if len(values) > 1 else None
 
 
-def ours(root: Path, folder: Path) -> None:
+def prepare_scan(root: Path, folder: Path) -> None:
     """Read, check, segment, window, resize and write one scan into a store, as prepare.py does."""
     with tempfile.TemporaryDirectory(dir=root) as store:
-        refused = prepare_one((Path(store), ScanRecord(folder.name, folder.name, folder, "Normal"), PixelSettings()))
-    if refused is not None:
-        raise refused
+        error = prepare_one((Path(store), ScanRecord(folder.name, folder.name, folder, "Normal"), PixelSettings()))
+    if error is not None:
+        raise error
 
 
 def decode_only(folder: Path) -> None:
-    """Decode the JPEG Lossless stream of every file, found by its markers, and do nothing else."""
+    """Decode the JPEG Lossless stream of every file, without parsing the header."""
     for path in folder.iterdir():
         data = path.read_bytes()
         start = data.find(b"\xff\xd8\xff", data.rfind(b"\xe0\x7f\x10\x00"))
         imagecodecs.jpeg8_decode(data[start : data.rfind(b"\xff\xd9") + 2])
 
 
-def _timed(function: Callable[[Path], None], warm_up: Path, folder: Path | None) -> Timed:
+def _run_job(function: Callable[[Path], None], warm_up: Path, folder: Path | None) -> JobTiming:
     start = 0.0 if folder is None else time.monotonic()
     function(warm_up if folder is None else folder)
-    return Timed(start, time.monotonic(), os.getpid(), peak_bytes())
+    return JobTiming(start, time.monotonic(), os.getpid(), peak_bytes())
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had; getrusage would count its parent's at its start as well."""
+    """Return the peak memory of this process. getrusage would include that of its parent before the fork."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def seconds_per_scan(function: Callable[[Path], None], folders: list[Path], *, workers: int) -> tuple[float, float]:
-    """Run over all folders in so many processes, each warmed up on a scan; return wall seconds a scan and GB in all."""
+    """Run a reader on all folders in worker processes, each after a warm-up.
+
+    Returns:
+        Wall-clock seconds per scan, and the sum of the processes' peak memory in GB.
+    """
     jobs: list[Path | None] = [None] * workers + list(folders)
-    times = []
-    for _, answer in run_limited(partial(_timed, function, folders[0]), jobs, workers=workers, memory_bytes=2**35):
-        if isinstance(answer, Exception):
-            raise answer
-        times.append(answer)
-    measured = [timed for timed in times if timed.start]
-    peaks = {timed.process: timed.peak for timed in sorted(times, key=lambda timed: timed.peak)}
-    return (max(t.end for t in measured) - min(t.start for t in measured)) / len(measured), sum(peaks.values()) / 1e9
+    timings = []
+    for _, timing in run_limited(partial(_run_job, function, folders[0]), jobs, workers=workers, memory_bytes=2**35):
+        if isinstance(timing, Exception):
+            raise timing
+        timings.append(timing)
+    scans = [timing for timing in timings if timing.start]
+    peaks = {timing.process: timing.peak for timing in sorted(timings, key=lambda timing: timing.peak)}
+    seconds = max(timing.end for timing in scans) - min(timing.start for timing in scans)
+    return seconds / len(scans), sum(peaks.values()) / 1e9
 
 
-def plain_seconds_per_scan(function: Callable[[Path], None], folders: list[Path]) -> tuple[float, float]:
-    """Do the same in one process as Python starts it, as a tutorial's readers do: without our workers' settings."""
+def single_process_seconds(function: Callable[[Path], None], folders: list[Path]) -> tuple[float, float]:
+    """Do the same in one plain Python process, without the settings of the limited workers."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        times = [pool.submit(_timed, function, folders[0], folder).result() for folder in (None, *folders)]
-    return (times[-1].end - times[1].start) / len(folders), times[-1].peak / 1e9
+        timings = [pool.submit(_run_job, function, folders[0], folder).result() for folder in (None, *folders)]
+    return (timings[-1].end - timings[1].start) / len(folders), timings[-1].peak / 1e9
 
 
 def mask_ms_per_slice(volumes: list[Volume]) -> float:
-    """Return milliseconds a slice of the lung mask alone, on one core."""
+    """Return the milliseconds per slice of the lung mask, on one core."""
     start = time.monotonic()
     for volume in volumes:
         segment_lungs(volume.hu, volume.spacing_mm)
     return 1000 * (time.monotonic() - start) / sum(len(volume.hu) for volume in volumes)
 
 
-def quotients(values: list[float], others: list[float]) -> list[float]:
-    """Return those of each round."""
-    return [value / other for value, other in zip(values, others, strict=True)]
+def divide(numerators: list[float], denominators: list[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [value / other for value, other in zip(numerators, denominators, strict=True)]
 
 
-def told(values: list[float], digits: int) -> str:
-    """Return the median and the range."""
+def format_range(values: list[float], digits: int) -> str:
+    """Return the median and the range as text."""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def default_plugin(folder: Path) -> str:
-    """Return the decoder that pydicom takes by itself for these files."""
+    """Return the decoder plugin that pydicom selects for these files."""
     import pydicom
     from pydicom.pixels import get_decoder
 
@@ -180,69 +193,71 @@ def default_plugin(folder: Path) -> str:
 
 
 def take_turns(scans: list[Path], cores: int) -> tuple[list[dict[str, tuple[float, float]]], list[float]]:
-    """Return seconds a scan and GB of each way, and milliseconds a slice of the mask, for each round."""
+    """Return, for each round, seconds per scan and GB of each contender, and milliseconds per slice of the mask."""
     with tempfile.TemporaryDirectory() as temporary:
-        linked = [Path(temporary) / f"{scan.name}-{k}" for k in range(TIMES) for scan in scans]
-        for k, link in enumerate(linked):
+        links = [Path(temporary) / f"{scan.name}-{k}" for k in range(REPEATS) for scan in scans]
+        for k, link in enumerate(links):
             os.symlink(scans[k % len(scans)].resolve(), link, target_is_directory=True)
         store = Path(temporary) / "store"
         store.mkdir()
-        ways: dict[str, Callable[[], tuple[float, float]]] = {
-            "floor, all cores": lambda: seconds_per_scan(decode_only, linked, workers=cores),
-            "ours, all cores": lambda: seconds_per_scan(partial(ours, store), linked, workers=cores),
-            "ours, one core": lambda: seconds_per_scan(partial(ours, store), linked, workers=1),
-            "SimpleITK + tutorial's mask": lambda: plain_seconds_per_scan(simpleitk_and_tutorial, scans),
-            TUTORIAL: lambda: plain_seconds_per_scan(pydicom_and_tutorial, scans),
+        contenders: dict[str, Callable[[], tuple[float, float]]] = {
+            FLOOR: lambda: seconds_per_scan(decode_only, links, workers=cores),
+            ALL_CORES: lambda: seconds_per_scan(partial(prepare_scan, store), links, workers=cores),
+            ONE_CORE: lambda: seconds_per_scan(partial(prepare_scan, store), links, workers=1),
+            "SimpleITK + tutorial's mask": lambda: single_process_seconds(simpleitk_and_tutorial, scans),
+            TUTORIAL: lambda: single_process_seconds(pydicom_and_tutorial, scans),
         }
         volumes = [read_scan(folder) for folder in scans]
-        mask_ms_per_slice(volumes[:1])  # loops are compiled
+        mask_ms_per_slice(volumes[:1])  # a warm-up
         rounds, mask_ms = [], []
         for _ in track(range(ROUNDS), "rounds"):
-            rounds.append({name: way() for name, way in ways.items()})
+            rounds.append({name: run() for name, run in contenders.items()})
             mask_ms.append(mask_ms_per_slice(volumes))
     return rounds, mask_ms
 
 
 def main() -> None:
     """Print the table and, with --json, write it."""
-    from cnr_iemn.engine.hardware import usable_cores  # not above: workers import this module, and would load torch
+    from cnr_iemn.stage1.training.hardware import (
+        usable_cores,  # not at the top: workers import this module, and would load torch
+    )
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", help="data.root=FOLDER with the scans")
+    parser = make_parser(__doc__)
+    parser.add_argument("root", metavar="data.root=FOLDER", help="folder of the scans")
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
-    root = Path(words.root.removeprefix("data.root="))
+    options = parser.parse_args()
+    root = Path(options.root.removeprefix("data.root="))
     scans = [path for _, path in find_scans(root)]
     cores = usable_cores()
     rounds, mask_ms = take_turns(scans, cores)
-    ways = rounds[0]
-    seconds = {name: [measured[name][0] for measured in rounds] for name in ways}
-    peak_gb = {name: max(measured[name][1] for measured in rounds) for name in ways}
+    seconds = {name: [results[name][0] for results in rounds] for name in rounds[0]}
+    peak_gb = {name: max(results[name][1] for results in rounds) for name in rounds[0]}
     ratios = {
-        "two_cores_vs_tutorial": quotients(seconds[TUTORIAL], seconds["ours, all cores"]),
-        "one_core_vs_tutorial": quotients(seconds[TUTORIAL], seconds["ours, one core"]),
-        "two_cores_vs_floor": quotients(seconds["ours, all cores"], seconds["floor, all cores"]),
+        "all_cores_vs_tutorial": divide(seconds[TUTORIAL], seconds[ALL_CORES]),
+        "one_core_vs_tutorial": divide(seconds[TUTORIAL], seconds[ONE_CORE]),
+        "all_cores_vs_floor": divide(seconds[ALL_CORES], seconds[FLOOR]),
         "mask_ms_per_slice": mask_ms,
     }
     title = f"{len(scans)} scans, {cores} cores, medians of {ROUNDS} rounds and their range"
-    table = Table("", "seconds a scan", "times (a)", "peak memory, GB", title=title)
+    table = Table("", "seconds per scan", "speedup over (a)", "peak memory, GB", title=title)
     for name, values in seconds.items():
-        table.add_row(name, told(values, 3), told(quotients(seconds[TUTORIAL], values), 1), f"{peak_gb[name]:.2f}")
+        speedup = format_range(divide(seconds[TUTORIAL], values), 1)
+        table.add_row(name, format_range(values, 3), speedup, f"{peak_gb[name]:.2f}")
     Console(width=120).print(table)
     plugin = default_plugin(scans[0])
-    print(f"plugin of pydicom: {plugin}; ours on all cores / floor: {told(ratios['two_cores_vs_floor'], 2)}; ", end="")
-    print(f"mask alone {told(ratios['mask_ms_per_slice'], 2)} ms a slice on one core")
-    if words.json:
-        result = {
-            "seconds_per_scan": {name: median(values) for name, values in seconds.items()},
-            "ratios": {name: median(values) for name, values in ratios.items()},
-            "rounds": {"seconds_per_scan": seconds, "ratios": ratios},
-            "peak_gb": peak_gb,
-            "plugin": plugin,
-            "cores": cores,
-            "scans": len(scans),
-        }
-        words.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    print(f"pydicom's decoder plugin: {plugin}")
+    print(f"prepare.py on all cores / floor: {format_range(ratios['all_cores_vs_floor'], 2)}")
+    print(f"lung mask: {format_range(ratios['mask_ms_per_slice'], 2)} ms per slice on one core")
+    result = {
+        "seconds_per_scan": {name: median(values) for name, values in seconds.items()},
+        "ratios": {name: median(values) for name, values in ratios.items()},
+        "rounds": {"seconds_per_scan": seconds, "ratios": ratios},
+        "peak_gb": peak_gb,
+        "plugin": plugin,
+        "cores": cores,
+        "scans": len(scans),
+    }
+    write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Is the phantom honest and hard enough? The pipeline against each baseline and the oracle, over several seeds.
+"""Difficulty of the phantom: the pipeline compared with each baseline and with the oracle, over several seeds.
 
 Every study has its own seed for the cohort, the split and the networks:
 
@@ -9,8 +9,6 @@ done
 python -m benchmarks.phantom_study --seeds 0 1 2
 """
 
-import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,34 +17,39 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cnr_iemn.cohort.phantom.oracle import oracle_auc
-from cnr_iemn.engine.ensembles import store_of, stored_summaries
-from cnr_iemn.engine.runs import finished_runs
-from cnr_iemn.patients.baselines import baseline_answers
-from cnr_iemn.patients.booster import predict_probabilities, train_booster
-from cnr_iemn.patients.evaluation import most_probable
-from cnr_iemn.patients.group_features import group_features
-from cnr_iemn.patients.predictions import read_predictions
-from cnr_iemn.records import TRAINING, VALIDATION
-from cnr_iemn.registry import BACKBONES, PHANTOM_NOTICE
+from benchmarks.common import make_parser, write_json
+from benchmarks.phantom_oracle import oracle_auc
+from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE
+from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.phantom.scan_spec import DISEASES, PUBLISHED
+from cnr_iemn.schemas import TRAINING, VALIDATION
+from cnr_iemn.stage1.training.run_folder import finished_runs
+from cnr_iemn.stage2.baselines import baseline_predictions, summarise_store
+from cnr_iemn.stage2.booster import predict_probabilities, train_booster
+from cnr_iemn.stage2.ensemble_runs import run_store
+from cnr_iemn.stage2.group_features import group_features
+from cnr_iemn.statistics.metrics import most_probable
 
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One study's validation scans. ``right``: bool [n] of the pipeline; ``baselines``: the same by name.
+class StudyResult:
+    """Result of one study on its validation scans.
 
-    ``auc``: of the pipeline's probability of CAP among COVID-19 and CAP.
+    Attributes:
+        correct: Whether the pipeline is correct, bool [scans].
+        baselines: Whether each baseline is correct, by name.
+        auc: AUC of the pipeline's probability of CAP among COVID-19 and CAP.
     """
 
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
     baselines: dict[str, NDArray[np.bool_]]
     auc: float
 
 
-def study_answers(runs: Path, study: str, seed: int) -> Answers:
-    """Return what the four backbones of a study, joined, and each baseline answer for its validation scans."""
+def evaluate_study(runs: Path, study: str, seed: int) -> StudyResult:
+    """Return the result of the ensemble of the four backbones of a study, and of each baseline."""
     from sklearn.metrics import roc_auc_score
 
     folders = finished_runs(runs, study, tuple(BACKBONES), f"seed{seed}")
@@ -58,64 +61,64 @@ def study_answers(runs: Path, study: str, seed: int) -> Answers:
     booster = train_booster(features[training], scans.loc[training, "label"].tolist(), classes)
     probabilities = predict_probabilities(booster, features[validation])
     labels = scans.loc[validation, "label"].to_numpy(dtype=str)
-    answers = baseline_answers(
-        stored_summaries(store_of(next(iter(folders.values()))), scans.index),
+    baseline_classes = baseline_predictions(
+        summarise_store(run_store(next(iter(folders.values()))), scans.index),
         scans["label"].to_dict(),
         scans["split"].to_dict(),
         classes,
     )
-    right = {name: np.array(predicted) == labels for name, predicted in answers.items()}
+    baselines = {name: np.array(predicted) == labels for name, predicted in baseline_classes.items()}
     cap = probabilities[:, 2] / (probabilities[:, 1] + probabilities[:, 2])
     diseased = labels != "Normal"
     auc = float(roc_auc_score(labels[diseased] == "CAP", cap[diseased]))
-    return Answers(np.array(most_probable(probabilities, classes)) == labels, right, auc)
+    return StudyResult(np.array(most_probable(probabilities, classes)) == labels, baselines, auc)
 
 
-def paired_interval(difference: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95% interval of the mean over patients, float64 [n], drawn with replacement."""
-    chosen = np.random.default_rng(0).integers(0, len(difference), (RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[chosen].mean(axis=1), [0.025, 0.975])
+def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the mean. ``differences``: one value for each patient, float64 [n]."""
+    draws = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
+    low, high = np.quantile(differences[draws].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
 def main() -> None:
     """Print the table of the studies and, with --json, write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--study", default="demo", help="study names before -<seed>")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--disease", choices=DISEASES, default=PUBLISHED, help="of the cohorts, for the oracle")
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
-    studies = [study_answers(words.runs, f"{words.study}-{seed}", seed) for seed in words.seeds]
-    ours = np.concatenate([study.right for study in studies])
-    title = f"{PHANTOM_NOTICE}; {len(ours)} validation scans of {len(studies)} cohorts"
-    table = Table("", "accuracy, %", "by seed", "pipeline minus it, points", "95% interval", title=title)
-    table.add_row("pipeline", f"{100 * ours.mean():.1f}", _by_seed([s.right for s in studies]), "", "")
+    options = parser.parse_args()
+    studies = [evaluate_study(options.runs, f"{options.study}-{seed}", seed) for seed in options.seeds]
+    pipeline = np.concatenate([study.correct for study in studies])
+    title = f"{PHANTOM_NOTICE}; {options.disease} disease; {len(pipeline)} validation scans of {len(studies)} cohorts"
+    table = Table("", "accuracy, %", "by seed", "pipeline minus baseline, points", "95% interval", title=title)
+    table.add_row("pipeline", f"{100 * pipeline.mean():.1f}", _by_seed([study.correct for study in studies]), "", "")
     rows = {}
     for name in studies[0].baselines:
-        theirs = [study.baselines[name] for study in studies]
-        paired = 100.0 * (ours.astype(float) - np.concatenate(theirs))
-        low, high = paired_interval(paired)
+        baseline = [study.baselines[name] for study in studies]
+        differences = 100.0 * (pipeline.astype(float) - np.concatenate(baseline))
+        low, high = bootstrap_interval(differences)
         rows[name] = {
-            "accuracy": float(np.mean(np.concatenate(theirs))),
-            "difference": paired.mean(),
+            "accuracy": float(np.mean(np.concatenate(baseline))),
+            "difference": differences.mean(),
             "low": low,
             "high": high,
         }
         accuracy = f"{100 * rows[name]['accuracy']:.1f}"
-        table.add_row(name, accuracy, _by_seed(theirs), f"{paired.mean():+.1f}", f"{low:+.1f} to {high:+.1f}")
+        table.add_row(name, accuracy, _by_seed(baseline), f"{differences.mean():+.1f}", f"{low:+.1f} to {high:+.1f}")
     Console(width=120).print(table)
-    oracles = [oracle_auc(scans=200, n_slices=(22, 26), seed=seed) for seed in words.seeds]
+    oracles = [oracle_auc(scans=200, n_slices=(22, 26), seed=seed, disease=options.disease) for seed in options.seeds]
     print("COVID-19 against CAP, AUC by seed: pipeline", ", ".join(f"{study.auc:.3f}" for study in studies))
     print("                                   oracle  ", ", ".join(f"{auc:.3f}" for auc, _ in oracles))
     print("three-class accuracy of the oracle, %:     ", ", ".join(f"{100 * value:.1f}" for _, value in oracles))
-    if words.json:
-        result = {"accuracy": [float(study.right.mean()) for study in studies], "baselines": rows, "oracle": oracles}
-        words.json.write_text(json.dumps({**result, "auc": [s.auc for s in studies]}, indent=1), encoding="utf-8")
+    result = {"accuracy": [float(study.correct.mean()) for study in studies], "baselines": rows, "oracle": oracles}
+    write_json(options.json, {**result, "auc": [study.auc for study in studies]})
 
 
-def _by_seed(right: list[NDArray[np.bool_]]) -> str:
-    return ", ".join(f"{100 * values.mean():.1f}" for values in right)
+def _by_seed(correct: list[NDArray[np.bool_]]) -> str:
+    return ", ".join(f"{100 * values.mean():.1f}" for values in correct)
 
 
 if __name__ == "__main__":

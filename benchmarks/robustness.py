@@ -1,18 +1,16 @@
-"""How far do small changes of a scan move a study's answer, and does a lesion that is put in show where it is?
+"""Robustness of a study: the effect of small changes of a scan, and the response to inserted lesions.
 
 python -m benchmarks.robustness --study demo [--runs runs] [--scans 4] [--input FOLDER] [--healthy SCAN]\
     [--json robustness.json]
 
-For ``--scans`` validation scans of each class of a phantom study, and all scans below ``--input``, each changed in
-every way of ``benchmarks.perturbations``, with the lungs erased, and with all else erased: how many slices keep their
-class (all networks), how many scans change theirs, the largest change of a scan's probability, the mean change of the
-group percentages, and the change of the lungs' volume. Then lesions of the phantom's recipe are put into healthy scans,
-denser and larger step by step: the probability of infection of the slices they touch, and of the others.
-Run it in the folder where the study was trained: the scans are read from where they were.
+Takes ``--scans`` validation scans of each class of a phantom study and all scans below ``--input``. Applies each
+perturbation of ``benchmarks.perturbations``, erases the lungs, and erases everything else. Reports the share of slices
+that keep their class (over all networks), the number of scans that change theirs, the largest change of a scan's
+probability, the mean change of the group percentages, and the change of the lung volume. Then inserts phantom lesions
+of increasing density and size into healthy scans and reports the probability of infection of the slices that they
+touch, and of the other slices. Run it in the folder in which the study was trained: its paths are relative.
 """
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,32 +23,40 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.insertions import insertion_figures, insertions
+from benchmarks.common import add_study_options, make_parser, run_record, write_json
+from benchmarks.insertions import measure_insertions, summarise
 from benchmarks.perturbations import PERTURBATIONS, THICK
-from benchmarks.single_lesions import prepared
-from cnr_iemn.ct.find import find_scans
-from cnr_iemn.ct.prepare import PreparedScan
-from cnr_iemn.ct.reader import read_scan
+from benchmarks.single_lesions import prepare
+from cnr_iemn.config.validation import ensemble_name
+from cnr_iemn.constants import PHANTOM_NOTICE
+from cnr_iemn.ct.io.discovery import find_scans
+from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.ct.volume import Volume
-from cnr_iemn.engine.alterations import LUNGS, OUTSIDE, Alteration, alterations
-from cnr_iemn.engine.ensembles import Ensemble, read_ensemble
-from cnr_iemn.engine.hardware import choose_hardware
-from cnr_iemn.engine.prediction import EnsembleNetworks, OneScan
-from cnr_iemn.engine.progress import show_progress
-from cnr_iemn.patients.booster import load_booster, mean_probabilities
-from cnr_iemn.patients.group_features import features_of_sets
-from cnr_iemn.patients.slice_sets import by_fold
-from cnr_iemn.records import VALIDATION
-from cnr_iemn.registry import PHANTOM_NOTICE
-from cnr_iemn.settings.checks import ensemble_name
+from cnr_iemn.evaluation.ablation import LUNGS, OUTSIDE, Alteration, alterations
+from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
+from cnr_iemn.schemas import VALIDATION
+from cnr_iemn.stage1.training.hardware import choose_hardware
+from cnr_iemn.stage1.training.progress import show_progress
+from cnr_iemn.stage2.booster import load_booster, mean_probabilities
+from cnr_iemn.stage2.ensemble import Ensemble, read_ensemble
+from cnr_iemn.stage2.group_features import features_of_sets
+from cnr_iemn.stage2.out_of_fold import by_fold
 
 Row = dict[str, float | int]
 Rows = dict[str, Row]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a study says of one scan. ``slices``: class indices [networks, n_slices]; ``percentages``: [features]."""
+class ScanPrediction:
+    """Prediction of a study for one scan.
+
+    Attributes:
+        slices: Class indices, [networks, n_slices].
+        percentages: Group features, [features], in percent; nan for empty groups.
+        probabilities: Class probabilities of the scan, [classes].
+        litres: Lung volume.
+    """
 
     slices: NDArray[np.int64]
     percentages: NDArray[np.float64]
@@ -60,29 +66,37 @@ class Answer:
 
 @dataclass
 class Change:
-    """How answers of changed scans differ, a value a scan. ``litres``: relative; the other names say it."""
+    """Differences between the predictions for original and changed scans, one value for each scan.
+
+    Attributes:
+        slices_kept: Share of slices that keep their class, over all networks.
+        probability: Largest change of a class probability.
+        percentages: Mean change of the group percentages, in points.
+        litres: Relative change of the lung volume.
+        class_changes: Whether the class of the scan changes.
+    """
 
     slices_kept: list[float] = field(default_factory=list)
     probability: list[float] = field(default_factory=list)
     percentages: list[float] = field(default_factory=list)
     litres: list[float] = field(default_factory=list)
-    another_class: list[bool] = field(default_factory=list)
+    class_changes: list[bool] = field(default_factory=list)
 
-    def add(self, before: Answer, after: Answer, *, pairs: bool) -> None:
-        """Add a scan. ``pairs``: a slice of the changed scan is two of the scan as it is."""
-        was, now = before.slices, np.repeat(after.slices, 2, axis=1) if pairs else after.slices
-        self.slices_kept.append(float(np.mean(was[:, : now.shape[1]] == now)))
+    def add(self, before: ScanPrediction, after: ScanPrediction, *, pairs: bool) -> None:
+        """Add a scan. ``pairs``: a slice of the changed scan stands for two slices of the original."""
+        slices = np.repeat(after.slices, 2, axis=1) if pairs else after.slices
+        self.slices_kept.append(float(np.mean(before.slices[:, : slices.shape[1]] == slices)))
         self.probability.append(float(np.abs(after.probabilities - before.probabilities).max()))
         self.percentages.append(float(np.nanmean(np.abs(after.percentages - before.percentages))))
         self.litres.append(after.litres / before.litres - 1)
-        self.another_class.append(bool(before.probabilities.argmax() != after.probabilities.argmax()))
+        self.class_changes.append(bool(before.probabilities.argmax() != after.probabilities.argmax()))
 
     def figures(self) -> Row:
-        """Return the row of the table: shares, a count, points of 100, and a share."""
+        """Return a row of the table."""
         return {
             "slices kept": float(np.mean(self.slices_kept)),
-            "other class": sum(self.another_class),
-            "scans": len(self.another_class),
+            "other class": sum(self.class_changes),
+            "scans": len(self.class_changes),
             "probability": max(self.probability),
             "percentages": float(np.mean(self.percentages)),
             "litres": max(self.litres, key=abs),
@@ -90,7 +104,7 @@ class Change:
 
 
 class Study:
-    """A trained study that answers for scans in memory."""
+    """A trained study that predicts scans in memory."""
 
     def __init__(self, runs: Path, study: str, name: str) -> None:
         self.ensemble: Ensemble = read_ensemble(runs, study, name)
@@ -99,90 +113,86 @@ class Study:
 
     def probabilities(self, scan: PreparedScan, alter: Alteration | None = None) -> NDArray[np.float32]:
         """Return the class probabilities of the slices, float32 [networks, n_slices, classes]."""
-        source, found = OneScan(scan), []
+        source, outputs = InMemoryScan(scan.grey, scan.lungs), []
         for member in self.ensemble.members:
             batches = self.networks.batches(member, source, "scan", len(scan.grey))
-            found.append(self.networks.predict(member, map(alter, batches) if alter else batches))
-        return np.stack(found)
+            outputs.append(self.networks.predict(member, map(alter, batches) if alter else batches))
+        return np.stack(outputs)
 
-    def infected(self, volume: Volume) -> NDArray[np.floating]:
-        """Return the mean over the networks of the probability that a slice is not of the first class, [slices]."""
-        healthy: NDArray[np.float32] = self.probabilities(prepared(volume, self.ensemble.pixels))[:, :, 0].mean(axis=0)
+    def infection_probabilities(self, volume: Volume) -> NDArray[np.floating]:
+        """Return one minus the probability of the first class, averaged over the networks, [slices]."""
+        healthy: NDArray[np.float32] = self.probabilities(prepare(volume, self.ensemble.pixels))[:, :, 0].mean(axis=0)
         return 1 - healthy
 
-    def answer(self, scan: PreparedScan, alter: Alteration | None = None) -> Answer:
-        """Return the answer for a scan. ``alter``: of the networks' input."""
+    def predict(self, scan: PreparedScan, alter: Alteration | None = None) -> ScanPrediction:
+        """Return the prediction for a scan. ``alter``: applied to the networks' input."""
         slices = self.probabilities(scan, alter)
         sets = {"scan": by_fold(slices, [member.fold for member in self.ensemble.members])}
         features = features_of_sets(sets, self.ensemble.models, self.ensemble.classes)
         percentages = np.concatenate([table.to_numpy().ravel() for table in features])
-        return Answer(
-            slices.argmax(axis=2), percentages, mean_probabilities(self.booster, features)[0], scan.lung_litres
-        )
+        probabilities = mean_probabilities(self.booster, features)[0]
+        return ScanPrediction(slices.argmax(axis=2), percentages, probabilities, scan.lung_litres)
 
 
-def changes(study: Study, volumes: Mapping[str, Path]) -> dict[str, Change]:
-    """Return by perturbation how the answers for these scans change."""
-    found: dict[str, Change] = {}
-    for path in show_progress(iter(volumes.values()), len(volumes), doing="Perturbations", unit="scans"):
+def measure_changes(study: Study, paths: Mapping[str, Path]) -> dict[str, Change]:
+    """Return the changes of the predictions for these scans, by perturbation."""
+    changes: dict[str, Change] = {}
+    for path in show_progress(iter(paths.values()), len(paths), verb="Perturbations", unit="scans"):
         volume = read_scan(path)
-        as_it_is = prepared(volume, study.ensemble.pixels)
-        before = study.answer(as_it_is)
+        original = prepare(volume, study.ensemble.pixels)
+        before = study.predict(original)
         for name, perturb in PERTURBATIONS.items():
-            after = study.answer(prepared(perturb(volume), study.ensemble.pixels))
-            found.setdefault(name, Change()).add(before, after, pairs=name == THICK)
+            after = study.predict(prepare(perturb(volume), study.ensemble.pixels))
+            changes.setdefault(name, Change()).add(before, after, pairs=name == THICK)
         n = len(volume.hu)
         for name, alter in alterations(n, n, np.random.default_rng(0), inputs=set()).items():
             if name in (LUNGS, OUTSIDE):
-                found.setdefault(name, Change()).add(before, study.answer(as_it_is, alter), pairs=False)
-    return found
+                changes.setdefault(name, Change()).add(before, study.predict(original, alter), pairs=False)
+    return changes
 
 
 def validation_scans(study: Path, ensemble: Ensemble, count: int) -> dict[str, Path]:
-    """Return the first validation scans of each class, and where they lie."""
+    """Return the first ``count`` validation scans of each class: paths by scan id."""
     member = ensemble.members[0]
-    record = json.loads((study / member.model / member.tag / "run.json").read_text(encoding="utf-8"))
+    record = run_record(study, member.model, member.tag)
     split = pd.read_csv(study / "split.csv")
-    chosen = split[split["split"] == VALIDATION].groupby("label").head(count)["scan_id"]
+    scan_ids = split[split["split"] == VALIDATION].groupby("label").head(count)["scan_id"]
     paths = dict(find_scans(Path(record["cohort"]["root"])))
-    return {scan_id: paths[scan_id] for scan_id in chosen}
+    return {scan_id: paths[scan_id] for scan_id in scan_ids}
 
 
 def main() -> None:
     """Print the tables and, with --json, write them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--study", default="demo", help="a phantom study that aggregate.py has been through")
-    parser.add_argument("--ensemble", nargs="+", default=["all"])
+    parser = make_parser(__doc__)
+    add_study_options(parser)
     parser.add_argument("--scans", type=int, default=4, help="validation scans of each class")
     parser.add_argument("--input", type=Path, help="a folder of other scans")
-    parser.add_argument("--healthy", type=Path, help="a healthy scan beside the phantoms to put lesions into")
+    parser.add_argument("--healthy", type=Path, help="another healthy scan into which lesions are inserted")
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
+    options = parser.parse_args()
     cv2.setNumThreads(1)
-    name = ensemble_name(words.ensemble[0] if len(words.ensemble) == 1 else words.ensemble)
-    study = Study(words.runs, words.study, name)
-    sets = {"validation": validation_scans(words.runs / words.study, study.ensemble, words.scans)}
-    if words.input:
-        sets[words.input.resolve().name] = dict(find_scans(words.input))
+    name = ensemble_name(options.ensemble[0] if len(options.ensemble) == 1 else options.ensemble)
+    study = Study(options.runs, options.study, name)
+    sets = {"validation": validation_scans(options.runs / options.study, study.ensemble, options.scans)}
+    if options.input:
+        sets[options.input.resolve().name] = dict(find_scans(options.input))
     healthy = {"phantoms": [path for name, path in sets["validation"].items() if name.startswith("normal")]}
-    if words.healthy:
-        healthy[words.healthy.name] = [words.healthy]
-    ratios: dict[str, Rows] = {"perturbations": {}, "insertions": {}}
+    if options.healthy:
+        healthy[options.healthy.name] = [options.healthy]
+    results: dict[str, Rows] = {"perturbations": {}, "insertions": {}}
     for kind, scans in sets.items():
-        rows = {each: change.figures() for each, change in changes(study, scans).items()}
-        _print(f"{PHANTOM_NOTICE}; {len(scans)} scans: {kind}", rows)
-        ratios["perturbations"] |= {f"{kind}: {name}": row for name, row in rows.items()}
+        rows = {name: change.figures() for name, change in measure_changes(study, scans).items()}
+        _print_table(f"{PHANTOM_NOTICE}; {len(scans)} scans: {kind}", rows)
+        results["perturbations"] |= {f"{kind}: {name}": row for name, row in rows.items()}
     for kind, paths in healthy.items():
-        found = insertions(map(read_scan, paths), study.infected)
-        rows = {f"{kind}, {way}": insertion_figures(each) for way, each in found.items()}
-        _print(f"{PHANTOM_NOTICE}; probability of infection where lesions are put in", rows)
-        ratios["insertions"] |= rows
-    if words.json:
-        words.json.write_text(json.dumps({"ratios": ratios}, indent=1), encoding="utf-8")
+        insertions = measure_insertions(map(read_scan, paths), study.infection_probabilities)
+        rows = {f"{kind}, {growth}": summarise(lesions) for growth, lesions in insertions.items()}
+        _print_table(f"{PHANTOM_NOTICE}; probability of infection with inserted lesions", rows)
+        results["insertions"] |= rows
+    write_json(options.json, {"ratios": results})
 
 
-def _print(title: str, rows: Rows) -> None:
+def _print_table(title: str, rows: Rows) -> None:
     table = Table("", *next(iter(rows.values())), title=title)
     for name, row in rows.items():
         table.add_row(name, *(str(value) if isinstance(value, int) else f"{value:.3f}" for value in row.values()))

@@ -1,14 +1,14 @@
-"""How many damaged JPEG Lossless slices could any check of one file's image find? A bound, for benchmarks.fuzz.
+"""Upper bound on the damaged JPEG Lossless slices of benchmarks.fuzz that a check of a single image can detect.
 
 python -m benchmarks.row_shifts --files 1000 --seed 1 --sample FOLDER
 
-Of the files that come through damaged, the reader is told what no check knows: which row is shifted, and from which
-column on. The row's end is compared with what one to five rows on either side say of it, with the weights that fit the
-rows around best; the score is the largest of the differences, each in units of what such a fit leaves of the rows
-around. Below 3 it would not be seen even so. Without being told, of 512 x 512 places in each slice, 6 are needed.
+A damaged file that is read without an error usually has one shifted row. The score uses the true row and the true first
+column of the shift, which no check knows. It predicts the row's end with one to five neighbours on either side, with
+the weights that fit the neighbouring rows best; the score is the largest deviation, in units of the residual of that
+fit. Below 3 even such a check would miss the shift. Without knowledge of the place, among 512 x 512 candidates in each
+slice, a score of 6 is needed.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -18,66 +18,67 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import make_parser
 from benchmarks.damage import make_slice
-from benchmarks.fuzz import hu_of, real_slices, write_jobs
+from benchmarks.fuzz import read_hu, real_slices, write_jobs
 from cnr_iemn.errors import ScanError
 
-_AROUND, _FEWEST, _MOST_NEIGHBOURS = 40, 12, 5
-_LEAST_NOISE = 0.05
+_FIT_RANGE, _MIN_FIT_ROWS, _MAX_NEIGHBOURS = 40, 12, 5  # rows
+_MIN_NOISE = 0.05
 LIMITS = (3, 4, 6, 10)
 
 
-def score(found: NDArray[np.int16], row: int, column: int) -> float:
-    """Return by how much a row stands out from ``column`` on, in units of its noise. ``found``: HU [rows, columns]."""
-    ends = found[:, column:].mean(axis=1)
-    best = 0.0
-    for n in range(1, _MOST_NEIGHBOURS + 1):
-        rows = np.arange(n, len(ends) - n)
-        near = rows[(np.abs(rows - row) <= _AROUND) & (np.abs(rows - row) > n)]
-        if row not in rows or len(near) < _FEWEST:
+def shift_score(hu: NDArray[np.int16], row: int, column: int) -> float:
+    """Return the deviation of a row from ``column`` to its end, in units of its noise. ``hu``: [rows, columns]."""
+    means = hu[:, column:].mean(axis=1)
+    largest = 0.0
+    for n in range(1, _MAX_NEIGHBOURS + 1):
+        rows = np.arange(n, len(means) - n)
+        near = rows[(np.abs(rows - row) <= _FIT_RANGE) & (np.abs(rows - row) > n)]
+        if row not in rows or len(near) < _MIN_FIT_ROWS:
             continue
-        neighbours = np.stack([ends[rows - k] + ends[rows + k] for k in range(1, n + 1)], axis=1)
-        of_near = neighbours[near - n]
-        weights = np.linalg.lstsq(of_near, ends[near], rcond=None)[0]
-        noise = np.sqrt(((ends[near] - of_near @ weights) ** 2).sum() / (len(near) - n))
-        best = max(best, abs(ends[row] - neighbours[row - n] @ weights) / max(noise, _LEAST_NOISE))
-    return float(best)
+        neighbours = np.stack([means[rows - k] + means[rows + k] for k in range(1, n + 1)], axis=1)
+        predictors = neighbours[near - n]
+        weights = np.linalg.lstsq(predictors, means[near], rcond=None)[0]
+        noise = np.sqrt(((means[near] - predictors @ weights) ** 2).sum() / (len(near) - n))
+        largest = max(largest, abs(means[row] - neighbours[row - n] @ weights) / max(noise, _MIN_NOISE))
+    return float(largest)
 
 
-def scores_of(slices: list[tuple[bytes, NDArray[np.int16]]], name: str, files: int, seed: int) -> list[float]:
-    """Return the score of each damaged file that is read without an error as another image, 0 for several rows."""
-    found = []
+def measure_scores(slices: list[tuple[bytes, NDArray[np.int16]]], name: str, files: int, seed: int) -> list[float]:
+    """Return the score of each damaged file that is read as a wrong image; 0 if several rows differ."""
+    scores = []
     with tempfile.TemporaryDirectory() as folder:
         for job in write_jobs(Path(folder), name, slices, files, header=False, seed=seed):
             try:
-                hu = hu_of(job.path)
+                hu = read_hu(job.path)
             except ScanError:
                 continue
-            other = hu != job.hu
-            rows = np.flatnonzero(other.any(axis=1))
+            wrong = hu != job.hu
+            rows = np.flatnonzero(wrong.any(axis=1))
             if len(rows):
-                alone = len(rows) == 1
-                found.append(score(hu, int(rows[0]), int(np.argmax(other[rows[0]]))) if alone else 0.0)
-    return found
+                column = int(np.argmax(wrong[rows[0]]))
+                scores.append(shift_score(hu, int(rows[0]), column) if len(rows) == 1 else 0.0)
+    return scores
 
 
 def main() -> None:
-    """Print how many come through, and how many of these score less than the limits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the number of undetected files, and how many of them score below each limit."""
+    parser = make_parser(__doc__)
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sample", type=Path)
-    words = parser.parse_args()
+    options = parser.parse_args()
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    rng = np.random.default_rng(words.seed)
+    rng = np.random.default_rng(options.seed)
     sources = {"JPEG Lossless": [make_slice("JPEG Lossless", rng) for _ in range(4)]}
-    if words.sample:
-        sources["JPEG Lossless, real"] = real_slices(words.sample)
+    if options.sample:
+        sources["JPEG Lossless, real"] = real_slices(options.sample)
     table = Table("", "files", "undetected", *(f"score below {limit}" for limit in LIMITS))
     for name, slices in sources.items():
-        scores = np.array(scores_of(slices, name, words.files, words.seed))
-        below = [f"{(scores < limit).sum()} ({100 * (scores < limit).sum() / words.files:.1f}%)" for limit in LIMITS]
-        table.add_row(name, str(words.files), str(len(scores)), *below)
+        scores = np.array(measure_scores(slices, name, options.files, options.seed))
+        below = [f"{(scores < limit).sum()} ({100 * (scores < limit).sum() / options.files:.1f}%)" for limit in LIMITS]
+        table.add_row(name, str(options.files), str(len(scores)), *below)
     Console(width=120).print(table)
 
 

@@ -1,4 +1,4 @@
-"""Phantom scans with one lesion of known place, and their twins without it."""
+"""Phantom scans with a single lesion, and the same scans without it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,21 +6,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.cohort.phantom.lesions import Lesion
-from cnr_iemn.cohort.phantom.plan import make_plan
-from cnr_iemn.cohort.phantom.scan import PhantomScan, render_scan
-from cnr_iemn.cohort.store import PixelSettings
 from cnr_iemn.ct.lungs import segment_lungs
-from cnr_iemn.ct.prepare import PreparedScan, lung_square, prepare_volume
+from cnr_iemn.ct.preprocess import PreparedScan, lung_square, prepare_volume
 from cnr_iemn.ct.resize import resize_mask
 from cnr_iemn.ct.volume import Volume
+from cnr_iemn.data.slice_store import PixelSettings
+from cnr_iemn.phantom.lesions import Lesion
+from cnr_iemn.phantom.renderer import PhantomScan, render_scan
+from cnr_iemn.phantom.scan_spec import make_scan_spec
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A scan with one lesion as the networks get it, and its twin without. ``lesion``, ``lungs``: as ``grey``, true."""
+    """A scan with one lesion and the same scan without it.
+
+    Attributes:
+        label: The class.
+        prepared: The scan with the lesion, as the networks get it.
+        twin: The scan without the lesion, as the networks get it.
+        lesion: The true lesion mask, bool [slices, size, size], as ``prepared.grey``.
+        lungs: The true lung mask of the same shape.
+        slices: Indices of the infected slices.
+    """
 
     label: str
     prepared: PreparedScan
@@ -31,51 +40,52 @@ class Subject:
 
 
 def largest_lesion(lesions: Sequence[Lesion]) -> Lesion:
-    """Return the lesion of the largest volume that is no layer along the back."""
-    return max((each for each in lesions if not each.layer), key=lambda each: each.volume_ml)
+    """Return the lesion with the largest volume, layers along the back excluded."""
+    return max((lesion for lesion in lesions if not lesion.layer), key=lambda lesion: lesion.volume_ml)
 
 
-def any_lesion(lesions: Sequence[Lesion], *, seed: int) -> Lesion:
-    """Return one at random that is no layer, small ones as likely as large ones."""
-    possible = [each for each in lesions if not each.layer]
-    return possible[int(np.random.default_rng(seed).integers(len(possible)))]
+def random_lesion(lesions: Sequence[Lesion], *, seed: int) -> Lesion:
+    """Return a random lesion, layers along the back excluded; small and large ones are equally likely."""
+    candidates = [lesion for lesion in lesions if not lesion.layer]
+    return candidates[int(np.random.default_rng(seed).integers(len(candidates)))]
 
 
-def as_volume(scan: PhantomScan) -> Volume:
-    """Return a rendered phantom as its files would be read."""
+def to_volume(scan: PhantomScan) -> Volume:
+    """Return the volume that reading the phantom's files would give."""
     return Volume(scan.hu, scan.spacing_mm, scan.z_mm, (), True, "")
 
 
-def prepared(volume: Volume, pixels: PixelSettings) -> PreparedScan:
-    """Prepare a scan as a study's scans are."""
+def prepare(volume: Volume, pixels: PixelSettings) -> PreparedScan:
+    """Prepare a scan with the settings of a study."""
     return prepare_volume(volume, size=pixels.size, lungs=pixels.lungs, window=pixels.window, crop=pixels.crop)
 
 
-def subject(
+def render_subject(
     seed: int, label: str, pixels: PixelSettings, *, rows: int, n_slices: tuple[int, int], largest: bool = True
 ) -> Subject:
-    """Render a scan of this class with its largest lesion alone (or any), and its twin without."""
-    plan = make_plan(seed, label, n_slices=n_slices)
-    lesion = largest_lesion(plan.lesions) if largest else any_lesion(plan.lesions, seed=seed)
-    scan = render_scan(plan, rows=rows, lesions=(lesion,))
-    twin = render_scan(plan, rows=rows, lesions=())
+    """Render a scan of this class with only its largest lesion (or a random one), and the same scan without it."""
+    spec = make_scan_spec(seed, label, n_slices=n_slices)
+    lesion = largest_lesion(spec.lesions) if largest else random_lesion(spec.lesions, seed=seed)
+    scan = render_scan(spec, rows=rows, lesions=(lesion,))
+    twin = render_scan(spec, rows=rows, lesions=())
     view: tuple[slice, slice] = slice(None), slice(None)
     if pixels.crop == "lungs":
         view = lung_square(segment_lungs(scan.hu, scan.spacing_mm, method=pixels.lungs).mask)
-    there, lungs = (_resized(mask[:, *view], pixels.size) for mask in (scan.lesion_mask, scan.lungs))
-    shown = np.flatnonzero(scan.infected & (there & lungs).any(axis=(1, 2)))
-    return Subject(label, prepared(as_volume(scan), pixels), prepared(as_volume(twin), pixels), there, lungs, shown)
+    lesion_mask, lungs = (_resize_masks(mask[:, *view], pixels.size) for mask in (scan.lesion_mask, scan.lungs))
+    slices = np.flatnonzero(scan.infected & (lesion_mask & lungs).any(axis=(1, 2)))
+    with_lesion, without = (prepare(to_volume(phantom), pixels) for phantom in (scan, twin))
+    return Subject(label, with_lesion, without, lesion_mask, lungs, slices)
 
 
-def _resized(masks: Mask, size: int) -> Mask:
-    found = np.zeros((len(masks), size, size), bool)
+def _resize_masks(masks: Mask, size: int) -> Mask:
+    out = np.zeros((len(masks), size, size), bool)
     for index in np.flatnonzero(masks.any(axis=(1, 2))):
-        found[index] = resize_mask(masks[index].view(np.uint8), size)
-    return found
+        out[index] = resize_mask(masks[index].view(np.uint8), size)
+    return out
 
 
-def box_of(lesion: Mask) -> tuple[slice, slice]:
-    """Return the smallest box around a mask that is not empty, rows and columns."""
-    ends = [np.flatnonzero(lesion.any(axis=axis)) for axis in (1, 0)]
-    rows, columns = (slice(int(there[0]), int(there[-1]) + 1) for there in ends)
+def bounding_box(lesion: Mask) -> tuple[slice, slice]:
+    """Return the bounding box of a mask that is not empty: rows and columns."""
+    indices = [np.flatnonzero(lesion.any(axis=axis)) for axis in (1, 0)]
+    rows, columns = (slice(int(line[0]), int(line[-1]) + 1) for line in indices)
     return rows, columns

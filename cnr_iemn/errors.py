@@ -17,7 +17,7 @@ class ConfigurationError(CnrIemnError):
 
 
 class ScanError(CnrIemnError):
-    """One scan cannot be read rightly, so it is refused. The message begins with the scan's or the file's name."""
+    """One scan cannot be read safely, so it is refused. The message begins with the scan's or the file's name."""
 
 
 class CohortError(CnrIemnError):
@@ -45,7 +45,24 @@ class PartialFailureError(CnrIemnError):
 
 
 class JobError(CnrIemnError):
-    """A job of a multirun failed, or all of them; the message is the reason as text, whatever was raised."""
+    """A job of a multirun failed, or all of them; the message gives the reason."""
+
+
+class Termination(KeyboardInterrupt):
+    """The process was told to end by a signal: whatever ends in order at Ctrl-C does so here.
+
+    Args:
+        number: The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell says of a command that the signal has ended: 143 for SIGTERM."""
+        return 128 + self.number
 
 
 def own_words(error: CnrIemnError) -> str:

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cnr_iemn.patients.predictions import Predictions
-from cnr_iemn.patients.summaries import ScanSummary
-from cnr_iemn.records import (
+from cnr_iemn.constants import N_GROUPS, N_REGIONS, SPGC_CLASSES
+from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.schemas import (
     TRAINING,
     VALIDATION,
     PredictionMetadata,
     probability_columns,
     region_columns,
 )
-from cnr_iemn.registry import N_GROUPS, N_REGIONS, SPGC_CLASSES
+from cnr_iemn.stage1.training.run_record import RunScans
+from cnr_iemn.stage2.baselines import ScanSummary
+
+NO_SCANS: dict[str, dict[str, str]] = {"pixels": {}, "labels": {}, "roles": {}}
+"""``scans`` of run.json, of a run whose pixels no test compares."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,12 @@ def make_predictions(
         "classes": tuple(classes),
         "tag": f"seed{seed}",
         "seed": seed,
-        "precision": "32-true",
+        "precision": "32",
         "checkpoint": "best",
         "checkpoint_sha256": f"{zlib.crc32(model.encode()):064x}",
         "store": "5707e",
         "split_sha256": "5b117",
+        "scans_sha256": RunScans(**NO_SCANS).sha256,
         "training_scan_ids": tuple(name for name, scan in scans.items() if _trains(scan)),
         "phantom": False,
     }

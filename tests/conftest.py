@@ -7,13 +7,27 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from cnr_iemn.utils.console import start_logging
 from tests.browser import find_browser
 from tests.pipeline import MODELS, QUICK, TINY, entry_point
 
 
 def pytest_configure() -> None:
-    """One thread for each test process: they run one on each core, and more threads than cores wait for each other."""
+    """Show the package's messages, as the entry points do, and give each test process one thread.
+
+    There is one process on each core, and more threads than cores wait for each other.
+    """
+    start_logging()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads OpenMP; subprocesses have it, too
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a trained study as slow, and those that open a page as browser."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for fixture, mark in (("tiny_study", "slow"), ("browser", "browser")):
+            if fixture in fixtures:
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +49,20 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache, runs = f"ingest.cache={folder / 'cache'}", f"runs={folder / 'runs'}"
     ensemble = f"ensemble=[{','.join(MODELS)}]"
     assert entry_point("train")(["-m", *TINY, cache, runs, "study=tiny", f"model={','.join(MODELS)}"]) == 0
+    assert entry_point("aggregate")([runs, "study=tiny", ensemble, *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def varied_study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/tiny on the store of the tiny study: at ten times its rate not every slice is called Normal.
+
+    So slices contribute to a prediction. Not to be changed.
+    """
+    folder = tmp_path_factory.mktemp("varied")
+    cache, runs = f"ingest.cache={tiny_study / 'cache'}", f"runs={folder / 'runs'}"
+    models, ensemble = f"model={','.join(MODELS)}", f"ensemble=[{','.join(MODELS)}]"
+    assert entry_point("train")(["-m", *TINY, cache, runs, "study=tiny", models, "trainer.learning_rate=0.001"]) == 0
     assert entry_point("aggregate")([runs, "study=tiny", ensemble, *QUICK]) == 0
     return folder
 

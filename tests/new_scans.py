@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import xgboost
 
-from cnr_iemn.cohort.store import PixelSettings
-from cnr_iemn.engine.ensembles import Ensemble, Member, write_ensemble
-from cnr_iemn.files import sha256_of_file
-from cnr_iemn.patients.booster import save_booster, train_booster
-from cnr_iemn.patients.frozen import FrozenCalibration
-from cnr_iemn.patients.group_features import group_features
-from cnr_iemn.patients.new_scans import NewScan, NewScans
-from cnr_iemn.records import NetworkId, NewScansMetadata
-from cnr_iemn.registry import SPGC_CLASSES
+from cnr_iemn.constants import SPGC_CLASSES
+from cnr_iemn.data.slice_store import PixelSettings
+from cnr_iemn.schemas import NetworkId, NewScansMetadata
+from cnr_iemn.stage2.booster import save_booster, train_booster
+from cnr_iemn.stage2.calibration import Calibrator
+from cnr_iemn.stage2.ensemble import Ensemble, Member, write_ensemble
+from cnr_iemn.stage2.group_features import group_features
+from cnr_iemn.stage2.new_scans import NewScan, NewScans
+from cnr_iemn.utils.atomic_io import sha256_of_file
+from cnr_iemn.utils.checksums import file_digests
 from tests.builders import FakeScan, make_predictions, make_scans
 
 MODELS = ("resnext50", "densenet161")
-FROZEN = FrozenCalibration(1.7, 0.55, 0.9, 24, "three", "2021-06-30")
+FROZEN = Calibrator(1.7, 0.55, 0.9, 24, "three", "2021-06-30")
 
 
 def make_new_scans(
@@ -55,16 +56,17 @@ def make_new_scans(
     return NewScans(values, NewScansMetadata(*origin))
 
 
-def write_study(runs: Path, *, calibration: FrozenCalibration | None = FROZEN, **ensemble: object) -> tuple[str, Path]:
+def write_study(runs: Path, *, calibration: Calibrator | None = FROZEN, **ensemble: object) -> tuple[str, Path]:
     """Write ensemble.json and booster.ubj of study ``study``, ensemble ``two``; return the booster's hash, folder."""
     folder = runs / "study" / "ensembles" / "two"
     save_booster(folder / "booster.ubj", _booster())
     members = tuple(
-        Member(network.model, "torchvision", "seed0", "x.ckpt", network.checkpoint_sha256, 224, "both", "32-true")
+        Member(network.model, "torchvision", "seed0", "x.ckpt", network.checkpoint_sha256, 224, "both", "32")
         for network in make_new_scans(make_scans(0, 1)).metadata.networks
     )
     pixels = PixelSettings(size=336, lungs="pleura")
     made = Ensemble("study", members, SPGC_CLASSES, pixels, False, "three", calibration=calibration)
+    made = replace(made, files=file_digests(folder))
     write_ensemble(folder, replace(made, **ensemble))  # type: ignore[arg-type]
     return sha256_of_file(folder / "booster.ubj"), folder
 

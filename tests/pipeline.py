@@ -42,7 +42,9 @@ def entry_point(name: str) -> Callable[[list[str]], int]:
 
 def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have train.py end as by Ctrl-C once the next epoch is written."""
-    from cnr_iemn.engine.checkpoints import LastCheckpoint  # torch, which the processes of other tests need not load
+    from cnr_iemn.stage1.training.checkpoints import (
+        LastCheckpoint,  # torch, which the processes of other tests need not load
+    )
 
     plain = LastCheckpoint.on_train_epoch_end
 

@@ -7,19 +7,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cnr_iemn"
-FOLDERS = ("ct", "cohort", "slices", "patients", "engine", "report", "deliver", "settings")
-
-# what each folder may import of the others; registry, records, errors and files are open to all
-ALLOWED = {
-    "ct": set(),
-    "cohort": {"ct"},
-    "slices": {"ct", "cohort"},
-    "patients": {"ct", "cohort"},
-    "engine": {"ct", "cohort", "slices", "patients", "settings"},
-    "report": {"ct", "cohort", "patients"},
-    "deliver": {"ct", "cohort", "slices", "patients", "engine", "report"},
-    "settings": set(),
+# what each folder may import of the others; modules in none of them (constants, schemas, errors, ...) are open to all
+ALLOWED: dict[str, set[str]] = {
+    "utils": set(),
+    "config": {"utils"},
+    "ct": {"utils"},
+    "phantom": {"utils", "ct"},
+    "data": {"utils", "ct"},
+    "statistics": set(),
+    "stage1": {"utils", "config", "ct", "data", "phantom", "statistics"},
+    "stage2": {"utils", "config", "ct", "data", "statistics", "stage1"},
+    "tuning": {"utils", "config", "data", "stage1"},
+    "inference": {"utils", "ct", "data", "stage1", "stage2"},
+    "evaluation": {"utils", "data", "statistics", "stage1", "stage2", "inference"},
+    "report": {"utils", "config", "ct", "data", "statistics", "stage1", "stage2", "inference", "evaluation"},
+    "dicom_export": {"utils", "ct", "stage2", "inference"},
 }
+FOLDERS = tuple(ALLOWED)
+# loaded before the configuration is checked
+LIGHT = ("constants", "errors", "read_options")
+LIGHT_UTILS = ("shell_words", "text", "exclusions", "writable", "atomic_io", "console")
+SCRIPTS = ("prepare", "train", "tune", "aggregate", "predict", "export")
 HEAVY = {
     "torch",
     "torchvision",
@@ -57,8 +65,8 @@ def top(names: set[str]) -> set[str]:
 
 
 def test_the_rules_see_the_modules() -> None:
-    assert {path.parent.name for path in modules()} >= set(FOLDERS)
-    assert "torch" in top(imports(PACKAGE / "slices" / "network.py"))
+    assert {path.relative_to(PACKAGE).parts[0] for path in modules()} >= set(FOLDERS)
+    assert "torch" in top(imports(PACKAGE / "stage1" / "models" / "network.py"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -68,30 +76,31 @@ def test_arrows_point_one_way(folder: str) -> None:
         assert used <= ALLOWED[folder] | {folder}, f"{path.relative_to(ROOT)} imports {used}"
 
 
-def test_ct_cohort_and_patients_know_no_torch() -> None:
-    for folder in ("ct", "cohort", "patients"):
+def test_ct_data_and_stage_2_know_no_torch() -> None:
+    for folder in ("ct", "phantom", "data", "statistics", "stage2"):
         for path in (PACKAGE / folder).rglob("*.py"):
             assert not top(imports(path)) & {"torch", "torchvision", "pytorch_lightning", "torchmetrics"}, path
 
 
 def test_the_network_knows_no_lightning() -> None:
-    for name in ("network", "backbones", "losses", "augmentation", "balancing", "inference"):
-        assert not top(imports(PACKAGE / "slices" / f"{name}.py")) & {"pytorch_lightning", "torchmetrics"}
+    for path in [*(PACKAGE / "stage1" / "models").glob("*.py"), *(PACKAGE / "stage1" / "data").glob("*.py")]:
+        if path.stem != "datamodule":
+            assert not top(imports(path)) & {"pytorch_lightning", "torchmetrics"}, path
 
 
-def test_wandb_only_in_the_engine() -> None:
-    users = {path.parent.name for path in modules() if "wandb" in top(imports(path))}
-    assert users == {"engine"}
+def test_wandb_in_two_modules() -> None:
+    users = {path.stem for path in modules() if "wandb" in top(imports(path))}
+    assert users == {"wandb_logger", "wandb_report"}
 
 
-def test_hydra_only_in_settings() -> None:
+def test_hydra_only_in_config() -> None:
     users = {path.parent.name for path in modules() if top(imports(path)) & {"hydra", "omegaconf"}}
-    assert users == {"settings"}
+    assert users == {"config"}
 
 
-def test_optuna_only_in_the_engine() -> None:
+def test_optuna_only_in_tuning() -> None:
     users = {path.parent.name for path in modules() if "optuna" in top(imports(path))}
-    assert users == {"engine"}
+    assert users == {"tuning"}
 
 
 def test_xgboost_and_torch_never_in_one_module() -> None:
@@ -100,24 +109,19 @@ def test_xgboost_and_torch_never_in_one_module() -> None:
 
 
 def test_nothing_heavy_before_the_configuration_is_checked() -> None:
-    light = [
-        PACKAGE / name
-        for name in ("registry.py", "records.py", "errors.py", "permissions.py", "__init__.py", "__main__.py")
-    ]
-    scripts = [ROOT / f"{name}.py" for name in ("prepare", "train", "aggregate", "predict", "export")]
-    plugin = ROOT / "hydra_plugins" / "cnr_iemn_sweepers.py"  # Hydra imports it at every start
-    for path in [*light, plugin, *scripts, *(PACKAGE / "settings").glob("*.py")]:
+    light = [PACKAGE / f"{name}.py" for name in (*LIGHT, "schemas", "__init__", "cli")]
+    light += [PACKAGE / "utils" / f"{name}.py" for name in (*LIGHT_UTILS, "__init__")]
+    scripts = [ROOT / f"{name}.py" for name in SCRIPTS]
+    early = ("config", *LIGHT, *(f"utils.{name}" for name in LIGHT_UTILS))
+    for path in [*light, *scripts, *(PACKAGE / "config").glob("*.py")]:
         names = imports(path, top_level_only=True)
         assert not top(names) & HEAVY, path
-        assert all(
-            n.split(".")[1] in ("settings", "errors", "registry", "permissions")
-            for n in names
-            if n.startswith("cnr_iemn.")
-        ), path
+        ours = [n.removeprefix("cnr_iemn.") for n in names - {"cnr_iemn.__version__"} if n.startswith("cnr_iemn.")]
+        assert all(name.startswith(tuple(f"{module}." for module in early)) for name in ours), (path, ours)
 
 
 def test_files_stay_short() -> None:
-    scripts = [ROOT / f"{name}.py" for name in ("prepare", "train", "aggregate", "predict", "export")]
+    scripts = [ROOT / f"{name}.py" for name in SCRIPTS]
     for path in [*modules(), *scripts]:
         lines = path.read_text(encoding="utf-8").count("\n")
         assert lines <= (120 if path in scripts else 300), f"{path.relative_to(ROOT)} has {lines} lines"

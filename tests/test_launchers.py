@@ -13,6 +13,8 @@ import pytest
 from cnr_iemn.errors import JobError, PartialFailureError
 from tests.pipeline import QUICK, ROOT, TINY, entry_point
 
+pytestmark = pytest.mark.slow
+
 LAUNCHERS = {
     "basic": [],
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -46,10 +48,12 @@ def test_a_failed_job_stops_no_other(
 def test_training_jobs_in_processes_of_their_own(
     tiny_study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*TINY, f"ingest.cache={tiny_study / 'cache'}", f"runs={tmp_path}", "study=tiny", "model=resnext50"]
+    pytest.importorskip("timm")
+    words = [*TINY, f"ingest.cache={tiny_study / 'cache'}", f"runs={tmp_path}", "study=tiny"]
+    words += ["model=timm", "model.name=test_resnet"]
     launcher = LAUNCHERS["joblib"]
     assert entry_point("train")(["-m", *words, *launcher, "data.folds=2", "data.fold=0,1", "seed=0"]) == 0
-    folders = sorted(path.parent.name for path in (tmp_path / "tiny" / "resnext50").glob("*/predictions.parquet"))
+    folders = sorted(path.parent.name for path in (tmp_path / "tiny" / "test_resnet").glob("*/predictions.parquet"))
     assert folders == ["seed0-fold0", "seed0-fold1"]
     # again, with one job whose training diverges
     capfd.readouterr()
@@ -60,16 +64,57 @@ def test_training_jobs_in_processes_of_their_own(
     assert "training has diverged" in printed.split("1 of 2 jobs failed:")[1]
     records = {
         path.parent.name: json.loads(path.read_text())["status"]
-        for path in (tmp_path / "tiny" / "resnext50").glob("rate-*/run.json")
+        for path in (tmp_path / "tiny" / "test_resnet").glob("rate-*/run.json")
     }
     assert records == {"rate-0.0001": "finished", "rate-1e+30": "failed"}
+
+
+FEW = (
+    "data.phantom.scans={Normal: 3, COVID-19: 3, CAP: 3}",
+    "data.phantom.labelled={COVID-19: 3, CAP: 3}",
+    "data.labelled_normals=3",
+)
+"""Fewer scans than TINY has, written and read anew."""
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_jobs_write_and_read_scans_in_processes_of_their_own(
+    launcher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in TINY if word.startswith(("data", "ingest"))]
+    places = [f"ingest.cache={tmp_path / 'cache'}", f"hydra.sweep.dir={tmp_path / 'jobs'}"]
+    sizes = ["ingest.size=32,48", "ingest.workers=2"]
+    code = entry_point("prepare")(["-m", *LAUNCHERS[launcher], *words, *FEW, *places, *sizes])
+    assert code == 0, capfd.readouterr().err
+    assert len(list(tmp_path.glob("cache/*/*/*/scan.json"))) == 2 * 9
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit"])
+def test_jobs_train_from_an_empty_cache_and_predict(
+    launcher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("timm")
+    # whole paths: joblib's processes stay for the next multirun, in the folder in which the first began
+    places = [f"runs={tmp_path / 'runs'}", "study=tiny"]
+    multirun = ["-m", *LAUNCHERS[launcher], f"hydra.sweep.dir={tmp_path / 'jobs'}", *places]
+    network = ["model=timm", "model.name=test_resnet", f"ingest.cache={tmp_path / 'cache'}"]
+    jobs = ["seed=0,1", "trainer.workers=1"]  # a process that loads slices, too
+    assert entry_point("train")([*multirun, *TINY, *FEW, *network, *jobs]) == 0, capfd.readouterr().err
+    assert len(list(tmp_path.glob("runs/tiny/test_resnet/*/predictions.parquet"))) == 2
+    if launcher == "joblib":
+        assert entry_point("aggregate")([*places, "ensemble=test_resnet", *QUICK]) == 0
+        scan = next(tmp_path.glob("cache/phantom-*/*subjects/P001"))
+        outputs = ",".join(str(tmp_path / name) for name in ("one", "two"))
+        answers = ["ensemble=test_resnet", f"input={scan}", f"output={outputs}", "pages=false"]
+        assert entry_point("predict")([*multirun, *answers]) == 0, capfd.readouterr().err
+        assert len(list(tmp_path.glob("*/predictions.json"))) == 2
 
 
 # an entry point of its own: one job has a fault or is interrupted, or its process is killed
 SCRIPT = """
 import os, signal, sys
-from cnr_iemn.settings.entry_point import entry_point
-from cnr_iemn.settings.schema import TrainSettings
+from cnr_iemn.config.entry_point import entry_point
+from cnr_iemn.config.schema import TrainSettings
 
 @entry_point("train", TrainSettings)
 def main(settings):
@@ -129,7 +174,7 @@ def test_without_the_extra_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert entry_point("train")(["-m", "hydra/launcher=joblib_of_another", "seed=1,2"]) == 2
-    assert "pip install 'cnr-iemn[launchers]'" in capfd.readouterr().err
+    assert "pip install '.[launchers]'" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,10 +8,12 @@ from nbclient import NotebookClient
 
 from tests.pipeline import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHOWN = {
     "01_scan_and_mask": ["phantom: True", "litres"],
-    "03_read_a_report": ["phantom study: no diagnostic meaning", "COVID-19", "within_training"],
+    "03_read_a_report": ["phantom study: no diagnostic meaning", "COVID-19", "cross_validation"],
     "02_train_on_the_phantom": ["phantom study: no diagnostic meaning", "Table 2. Scans", "called COVID-19"],
 }
 """What their outputs say."""

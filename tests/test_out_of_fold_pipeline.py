@@ -6,8 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cnr_iemn.patients.predictions import read_predictions
+from cnr_iemn.data.slice_predictions import read_predictions
 from tests.pipeline import QUICK, TINY, entry_point
+
+pytestmark = pytest.mark.slow
 
 MODEL = "resnext50"
 
@@ -26,7 +28,7 @@ def test_out_of_fold_answers_are_what_predict_gives(study: list[str], tiny_study
     ensemble = [*study, f"ensemble={MODEL}"]
     assert entry_point("aggregate")([*ensemble, "booster.features=out_of_fold", "ablations=true", *QUICK]) == 0
     metrics = json.loads((folder / "ensembles" / MODEL / "metrics.json").read_text())
-    assert (metrics["method"], metrics["folds"]) == ("out_of_fold", 2)
+    assert (metrics["features"], metrics["folds"]) == ("out_of_fold", 2)
     ablations = metrics["ablations"]  # of both folds' networks, read from their checkpoints
     assert (ablations["n"], ablations["networks"], len(ablations["rows"])) == (6, 2, 6)
     assert ablations["agreement"] > 0.99

@@ -11,12 +11,15 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from cnr_iemn.cohort.store import SliceStore, StoredScan
-from cnr_iemn.patients.booster import load_booster, mean_probabilities
-from cnr_iemn.patients.new_scans import read_new_scans
-from cnr_iemn.patients.predictions import read_predictions
-from cnr_iemn.registry import PHANTOM_NOTICE
+from cnr_iemn.constants import PHANTOM_NOTICE
+from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.slice_store import SliceStore, StoredScan
+from cnr_iemn.stage2.booster import load_booster, mean_probabilities
+from cnr_iemn.stage2.ensemble import signed_text
+from cnr_iemn.stage2.new_scans import read_new_scans
 from tests.pipeline import MODELS, TINY, entry_point, measured_rows
+
+pytestmark = pytest.mark.slow
 
 ENSEMBLE = "resnext50+densenet161"
 
@@ -43,7 +46,6 @@ def test_a_run_leaves_what_the_contract_says(tiny_study: Path) -> None:
             "metrics.json",
             "predictions.parquet",
             "checkpoints/best.ckpt",
-            "checkpoints/last.ckpt",
         }
         record = json.loads((run / "run.json").read_text())
         assert (record["status"], record["notice"], record["phantom"]) == ("finished", PHANTOM_NOTICE, True)
@@ -127,8 +129,10 @@ def test_training_twice_with_one_seed_gives_the_same_metrics(tiny_study: Path, c
 
 
 def test_predict_gives_the_answer_of_the_study(
-    tiny_study: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+    tiny_study: Path, varied_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    copy = tmp_path
+    shutil.copytree(varied_study / "runs", copy / "runs")
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
     scan = cohort.parent / "COVID-19 subjects" / "P005"
     words = [f"input={scan}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0", "engine=torch"]
@@ -138,7 +142,7 @@ def test_predict_gives_the_answer_of_the_study(
     document = json.loads((output / "predictions.json").read_text())
     (answer,) = document["scans"]
     assert document["notice"] == PHANTOM_NOTICE
-    patients = pd.read_csv(tiny_study / "runs" / "tiny" / "ensembles" / ENSEMBLE / "patients.csv").set_index("scan_id")
+    patients = pd.read_csv(copy / "runs" / "tiny" / "ensembles" / ENSEMBLE / "patients.csv").set_index("scan_id")
     assert answer["class"] == patients.loc["P005", "predicted"]
     assert answer["probabilities"]["CAP"] == pytest.approx(patients.loc["P005", "p_CAP"], abs=1e-6)
     for model in MODELS:
@@ -187,8 +191,8 @@ def test_one_bad_scan_stops_no_other(tiny_study: Path, copy: Path, capsys: pytes
     for name in ("P004.html", "P005.html", "another.html", "../P.html"):
         (output / name).write_text("an earlier answer")
     words = [f"input={copy / 'scans'}", *study(copy)[1:], f"ensemble=[{','.join(MODELS)}]", "gpus=0"]
-    assert entry_point("predict")([*words, "pages=false"]) == 1
-    document = json.loads((copy / "runs" / "tiny" / "predictions" / "scans" / "predictions.json").read_text())
+    assert entry_point("predict")([*words, f"output={output}", "pages=false"]) == 1
+    document = json.loads((output / "predictions.json").read_text())
     assert [answer["scan"] for answer in document["scans"]] == ["P005"]
     assert list(document["refused"]) == ["P004"]
     assert document["scans"][0]["page"] is None
@@ -231,9 +235,9 @@ def test_labelled_scans_are_scored_and_a_study_compared(
     (stored,) = tiny_study.glob(f"cache/phantom-*/*/{held_out[1]}/scan.json")
     assert set(ensemble_file["learnt_from"]) == set(seen)
     ensemble_file["learnt_from"][seen[0]] = json.loads(stored.read_text())["grey_sha256"]
-    (folder / "ensemble.json").write_text(json.dumps(ensemble_file))
+    (folder / "ensemble.json").write_text(signed_text(ensemble_file))
     assert entry_point("aggregate")(words) == 2
-    assert f"The study has learnt from {held_out[1]} (training scan {seen[0]})" in capsys.readouterr().err
+    assert f"The study was trained on {held_out[1]} (training scan {seen[0]})" in capsys.readouterr().err
 
     shutil.copytree(copy / "runs" / "tiny" / "ensembles", copy / "runs" / "other" / "ensembles")
     assert entry_point("aggregate")([*ensemble, "compare=other"]) == 0

@@ -18,14 +18,16 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from cnr_iemn.ct.acquisition import code_of
-from cnr_iemn.ct.quiet import unheard
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.acquisition import code_of
+from cnr_iemn.ct.io.dicom_file import suppress_library_messages
+from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
-from cnr_iemn.permissions import Permissions
+from cnr_iemn.read_options import ReadOptions
 from tests.ct.hazard import Change, put
 from tests.pipeline import MODELS, TINY, entry_point
 from tests.planted import BOUNDED, OTHERWISE, PLANTED, SOUGHT, STEM, found_in, leaks, plant_folder, save
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("Qwyxdoe", "Vbkjane", "Fjzfile")
 """Of folders and files: not to be told with anonymise_ids=true."""
@@ -71,7 +73,7 @@ def phantoms(tiny_study: Path) -> list[Path]:
 def planted(phantoms: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with good scans of every kind, and scans that are refused, all of them planted."""
     root = tmp_path_factory.mktemp("planted") / NAMES[0]
-    with unheard():
+    with suppress_library_messages():
         _plant(phantoms, root)
     return root
 
@@ -156,12 +158,12 @@ def test_predict_tells_nothing(
 ) -> None:
     """With anonymise_ids neither what files say nor how they are called; the test of prepare.py is without."""
     assert predict(tiny_study, planted, tmp_path / "out", "anonymise_ids=true") == 1
-    said = "".join(capfd.readouterr())
+    captured = "".join(capfd.readouterr())
     document = json.loads((tmp_path / "out" / "predictions.json").read_text())
     answered, refused = [answer["scan"] for answer in document["scans"]], document["refused"]
     assert (len(answered), len(refused)) == (4, len(REFUSED) + 3)
     assert not leaks(tmp_path / "out", (*SOUGHT, *NAMES, str(planted.parent)))
-    assert not found_in(said.encode(), (*SOUGHT, *NAMES, str(planted.parent)))
+    assert not found_in(captured.encode(), (*SOUGHT, *NAMES, str(planted.parent)))
     assert sorted([*answered, *refused]) == [f"scan-{k:04d}" for k in range(1, len(answered) + len(refused) + 1)]
     assert {path.stem for path in (tmp_path / "out").glob("*.html")} == set(answered)
     for page in (tmp_path / "out").glob("*.html"):
@@ -171,16 +173,16 @@ def test_predict_tells_nothing(
 
 
 def test_choosing_among_scans_tells_nothing(planted: Path) -> None:
-    chosen = [Permissions(kernel="other"), Permissions(series_number=3), Permissions(kernel=code_of(f"{STEM}SHARP"))]
+    options = [ReadOptions(kernel="other"), ReadOptions(series_number=3), ReadOptions(kernel=code_of(f"{STEM}SHARP"))]
     for scan in planted.iterdir():
-        for allowed in chosen:
+        for allowed in options:
             try:
                 volume = read_scan(scan, allowed)
-                said = f"{volume.findings} {volume.acquisition}"
+                captured = f"{volume.findings} {volume.acquisition}"
             except ScanError as error:
-                said = str(error)
-            assert not found_in(said.encode()), said
-    assert len(read_scan(planted / f"{NAMES[1]}-kernels", chosen[-1]).hu) >= 20
+                captured = str(error)
+            assert not found_in(captured.encode()), captured
+    assert len(read_scan(planted / f"{NAMES[1]}-kernels", options[-1]).hu) >= 20
 
 
 def test_prepare_and_train_tell_nothing(
@@ -202,15 +204,15 @@ def test_prepare_and_train_tell_nothing(
     tables = [f"data.csv={manifest}", f"data.slices={tmp_path / 'labels.csv'}"]
     cohort = [*_without_phantoms(), *tables, f"ingest.cache={tmp_path / 'cache'}"]
     assert entry_point("prepare")([word for word in cohort if word.startswith(("data", "ingest"))]) == 1
-    others = ",".join(f"s{k}" for k in range(len(good), len(rows)))
-    words = [*cohort, f"data.exclude=[{others}]", f"runs={tmp_path / 'runs'}", "study=planted", "model=resnext50"]
+    excluded = ",".join(f"s{k}" for k in range(len(good), len(rows)))
+    words = [*cohort, f"data.exclude=[{excluded}]", f"runs={tmp_path / 'runs'}", "study=planted", "model=resnext50"]
     words += ["balancing.copies={a: 0, b: 0}", "trainer.precision=32"]
     assert entry_point("train")([*words, "logger=wandb", "logger.offline=true", "logger.worst_slices=2"]) == 0
-    said = "".join(capfd.readouterr())
+    captured = "".join(capfd.readouterr())
     assert len(list((tmp_path / "cache").rglob("scan.json"))) == 4
     assert list((tmp_path / "runs").rglob("*.wandb"))
     assert not leaks(tmp_path)
-    assert not found_in(said.encode())
+    assert not found_in(captured.encode())
 
 
 def _without_phantoms() -> Iterator[str]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.patients.predictions import read_predictions
+from cnr_iemn.data.slice_predictions import read_predictions
 from tests.pipeline import entry_point
+
+pytestmark = pytest.mark.slow
 
 
 def test_three_real_scans_train_and_every_slice_is_predicted(

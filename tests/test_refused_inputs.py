@@ -13,15 +13,17 @@ import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from cnr_iemn.cohort.store import PixelSettings
-from cnr_iemn.ct.reader import read_scan
-from cnr_iemn.engine.new_input import find_new_scans, prepare_new
+from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import ScanError
+from cnr_iemn.inference.input_checks import find_new_scans, prepare_new_scan
 from tests.ct.conftest import Builder, make_slices, recode, write
 from tests.ct.hazard import put
 from tests.documented import documented
 from tests.planted import leaks
 from tests.test_privacy import predict
+
+pytestmark = pytest.mark.slow
 
 REASONS = [row[1] for row in documented("what the reason says")]
 
@@ -75,6 +77,18 @@ def headless_nifti(folder: Path) -> None:
     nibabel.save(image, folder.with_suffix(".nii"))
 
 
+def nifti(affine: np.ndarray, qform: np.ndarray | None = None) -> Callable[[Path], object]:
+    def make(folder: Path) -> None:
+        image = nibabel.Nifti1Image(np.zeros((20, 20, 20), np.int16), affine)
+        image.set_qform(affine if qform is None else qform, 1)
+        nibabel.save(image, folder.with_suffix(".nii"))
+
+    return make
+
+
+SCANNER = np.array([[-0.8, 0, 0, 6], [0, -0.8, 0, 7], [0, 0, 2, -100], [0, 0, 0, 1]])
+
+
 BAD: dict[str, Callable[[Path], object]] = {
     "no CT image in it": changed(SOPClassUID=uid.MRImageStorage),
     "the slices are not axial": changed(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]),
@@ -92,6 +106,9 @@ BAD: dict[str, Callable[[Path], object]] = {
     "the zip cannot be unpacked": lambda folder: folder.with_suffix(".zip").write_bytes(b"PK\3\4 no zip"),
     "would land outside its folder": zip_outside,
     "does not tell which end is the head": headless_nifti,
+    "its two orientations contradict each other": nifti(SCANNER, SCANNER @ np.diag([-1, 1, 1, 1])),
+    "voxels of": nifti(np.diag([1e-3, 1e-3, 1e-3, 1]) @ SCANNER),
+    "cannot be read as NIfTI: it is": lambda folder: folder.with_suffix(".nrrd").write_bytes(b"NRRD0004"),
 }
 """Scans to be refused, by what the reason says."""
 NO_SCAN = ["is no folder, zip or NIfTI file", "No CT scan (DICOM, zip, NIfTI)"]
@@ -113,7 +130,7 @@ def bad_scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
 @pytest.mark.parametrize("reason", BAD)
 def test_each_by_itself_is_refused_with_its_reason(bad_scans: dict[str, tuple[str, Path]], reason: str) -> None:
     with pytest.raises(ScanError, match=re.escape(reason)):
-        prepare_new(PixelSettings(), False, bad_scans[reason])
+        prepare_new_scan(PixelSettings(), False, bad_scans[reason])
 
 
 @pytest.fixture
@@ -137,20 +154,20 @@ def test_each_kind_is_answered_alike_and_each_refusal_as_documented(
         make(source / f"bad{k:02d}")
 
     assert predict(tiny_study, source, output, "pages=false") == 1
-    said = capsys.readouterr().err
-    assert f"{len(BAD)} of {len(BAD) + 3} scans were refused" in said
+    captured = capsys.readouterr().err
+    assert f"{len(BAD)} of {len(BAD) + 3} scans were refused" in captured
     document = json.loads((output / "predictions.json").read_text())
     assert [answer["scan"] for answer in document["scans"]] == ["converted", "packed", "CT"]
-    first, *others = [list(answer["probabilities"].values()) for answer in document["scans"]]
-    assert all(other == pytest.approx(first, abs=1e-6) for other in others)
+    first, *rest = [list(answer["probabilities"].values()) for answer in document["scans"]]
+    assert all(values == pytest.approx(first, abs=1e-6) for values in rest)
     for k, reason in enumerate(BAD):
-        told = document["refused"][f"bad{k:02d}"]
-        assert reason in told, told
-        assert re.match(rf"bad{k:02d}\b", told), told
+        reason_text = document["refused"][f"bad{k:02d}"]
+        assert reason in reason_text, reason_text
+        assert re.match(rf"bad{k:02d}\b", reason_text), reason_text
         allows = next(row[2] for row in documented("what the reason says") if row[1] == reason)
         if allows:  # of the kernel and the series number, whichever tells them apart
-            assert any(key in told for key in re.findall(r"ingest\.\w+", allows)), told
-    assert str(tmp_path) not in said
+            assert any(key in reason_text for key in re.findall(r"ingest\.\w+", allows)), reason_text
+    assert str(source) not in captured  # the output's path is the user's own word
     assert not leaks(output, (str(tmp_path),))
 
 
@@ -162,14 +179,14 @@ def test_nothing_that_can_be_answered_is_exit_code_2(
         assert predict(tiny_study, tmp_path / name, tmp_path / "out") == 2
         assert reason in capsys.readouterr().err
         assert predict(tiny_study, tmp_path / name, tmp_path / "out", "anonymise_ids=true") == 2
-        said = capsys.readouterr().err
-        assert reason in said
-        assert str(tmp_path) not in said
+        captured = capsys.readouterr().err
+        assert reason in captured
+        assert str(tmp_path) not in captured
     BAD["no lungs found"](tmp_path / "bad" / "P1")
     assert predict(tiny_study, tmp_path / "bad" / "P1", tmp_path / "out") == 2
-    said = capsys.readouterr().err
-    assert "None of the 1 scans of the input can be answered:\nP1: no lungs found" in said
-    assert "Traceback" not in said
+    captured = capsys.readouterr().err
+    assert "None of the 1 scans of the input can be classified:\n  P1: no lungs found" in captured
+    assert "Traceback" not in captured
     assert not (tmp_path / "out").exists()
 
 

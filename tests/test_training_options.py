@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from cnr_iemn.engine.callbacks import FiniteLoss
-from cnr_iemn.patients.predictions import read_predictions
+from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.stage1.training.callbacks import NanGuard
 from tests.pipeline import QUICK, TINY, entry_point, stop_after_an_epoch
 
-pytest.importorskip("timm", reason="an extra: pip install 'cnr-iemn[timm]'")
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
 MODEL = "test_resnet"
 
 
@@ -60,22 +62,23 @@ def test_a_run_with_options_goes_on_as_it_would_have(
 def test_averaged_weights_are_what_counts(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The average over the steps, in its closed form, stands in the checkpoint; what is trained goes on without it."""
     trained: dict[str, list[torch.Tensor]] = {}
-    plain = FiniteLoss.on_train_batch_end
+    plain = NanGuard.on_train_batch_end
 
-    def noted(self: FiniteLoss, trainer: Any, module: Any, *rest: Any) -> None:
+    def noted(self: NanGuard, trainer: Any, module: Any, *rest: Any) -> None:
         plain(self, trainer, module, *rest)
         trained.setdefault(Path(trainer.default_root_dir).name, []).append(
             module.network.class_head.weight.detach().clone()
         )
 
-    monkeypatch.setattr(FiniteLoss, "on_train_batch_end", noted)
+    monkeypatch.setattr(NanGuard, "on_train_batch_end", noted)
     for tag, ema in (("ema", "0.75"), ("plain", "null")):
         command = [*words, f"trainer.ema={ema}", "trainer.checkpoint=last", "trainer.max_epochs=2", f"tag={tag}"]
         assert entry_point("train")(command) == 0
-    assert all(torch.equal(one, other) for one, other in zip(trained["ema"], trained["plain"], strict=True))
+    assert all(torch.equal(first, other) for first, other in zip(trained["ema"], trained["plain"], strict=True))
     average = trained["ema"][0]
-    for weights in trained["ema"][1:]:
-        average = 0.75 * average + 0.25 * weights
+    for step, weights in enumerate(trained["ema"][1:], start=1):
+        decay = min(0.75, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weights
     state = torch.load(run_folder(tmp_path, "ema") / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     torch.testing.assert_close(state["network.class_head.weight"], average)
     assert float((average - trained["ema"][-1]).abs().max()) > 1e-5
@@ -86,13 +89,15 @@ def test_the_gradient_that_a_step_takes_is_as_long_as_asked_for(
     precision: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     norms = []
-    plain = FiniteLoss.on_train_batch_end
+    plain = NanGuard.on_train_batch_end
 
-    def noted(self: FiniteLoss, trainer: Any, module: Any, *rest: Any) -> None:
+    def noted(self: NanGuard, trainer: Any, module: Any, *rest: Any) -> None:
         plain(self, trainer, module, *rest)
-        norms.append(float(torch.nn.utils.get_total_norm([each.grad for each in module.network.parameters()])))
+        norms.append(
+            float(torch.nn.utils.get_total_norm([parameter.grad for parameter in module.network.parameters()]))
+        )
 
-    monkeypatch.setattr(FiniteLoss, "on_train_batch_end", noted)
+    monkeypatch.setattr(NanGuard, "on_train_batch_end", noted)
     train = entry_point("train")
     assert train([*words, f"trainer.precision={precision}", "tag=free"]) == 0
     free, norms = norms, []
@@ -105,13 +110,14 @@ def test_the_gradient_that_a_step_takes_is_as_long_as_asked_for(
 def test_early_stopping_ends_where_nothing_improves_and_selects(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [*words, "trainer.learning_rate=1e-12", "trainer.max_epochs=6", "trainer.early_stopping=2"]
-    command += ["trainer.checkpoint=last", "trainer.schedule=constant"]
+    # the weights stand still; the running means of the batch norm settle within a few epochs
+    command = [*words, "trainer.learning_rate=1e-12", "trainer.max_epochs=30", "trainer.early_stopping=2"]
+    command += ["trainer.checkpoint=last", "trainer.schedule=constant", "trainer.keep_last=true"]
     train = entry_point("train")
     assert train(command) == 0
     run = run_folder(tmp_path, "seed0")
     epochs = len(pd.read_csv(run / "metrics.csv"))
-    assert epochs < 6
+    assert epochs < 30
     assert json.loads((run / "metrics.json").read_text())["selected_on"] == "validation"
     table = read_predictions(run / "predictions.parquet").table
     labelled = table["split"].eq("validation") & table["slice_label"].notna()
@@ -129,11 +135,11 @@ def test_deterministic_runs_have_the_same_bits(words: list[str], tmp_path: Path)
     for tag in ("one", "other"):
         assert entry_point("train")([*words, "trainer.deterministic=true", f"tag={tag}"]) == 0
         assert not torch.are_deterministic_algorithms_enabled()
-    one, other = (
-        torch.load(run_folder(tmp_path, tag) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    first, other = (
+        torch.load(run_folder(tmp_path, tag) / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
         for tag in ("one", "other")
     )
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert all(torch.equal(first[key], other[key]) for key in first)
 
 
 def test_a_network_of_timm_joins_an_ensemble_and_predicts(words: list[str], tiny_study: Path, tmp_path: Path) -> None:
@@ -147,6 +153,6 @@ def test_a_network_of_timm_joins_an_ensemble_and_predicts(words: list[str], tiny
     (answer,) = json.loads(next(tmp_path.rglob("predictions.json")).read_text())["scans"]
     rows = read_predictions(run_folder(tmp_path, "seed0") / "predictions.parquet").table
     rows = rows[rows["scan_id"] == answer["scan"]].sort_values("slice_index")
-    found = [[*entry["probabilities"][MODEL].values()] for entry in answer["slices"]]
+    probabilities = [[*entry["probabilities"][MODEL].values()] for entry in answer["slices"]]
     columns = [name for name in rows if name.startswith("p_")]
-    np.testing.assert_allclose(found, rows[columns], atol=1e-5)
+    np.testing.assert_allclose(probabilities, rows[columns], atol=1e-5)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.__main__ import COMMANDS
+from cnr_iemn.cli import COMMANDS
 from tests.pipeline import MODELS, ROOT
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,7 @@ def test_the_wheel_carries_configuration_scripts_and_licence(installed: Path) ->
     scripts = {path.stem for path in (installed / "cnr_iemn" / "commands").iterdir()}
     assert scripts == set(COMMANDS)
     assert list(installed.glob("*.dist-info/licenses/LICENSE"))
-    assert (installed / "hydra_plugins" / "cnr_iemn_sweepers.py").is_file()
-    assert (installed / "cnr_iemn" / "deliver" / "templates" / "scan.html").is_file()
+    assert (installed / "cnr_iemn" / "report" / "templates" / "scan.html").is_file()
     assert not (installed / "tests").exists()
 
 

@@ -2,13 +2,11 @@
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.compiled import compiled
 from cnr_iemn.errors import ConfigurationError
-
-_LOWEST = -(2**15)
 
 
 def window_to_uint8(hu: NDArray[np.int16], *, low: float = -1000, high: float = 400) -> NDArray[np.uint8]:
@@ -18,23 +16,17 @@ def window_to_uint8(hu: NDArray[np.int16], *, low: float = -1000, high: float = 
     """
     if not low < high:
         raise ConfigurationError(f"window=[{low}, {high}]: the first value must be the lower one, in HU.")
-    grey = np.empty(hu.shape, np.uint8)
-    _look_up(np.ascontiguousarray(hu, np.int16).reshape(-1), _table(float(low), float(high)), grey.reshape(-1))
+    values = np.ascontiguousarray(hu, np.int16).reshape(1, -1)
+    grey: NDArray[np.uint8] = cv2.LUT(values.view(np.uint16), _grey_table(float(low), float(high))).reshape(hu.shape)
     return grey
 
 
 @lru_cache(maxsize=4)
-def _table(low: float, high: float) -> NDArray[np.uint8]:
-    """Return the grey value of each HU value from the lowest up, uint8 [65536]."""
-    values = np.arange(_LOWEST, -_LOWEST)
+def _grey_table(low: float, high: float) -> NDArray[np.uint8]:
+    """Return the grey value of each HU value read as unsigned, uint8 [65536]."""
+    values = np.arange(2**16, dtype=np.uint16).view(np.int16).astype(np.float64)
     grey: NDArray[np.uint8] = np.rint((np.clip(values, low, high) - low) / (high - low) * 255).astype(np.uint8)
     return grey
-
-
-@compiled
-def _look_up(hu: NDArray[np.int16], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    for i in range(hu.size):
-        out[i] = table[int(hu[i]) - _LOWEST]
 
 
 def three_channels(grey: NDArray[np.uint8], mask: NDArray[np.bool_ | np.uint8]) -> NDArray[np.uint8]:

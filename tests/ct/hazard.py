@@ -35,7 +35,7 @@ class Hazard:
         return f"{self.row} [{self.variant}]" if self.variant else self.row
 
 
-def each(change: Change, *, signed: bool = False) -> Maker:
+def all_slices(change: Change, *, signed: bool = False) -> Maker:
     """Write the usual slices after a change of every one, which is given the slice and its index."""
 
     def make(dicom: type[Builder], folder: Path) -> None:
@@ -47,7 +47,7 @@ def each(change: Change, *, signed: bool = False) -> Maker:
     return make
 
 
-def one(change: Callable[[Dataset], object], index: int = 5) -> Maker:
+def one_slice(change: Callable[[Dataset], object], index: int = 5) -> Maker:
     """Write the usual slices after a change of one."""
 
     def make(dicom: type[Builder], folder: Path) -> None:

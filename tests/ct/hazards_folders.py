@@ -43,13 +43,13 @@ def _headless(dicom: type[Builder], folder: Path) -> None:
         ds.save_as(folder / f"IM{k:04d}.dcm", implicit_vr=True, little_endian=True, enforce_file_format=False)
 
 
-def _nested(dicom: type[Builder], folder: Path) -> None:
+def _deep(dicom: type[Builder], folder: Path) -> None:
     slices = dicom.make_slices()
     dicom.write(folder / "a", slices[::2])
     dicom.write(folder / "b" / "c", slices[1::2])
 
 
-def _named(pattern: str):
+def _name_files(pattern: str):
     def make(dicom: type[Builder], folder: Path) -> None:
         names = [pattern.format(k) for k in range(dicom.n)]
         random.Random(3).shuffle(names)
@@ -68,8 +68,8 @@ _NO_ORIENTATION = (
     r"it, so the scan is refused\. Copy the file again, or export the scan anew\."
 )
 _NO_DICOM = (
-    r"P012/IM0023\.dcm: not a DICOM file \(empty, cut or of another kind\)\. It lies among the slices; were it one of "
-    r"them, every label after it would shift\. Copy the scan again, remove the file if it is no slice, or set "
+    r"P012/IM0023\.dcm: not a DICOM file \(empty, cut or of another kind\)\. It lies among the slices; if it is one "
+    r"of them, every label after it would shift\. Copy the scan again, remove the file if it is no slice, or set "
     r"ingest\.allow_unreadable=true to leave it out\."
 )
 _GIVE = r"Give the folder that holds the scan's DICOM files\."
@@ -85,24 +85,24 @@ FOLDERS = [
             ("at its start", 0, _NO_DICOM),
         )
     ),
-    Hazard("junk files", _junk, findings=("ignored: 6 file that is no DICOM",)),
+    Hazard("junk files", _junk, findings=("ignored: files that are not DICOM (6)",)),
     Hazard(
         "SR and RTSTRUCT beside the scan",
         _other_objects,
-        findings=("ignored: 1 EnhancedSRStorage, 1 RTStructureSetStorage",),
+        findings=("ignored: EnhancedSRStorage (1), RTStructureSetStorage (1)",),
     ),
     Hazard(
         "no preamble, no meta information",
         _headless,
-        refusal=r"P012: no CT image in it \(found 24 file that is no DICOM\)\. The first, P012/IM0000\.dcm: "
+        refusal=r"P012: no CT image in it \(found files that are not DICOM \(24\)\)\. The first, P012/IM0000\.dcm: "
         r"begins like a DICOM dataset, but without the preamble and file meta information that say how to read it\. "
         r"Export the scan again as DICOM files\. " + _GIVE,
     ),
-    Hazard("nested folders", _nested, findings=("slices from 2 folders",)),
-    Hazard("odd names", _named("{}"), "no suffix"),
-    Hazard("odd names", _named("1.2.840.113.{}"), "UID"),
-    Hazard("odd names", _named("é '{}' ; $(x) \".DCM"), "upper case, quotes, ; $ accents"),
-    Hazard("symlink loop", _loop, findings=("ignored: 1 link",)),
+    Hazard("nested folders", _deep, findings=("slices from 2 folders",)),
+    Hazard("odd names", _name_files("{}"), "no suffix"),
+    Hazard("odd names", _name_files("1.2.840.113.{}"), "UID"),
+    Hazard("odd names", _name_files("é '{}' ; $(x) \".DCM"), "upper case, quotes, ; $ accents"),
+    Hazard("symlink loop", _loop, findings=("ignored: links to folders of the scan (1)",)),
     Hazard(
         "empty folder",
         lambda dicom, folder: folder.mkdir(),

@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from tests.ct.conftest import Builder
-from tests.ct.hazard import Hazard, each, one, put
+from tests.ct.hazard import Hazard, all_slices, one_slice, put
 
 _OTHER_ORDER = ("InstanceNumber does not follow the slices' positions; positions are used",)
 _NO_POSITION = (
@@ -103,20 +103,22 @@ def _shorter(ds: Dataset) -> None:
     ds.PixelData, ds.Rows = Builder.stored(ds)[:60].tobytes(), 60
 
 
-_TWO = r"P012: two stacks that could be the scan: {}, and {}\. {}\."
-_TWO_OF_24 = _TWO.format(_STACK.format(n=24, mm="0.700"), _STACK.format(n=24, mm="0.700"), "{}")
+_PAIR = r"P012: two stacks that could be the scan: {}, and {}\. {}\."
+_TWO_OF_24 = _PAIR.format(_STACK.format(n=24, mm="0.700"), _STACK.format(n=24, mm="0.700"), "{}")
 _LEAVE = "Leave only the one you mean in the folder"
 _ANOTHER = "ignored: another stack of 1 images of 64x64 pixels of 0.700x0.700 mm (P012/IM0024.dcm and others)"
 
 GEOMETRY = [
     Hazard("names shuffled, InstanceNumber reversed", _shuffled),
-    Hazard("InstanceNumber missing", each(put(InstanceNumber=None)), "absent"),
-    Hazard("InstanceNumber missing", each(lambda ds, k: setattr(ds, "InstanceNumber", None)), "empty"),
-    Hazard("InstanceNumber scrambled or all equal", each(_scrambled), "scrambled", findings=_OTHER_ORDER),
-    Hazard("InstanceNumber scrambled or all equal", each(put(InstanceNumber=1)), "all equal", findings=_OTHER_ORDER),
-    Hazard("IPP missing", each(put(ImagePositionPatient=None)), refusal=rf"P012/IM0000\.dcm: {_NO_POSITION}"),
-    Hazard("NaN in one IPP", one(_not_a_number), refusal=rf"P012/IM0005\.dcm: {_NO_POSITION}"),
-    Hazard("IOP and IPP jitter by 1e-6 and 4 um", each(_jitter)),
+    Hazard("InstanceNumber missing", all_slices(put(InstanceNumber=None)), "absent"),
+    Hazard("InstanceNumber missing", all_slices(lambda ds, k: setattr(ds, "InstanceNumber", None)), "empty"),
+    Hazard("InstanceNumber scrambled or all equal", all_slices(_scrambled), "scrambled", findings=_OTHER_ORDER),
+    Hazard(
+        "InstanceNumber scrambled or all equal", all_slices(put(InstanceNumber=1)), "all equal", findings=_OTHER_ORDER
+    ),
+    Hazard("IPP missing", all_slices(put(ImagePositionPatient=None)), refusal=rf"P012/IM0000\.dcm: {_NO_POSITION}"),
+    Hazard("NaN in one IPP", one_slice(_not_a_number), refusal=rf"P012/IM0005\.dcm: {_NO_POSITION}"),
+    Hazard("IOP and IPP jitter by 1e-6 and 4 um", all_slices(_jitter)),
     Hazard(
         "two identical copies of 2 files",
         _copies,
@@ -164,31 +166,31 @@ GEOMETRY = [
     ),
     Hazard(
         "slice distance 2.5, then 1.0 mm",
-        each(_closer),
+        all_slices(_closer),
         refusal=r"P012: the slice distance changes: 1 mm between z=-38\.5 and z=-37\.5 mm, usual 2\.5 mm \(8 such "
         r"places\)\. Slices are missing, or two scans lie in one series\. Export the scan again as one regular stack"
         + _KEEP.format(n=24),
     ),
     Hazard(
         "gantry tilt of 20 degrees",
-        each(_tilted),
+        all_slices(_tilted),
         findings=("gantry tilt: the slices lean by 20.0 degrees; kept as they are",),
     ),
     Hazard(
         "coronal stack",
-        each(_coronal),
+        all_slices(_coronal),
         refusal=r"P012: the slices are not axial \(z of their normal is 0\.00, at least 0\.9 is needed\): a coronal or "
         r"sagittal reformat\. Give the axial series\.",
     ),
     Hazard(
         "PixelSpacing changes half-way",
-        each(_smaller_half),
-        refusal=_TWO.format(_STACK.format(n=12, mm="0.700"), _STACK.format(n=12, mm="0.600"), _LEAVE),
+        all_slices(_smaller_half),
+        refusal=_PAIR.format(_STACK.format(n=12, mm="0.700"), _STACK.format(n=12, mm="0.600"), _LEAVE),
     ),
     *(
         Hazard(
             "one slice of another shape",
-            one(_shorter, index),
+            one_slice(_shorter, index),
             where,
             refusal=r"P012: 1 images of 60x64 pixels of 0\.700x0\.700 mm "
             rf"\(P012/IM00{index:02d}\.dcm and others\) continue the stack of {_STACK.format(n=23, mm='0.700')}, but "
@@ -197,7 +199,7 @@ GEOMETRY = [
         )
         for where, index in (("first", 0), ("middle", 11), ("last", 23))
     ),
-    Hazard("ImageType missing", each(put(ImageType=None))),
+    Hazard("ImageType missing", all_slices(put(ImageType=None))),
     Hazard(
         "single slice",
         lambda dicom, folder: dicom.write(folder, dicom.make_slices(1)),

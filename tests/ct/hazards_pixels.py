@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 
 from tests.ct.conftest import Builder
-from tests.ct.hazard import COPY_IT, Hazard, each, one, put, rewritten
+from tests.ct.hazard import COPY_IT, Hazard, all_slices, one_slice, put, rewritten
 
 
 def _dirty(ds: Dataset, k: int) -> None:
@@ -113,7 +113,7 @@ def _coded(syntax: str):
         else:
             Builder.recode(ds, syntax)
 
-    return each(change)
+    return all_slices(change)
 
 
 _NO_RESCALE = (
@@ -122,17 +122,17 @@ _NO_RESCALE = (
 )
 
 PIXELS = [
-    Hazard("MONOCHROME1", each(put(PhotometricInterpretation="MONOCHROME1"))),
-    Hazard("padding -2000", each(_padded, signed=True), hu=_padded_hu),
-    Hazard("12 bits in 16", each(_dirty), "high bits dirty"),
-    Hazard("12 bits in 16", each(_not_extended), "signed, not extended"),
-    Hazard("slope of each slice, whole or fractional", each(_own_rescale), hu=_own_rescale_hu),
+    Hazard("MONOCHROME1", all_slices(put(PhotometricInterpretation="MONOCHROME1"))),
+    Hazard("padding -2000", all_slices(_padded, signed=True), hu=_padded_hu),
+    Hazard("12 bits in 16", all_slices(_dirty), "high bits dirty"),
+    Hazard("12 bits in 16", all_slices(_not_extended), "signed, not extended"),
+    Hazard("slope of each slice, whole or fractional", all_slices(_own_rescale), hu=_own_rescale_hu),
     Hazard(
         "slope and intercept absent",
-        each(put(RescaleSlope=None, RescaleIntercept=None)),
+        all_slices(put(RescaleSlope=None, RescaleIntercept=None)),
         refusal=rf"P012/IM0000\.dcm: RescaleSlope or RescaleIntercept is missing or makes no sense{_NO_RESCALE}",
     ),
-    Hazard("slope 0", each(put(RescaleSlope=0)), refusal=rf"P012/IM0000\.dcm: RescaleSlope is 0{_NO_RESCALE}"),
+    Hazard("slope 0", all_slices(put(RescaleSlope=0)), refusal=rf"P012/IM0000\.dcm: RescaleSlope is 0{_NO_RESCALE}"),
     *(
         Hazard("compressed without loss", _coded(syntax), syntax.keyword)
         for syntax in (
@@ -144,27 +144,27 @@ PIXELS = [
             uid.HTJ2KLossless,
         )
     ),
-    Hazard("deflated", each(_deflated)),
-    Hazard("big endian", each(_big_endian)),
+    Hazard("deflated", all_slices(_deflated)),
+    Hazard("big endian", all_slices(_big_endian)),
     Hazard(
         "wrong transfer syntax (RLE marked as native)",
-        one(_rle_marked_as_native),
+        one_slice(_rle_marked_as_native),
         refusal=rf"P012/IM0005\.dcm: pixel data [\d,]+ bytes, needs 8,192 \(truncated copy\?\)\.{COPY_IT}",
     ),
     Hazard(
         "JPEG 2000 size differs from the header's",
-        one(_other_size),
+        one_slice(_other_size),
         refusal=r"P012/IM0005\.dcm: header says 64x64, JPEG stream says 60x64\. Scan refused; copy it again\.",
     ),
     Hazard(
         "JPEG 2000 stream half zero",
-        one(_half_zero),
+        one_slice(_half_zero),
         refusal=rf"P012/IM0005\.dcm: the JPEG stream lacks its end marker \(truncated copy\?\)\.{COPY_IT}",
     ),
     *(
         Hazard(
             "JPEG 2000 stream half zero",
-            one(_zero_filled(syntax)),
+            one_slice(_zero_filled(syntax)),
             f"{name}, with its end marker",
             refusal=r"P012/IM0005\.dcm: its JPEG 2000 stream holds 128 zeros in a row from byte [\d,]+: damaged pixel "
             rf"data\.{COPY_IT[:-2]}, or set ingest\.allow_range_mismatch=true to accept it\.",
@@ -178,12 +178,12 @@ PIXELS = [
     ),
     Hazard(
         "one file without PixelData",
-        one(put(PixelData=None)),
+        one_slice(put(PixelData=None)),
         refusal=rf"P012/IM0005\.dcm: no PixelData \(file cut\?\)\.{COPY_IT}",
     ),
     Hazard(
         "excess pixel bytes",
-        one(_more_bytes),
+        one_slice(_more_bytes),
         refusal=rf"P012/IM0005\.dcm: pixel data 8,256 bytes, needs 8,192\.{COPY_IT}",
     ),
     Hazard(

@@ -9,55 +9,55 @@ import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from cnr_iemn.cohort.cohort import Cohort, ScanRecord
-from cnr_iemn.cohort.preparation import prepare_store
-from cnr_iemn.cohort.shortcuts import shortcuts
-from cnr_iemn.cohort.store import PixelSettings, SliceStore
-from cnr_iemn.ct.acquisition import ABSENT, Acquisition, code_of
-from cnr_iemn.ct.reader import read_scan
-from cnr_iemn.patients.evidence.audit import audit_shortcuts
+from cnr_iemn.ct.io.acquisition import ABSENT, Acquisition, code_of
+from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.data.build_store import prepare_store
+from cnr_iemn.data.cohort import Cohort, ScanRecord
+from cnr_iemn.data.shortcut_features import shortcuts
+from cnr_iemn.data.slice_store import PixelSettings, SliceStore
+from cnr_iemn.evaluation.shortcut_audit import audit_shortcuts
 from tests.ct.conftest import Builder
 
 SECRET = "Doe^Jane"
 
 
 def slices(dicom: type[Builder], **values: object) -> list[Dataset]:
-    made = dicom.make_slices()
-    for ds in made:
+    datasets = dicom.make_slices()
+    for ds in datasets:
         for keyword, value in values.items():
             setattr(ds, keyword, value)
-    return made
+    return datasets
 
 
 def test_every_property_arrives(dicom: type[Builder], tmp_path: Path) -> None:
-    made = slices(dicom, ConvolutionKernel=[" B70f", "3"], Manufacturer="ACME", KVP="120", SliceThickness="2.0")
-    for k, ds in enumerate(made):
+    datasets = slices(dicom, ConvolutionKernel=[" B70f", "3"], Manufacturer="ACME", KVP="120", SliceThickness="2.0")
+    for k, ds in enumerate(datasets):
         ds.XRayTubeCurrent = 100 + k
-    made[3].ConvolutionKernel = "B31f"
-    dicom.write(tmp_path / "P012", made)
-    found = read_scan(tmp_path / "P012").acquisition
-    assert found.kernel == hashlib.sha256(b"b70f/3").hexdigest()[:8]
-    assert found.manufacturer == code_of("acme ")
-    assert found.model == ABSENT
-    assert found.transfer_syntax == uid.ExplicitVRLittleEndian
-    assert (found.kvp, found.slice_thickness_mm, found.bits_stored) == (120, 2, 12)
-    assert found.tube_current_ma == np.median(100 + np.arange(len(made)))
-    rests = [path.stat().st_size - len(made[0].PixelData) for path in (tmp_path / "P012").iterdir()]
-    assert np.median(rests) - 12 <= found.header_bytes <= np.median(rests)  # but for the head of the pixels' element
+    datasets[3].ConvolutionKernel = "B31f"
+    dicom.write(tmp_path / "P012", datasets)
+    result = read_scan(tmp_path / "P012").acquisition
+    assert result.kernel == hashlib.sha256(b"b70f/3").hexdigest()[:8]
+    assert result.manufacturer == code_of("acme ")
+    assert result.model == ABSENT
+    assert result.transfer_syntax == uid.ExplicitVRLittleEndian
+    assert (result.kvp, result.slice_thickness_mm, result.bits_stored) == (120, 2, 12)
+    assert result.tube_current_ma == np.median(100 + np.arange(len(datasets)))
+    rests = [path.stat().st_size - len(datasets[0].PixelData) for path in (tmp_path / "P012").iterdir()]
+    assert np.median(rests) - 12 <= result.header_bytes <= np.median(rests)  # but for the head of the pixels' element
 
 
 def test_what_a_file_does_not_say_is_missing_and_damage_refuses_nothing(dicom: type[Builder], tmp_path: Path) -> None:
-    made = dicom.make_slices()
-    for ds in made:
+    datasets = dicom.make_slices()
+    for ds in datasets:
         del ds.SliceThickness
         ds.Manufacturer = "twelve bytes"
         ds.add_new("XRayTubeCurrent", "LO", "strong")
-    dicom.write(tmp_path / "P012", made)
+    dicom.write(tmp_path / "P012", datasets)
     for path in (tmp_path / "P012").iterdir():  # a double of 12 bytes, on which pydicom raises
         path.write_bytes(path.read_bytes().replace(b"\x08\x00\x70\x00LO", b"\x08\x00\x70\x00FD"))
-    found = read_scan(tmp_path / "P012").acquisition
-    assert (found.kernel, found.manufacturer) == (ABSENT, ABSENT)
-    assert all(math.isnan(value) for value in (found.kvp, found.slice_thickness_mm, found.tube_current_ma))
+    result = read_scan(tmp_path / "P012").acquisition
+    assert (result.kernel, result.manufacturer) == (ABSENT, ABSENT)
+    assert all(math.isnan(value) for value in (result.kvp, result.slice_thickness_mm, result.tube_current_ma))
 
 
 def test_the_frames_of_one_file_say_it_in_their_own_groups(dicom: type[Builder], tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_the_frames_of_one_file_say_it_in_their_own_groups(dicom: type[Builder],
         frame.CTExposureSequence, frame.CTXRayDetailsSequence = [exposure], [details]
         frame.CTReconstructionSequence = [kernel]
     dicom.write(tmp_path / "P012", [file])
-    found = read_scan(tmp_path / "P012").acquisition
-    assert (found.kvp, found.slice_thickness_mm, found.kernel) == (140, 5, code_of("B70f"))
-    assert found.tube_current_ma == 50.5 + (dicom.n - 1) / 2
+    result = read_scan(tmp_path / "P012").acquisition
+    assert (result.kvp, result.slice_thickness_mm, result.kernel) == (140, 5, code_of("B70f"))
+    assert result.tube_current_ma == 50.5 + (dicom.n - 1) / 2
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def cohort(dicom: type[Builder], tmp_path: Path) -> Cohort:
     for k in range(16):
         scan_id, label = f"s{k:02d}", ("a", "b")[k % 2]
         texts = {"ConvolutionKernel": f"{SECRET} {label}", "ManufacturerModelName": SECRET, "PatientName": SECRET}
-        made = slices(dicom, **texts)[::3]
-        for index, ds in enumerate(made):
+        datasets = slices(dicom, **texts)[::3]
+        for index, ds in enumerate(datasets):
             ds.InstanceNumber = index
-        dicom.write(tmp_path / "scans" / scan_id, made)
+        dicom.write(tmp_path / "scans" / scan_id, datasets)
         records.append(ScanRecord(scan_id, scan_id, tmp_path / "scans" / scan_id, label))
     return Cohort("planted", tmp_path / "scans", ("a", "b"), tuple(records))
 
@@ -98,7 +98,7 @@ def test_a_kernel_of_its_own_for_each_class_is_an_alarm_and_no_word_is_kept(coho
     audit = audit_shortcuts(table, labels, scan_ids)
     assert audit is not None
     assert audit["alarm"]
-    assert {name for name, auc in audit["alone"].items() if auc > 0.9} == {
+    assert {name for name, auc in audit["by_shortcut"].items() if auc > 0.9} == {
         f"kernel {code_of(f'{SECRET} {label}')}" for label in cohort.classes
     }
     assert (table["field of view, mm"] == 64 * 0.7).all()

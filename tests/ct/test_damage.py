@@ -13,14 +13,16 @@ from pydicom.encaps import encapsulate, generate_frames
 
 from benchmarks.damage import CODECS, KINDS, make_slice
 from benchmarks.fuzz import count, undetected, write_jobs
-from cnr_iemn.ct import rows
-from cnr_iemn.ct.codecs import decode_pixels, frames_of
-from cnr_iemn.ct.headers import read_headers
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io import hounsfield
+from cnr_iemn.ct.io.pixel_data import decode_pixels, frames_of
+from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.ct.io.slice_header import read_headers
 from cnr_iemn.errors import ScanError
-from cnr_iemn.permissions import Permissions
+from cnr_iemn.read_options import ReadOptions
 
-TOLERANT = Permissions(allow_range_mismatch=True)
+pytestmark = pytest.mark.slow
+
+TOLERANT = ReadOptions(allow_range_mismatch=True)
 
 
 def chest(seed=0):
@@ -30,7 +32,7 @@ def chest(seed=0):
 
 def shifted_row(image):
     """What the check of rows says of a slice alone, None where it is good."""
-    check, pixels = rows.RowCheck(), SimpleNamespace(transfer_syntax=uid.JPEGLosslessSV1)
+    check, pixels = hounsfield.RowCheck(), SimpleNamespace(transfer_syntax=uid.JPEGLosslessSV1)
     check.add(image, SimpleNamespace(name="a.dcm", pixels=pixels))
     try:
         check.verify()
@@ -110,10 +112,10 @@ def test_a_damaged_stream_is_refused_unless_allowed(dicom, scan_folder):
 def test_a_shifted_row_is_found(shift, start):
     image = chest().astype(np.int32) + 500
     image[120, start:] += shift
-    found = shifted_row(image)
-    assert found is not None
-    assert int(re.search(r"row (\d+) lies", found)[1]) == 120
-    assert float(re.search(r"lies ([+-]\d+) off", found)[1]) == pytest.approx(shift, rel=0.25)
+    result = shifted_row(image)
+    assert result is not None
+    assert int(re.search(r"row (\d+) lies", result)[1]) == 120
+    assert float(re.search(r"lies ([+-]\d+) off", result)[1]) == pytest.approx(shift, rel=0.25)
 
 
 def test_a_shifted_row_is_refused_unless_allowed(dicom, scan_folder):
@@ -133,7 +135,7 @@ def test_a_shifted_row_is_refused_unless_allowed(dicom, scan_folder):
 
 
 def test_good_images_have_no_shifted_row(monkeypatch):
-    monkeypatch.setattr(rows, "_MAX_SCORE", 0.7 * rows._MAX_SCORE)  # with a margin
+    monkeypatch.setattr(hounsfield, "_MAX_SCORE", 0.7 * hounsfield._MAX_SCORE)  # with a margin
     for seed in range(60):
         image = chest(seed)
         for turned in (image, image[::-1], image[:, ::-1], image.T, np.rot90(image)):
@@ -200,10 +202,10 @@ def test_headers_are_never_read_wrong_and_never_end_the_process(tmp_path):
 
 
 def test_real_slices_have_a_margin_and_their_damage_is_found(sample_root, monkeypatch):
-    monkeypatch.setattr(rows, "_MAX_SCORE", 0.6 * rows._MAX_SCORE)
+    monkeypatch.setattr(hounsfield, "_MAX_SCORE", 0.6 * hounsfield._MAX_SCORE)
     paths = sorted(sample_root.rglob("*.dcm"))
     assert len(paths) == 470
-    check, images = rows.RowCheck(), []
+    check, images = hounsfield.RowCheck(), []
     for path in paths:
         (header,) = read_headers(path, path.name)
         (frame,) = frames_of(path.read_bytes(), header.pixels, path.name)
@@ -211,9 +213,9 @@ def test_real_slices_have_a_margin_and_their_damage_is_found(sample_root, monkey
         check.add(images[-1], header)
     check.verify()
     monkeypatch.undo()
-    found = 0
+    detections = 0
     for k, image in enumerate(images[::10]):
         damaged = image.astype(np.int32)
         damaged[100 + 6 * k, 150 + 3 * k :] += 128
-        found += shifted_row(damaged) is not None
-    assert found >= 0.8 * len(images[::10])
+        detections += shifted_row(damaged) is not None
+    assert detections >= 0.8 * len(images[::10])

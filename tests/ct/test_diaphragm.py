@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cnr_iemn.cohort.phantom.scan import make_scan
+from benchmarks.lungs import high_dome, ml_below
 from cnr_iemn.ct.lungs import segment_lungs
-from cnr_iemn.ct.lungs.diaphragm import find_domes
-from cnr_iemn.ct.lungs.refine import Coarse, refined
+from cnr_iemn.ct.lungs.exclusions import find_domes
+from cnr_iemn.ct.lungs.morphology import refine
+from cnr_iemn.phantom.renderer import make_scan
+
+pytestmark = pytest.mark.slow
 
 SPACING = (4.0, 2.0, 2.0)
 SHAPE = (40, 120, 120)
@@ -95,9 +98,36 @@ def test_the_edge_lies_where_the_lung_ends(lung_hu, blur):
     share = ndimage.gaussian_filter(inside.reshape(side, 8, side, 8).mean(axis=(1, 3)), blur)
     hu = np.rint(TISSUE_HU + share * (lung_hu - TISSUE_HU)).astype(np.int16)[None]
     lungs, none = hu <= -320, np.zeros(hu.shape, bool)
-    found = refined(hu, Coarse(lungs, none, none, none), 1, 1)
+    found = refine(hu, lungs, none, none, 1, 1)
     true = np.pi * radius**2
     error, of_threshold = (abs(np.count_nonzero(mask) / true - 1) for mask in (found, lungs))
     print(f"{lung_hu} HU, blur {blur}: {error:.4f}, threshold {of_threshold:.4f}")
     assert error < 0.003
     assert error < of_threshold / 2
+
+
+@pytest.mark.parametrize(
+    ("seed", "side", "centimetres", "limit_ml"),
+    [
+        (100, "left", 8, 2),
+        (102, "left", 5, 2),
+        (105, "left", 6.5, 2),
+        (105, "left", 8, 2),
+        (101, "right", 8, 6),
+        (104, "right", 5, 6),
+    ],
+)
+def test_nothing_below_a_high_diaphragm_is_lung(seed, side, centimetres, limit_ml):
+    """Neither liver, spleen and stomach nor gas, 8 mm and more from the known lungs on that side of the body."""
+    scan = high_dome(seed, side, centimetres)
+    found = segment_lungs(scan.hu, scan.spacing_mm)
+    half = (np.arange(scan.hu.shape[2]) >= scan.hu.shape[2] / 2) == (side == "left")
+    ml = np.prod(scan.spacing_mm) / 1000
+    below = ml_below(scan, found.mask, side)
+    more = np.count_nonzero(found.mask & half & ~scan.lungs) * ml
+    lost = np.count_nonzero(scan.lungs & ~found.mask) / np.count_nonzero(scan.lungs)
+    print(f"{below:.1f} ml below, {more:.1f} ml more, {lost:.4f} lost")
+    assert below < limit_ml
+    assert more < 40
+    assert lost < 0.01
+    assert found.findings == ()

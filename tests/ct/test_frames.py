@@ -7,7 +7,7 @@ import pytest
 from pydicom import uid
 from pydicom.encaps import encapsulate, generate_frames
 
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
 from tests.ct.conftest import Builder
 from tests.ct.hazard import Hazard

@@ -11,9 +11,11 @@ import pytest
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
-from cnr_iemn.ct.limited import run_limited
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
+from cnr_iemn.utils.sandbox import run_limited
+
+pytestmark = pytest.mark.slow
 
 
 def read_and_measure(folder: Path) -> tuple[str, float, float]:
@@ -70,7 +72,7 @@ def giant_stream(dicom, folder):
     dicom.write(folder, [slices[5]], ["IM0005.dcm"])
 
 
-def nested(dicom, folder):
+def deep_sequences(dicom, folder):
     """20,000 sequences in one another."""
     path = folder / "IM0005.dcm"
     data = path.read_bytes()
@@ -106,7 +108,7 @@ def segments(dicom, folder):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from /proc")
 @pytest.mark.parametrize(
     "make",
-    [bomb, items, giant, giant_stream, nested, frames, long_element, segments],
+    [bomb, items, giant, giant_stream, deep_sequences, frames, long_element, segments],
     ids=lambda make: make.__name__,
 )
 def test_hostile_files(make, dicom, scan_folder):

@@ -8,7 +8,7 @@ from scipy.ndimage import binary_fill_holes
 
 from benchmarks.ingest import tutorial_mask
 from cnr_iemn.ct.lungs import segment_lungs
-from cnr_iemn.ct.lungs.components import fill_holes
+from cnr_iemn.ct.lungs.morphology import fill_holes
 from cnr_iemn.errors import ConfigurationError
 
 SPACING = (4.0, 3.0, 3.0)
@@ -180,5 +180,7 @@ def test_holes_are_those_that_scipy_fills(seed):
 
 
 def test_unknown_method():
-    with pytest.raises(ConfigurationError, match=r"lungs=unet is unknown\. Choose one of pleura, border, tutorial"):
+    with pytest.raises(
+        ConfigurationError, match=r"lungs=unet is unknown\. Choose one of pleura, border, tutorial, lungmask"
+    ):
         segment_lungs(body()[0], SPACING, method="unet")

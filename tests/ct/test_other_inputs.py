@@ -10,12 +10,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from cnr_iemn.ct.archive import LEFT_FREE, unpacked
-from cnr_iemn.ct.find import find_scans
-from cnr_iemn.ct.prepare import prepare_scan
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.discovery import find_scans
+from cnr_iemn.ct.io.folders import LEFT_FREE, unpacked
+from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.ct.preprocess import prepare_scan
 from cnr_iemn.errors import ScanError
-from cnr_iemn.permissions import Permissions
+from cnr_iemn.read_options import ReadOptions
+
+SCANNER = np.array([[-0.8, 0, 0, 6], [0, -0.7, 0, 7], [0, 0, 2.5, -100], [0, 0, 0, 1]])
+"""An affine as converters write it: x to the patient's left, y to the back, z to the head."""
 
 
 def _hu() -> np.ndarray:
@@ -84,10 +87,10 @@ def test_an_oblique_volume_says_so(tmp_path):
         (lambda p: _save(p, form=0), "which end is the head"),
         (lambda p: p.write_bytes(b"no NIfTI"), "cannot be read as NIfTI"),
         (lambda p: p.write_bytes(_save(p).read_bytes()[:2000]), "cannot be read as NIfTI"),
-        (lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9, 2), np.int16), np.eye(4)), p), "not one volume"),
-        (lambda p: nibabel.save(nibabel.Nifti1Image(_hu().T[..., :1], np.eye(4)), p), "one slice only"),
-        (lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 9), np.nan), np.eye(4)), p), "no numbers"),
-        (lambda p: nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)), p), "no air near -1000"),
+        (lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9, 2), np.int16), SCANNER), p), "not one volume"),
+        (lambda p: nibabel.save(nibabel.Nifti1Image(_hu().T[..., :1], SCANNER), p), "one slice only"),
+        (lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 9), np.nan), SCANNER), p), "no numbers"),
+        (lambda p: nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.uint8), SCANNER), p), "no air near -1000"),
     ],
 )
 def test_refusals(make, message, tmp_path):
@@ -105,8 +108,8 @@ def test_a_volume_that_is_not_axial(tmp_path):
 
 def test_values_assumed_to_be_hu(tmp_path):
     path = tmp_path / "x.nii"
-    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.int16), np.eye(4)), path)
-    assert (read_scan(path, Permissions(assume_hu=True)).hu == 1).all()
+    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.int16), SCANNER), path)
+    assert (read_scan(path, ReadOptions(assume_hu=True)).hu == 1).all()
 
 
 def _zip(path: Path, folder: Path) -> Path:
@@ -118,10 +121,10 @@ def _zip(path: Path, folder: Path) -> Path:
 
 def test_a_zip_is_read_like_its_folder(dicom, scan_folder, tmp_path):
     folder = scan_folder(dicom.make_slices())
-    found, expected = prepare_scan(_zip(tmp_path / "P013.zip", folder), size=32), prepare_scan(folder, size=32)
-    np.testing.assert_array_equal(found.grey, expected.grey)
-    assert found.source_sha256 == expected.source_sha256
-    assert found.findings == expected.findings
+    result, expected = prepare_scan(_zip(tmp_path / "P013.zip", folder), size=32), prepare_scan(folder, size=32)
+    np.testing.assert_array_equal(result.grey, expected.grey)
+    assert result.source_sha256 == expected.source_sha256
+    assert result.findings == expected.findings
 
 
 @pytest.mark.parametrize("name", ["../P012/x.dcm", "/etc/x.dcm", "a/../../x.dcm", "..\\x.dcm", "C:/x.dcm"])
@@ -140,10 +143,10 @@ def test_zip_limits(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb", bytes(2**24))
         archive.writestr("second", b"x")
-    monkeypatch.setattr("cnr_iemn.ct.archive.MAX_BYTES", 2**23)
+    monkeypatch.setattr("cnr_iemn.ct.io.folders.MAX_BYTES", 2**23)
     with pytest.raises(ScanError, match="unpacks to more than 8,388,608 bytes"):
         read_scan(path)
-    monkeypatch.setattr("cnr_iemn.ct.archive.MAX_FILES", 1)
+    monkeypatch.setattr("cnr_iemn.ct.io.folders.MAX_FILES", 1)
     with pytest.raises(ScanError, match="holds 2 files, more than 1"):
         read_scan(path)
 

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cnr_iemn.ct.prepare import lung_square, prepare_scan
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.ct.preprocess import lung_square, prepare_scan
 from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.window import window_to_uint8
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.ct.limited import run_limited
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
+from cnr_iemn.utils.sandbox import run_limited
 
 
 def read_or_refuse(folder: Path) -> tuple[str, str]:
@@ -34,13 +34,13 @@ def _folder(package: str, below: str) -> Path:
     return folder
 
 
-def _outcomes(files: Path, alone: Path) -> dict[str, tuple[str, str]]:
+def _outcomes(files: Path, single: Path) -> dict[str, tuple[str, str]]:
     """Read each file alone and each folder; return the outcomes by scan and check that each is told in a sentence."""
     paths = sorted(path for path in files.rglob("*") if path.is_file())
     folders = [files, *sorted(path for path in files.rglob("*") if path.is_dir())]
     scans = list(folders)
     for number, path in enumerate(paths):
-        scans.append(alone / f"{number:03d}")
+        scans.append(single / f"{number:03d}")
         scans[-1].mkdir()
         try:
             os.link(path, scans[-1] / path.name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.reader import read_scan
 
 
 def _check(folder, dicom, finding=None):
@@ -24,7 +24,7 @@ def _check(folder, dicom, finding=None):
     return volume
 
 
-def _each(change):
+def _per_file(change):
     def apply(slices):
         for k, ds in enumerate(slices):
             change(ds, k)
@@ -36,26 +36,26 @@ def _flip_normal(ds, k):  # rows from the front, columns from the left, as seen 
     ds.ImageOrientationPatient = [1, 0, 0, 0, -1, 0]
 
 
-QUIET = {
-    "plain": _each(lambda ds, k: None),
-    "UIDs that are no UIDs": _each(lambda ds, k: setattr(ds, "SeriesInstanceUID", "b2c4-no-uid")),
-    "multi-valued window": _each(lambda ds, k: setattr(ds, "WindowCenter", [50, -600])),
+HARMLESS = {
+    "plain": _per_file(lambda ds, k: None),
+    "UIDs that are no UIDs": _per_file(lambda ds, k: setattr(ds, "SeriesInstanceUID", "b2c4-no-uid")),
+    "multi-valued window": _per_file(lambda ds, k: setattr(ds, "WindowCenter", [50, -600])),
 }
 REPORTED = {
-    "normal to the feet": (_each(_flip_normal), "prone?"),
+    "normal to the feet": (_per_file(_flip_normal), "prone?"),
     "SOPInstanceUID empty": (
-        _each(lambda ds, k: setattr(ds, "SOPInstanceUID", "")),
+        _per_file(lambda ds, k: setattr(ds, "SOPInstanceUID", "")),
         "24 slices share 1 SOPInstanceUID",
     ),
-    "lossy": (_each(lambda ds, k: setattr(ds, "LossyImageCompression", "01")), "with loss"),
+    "lossy": (_per_file(lambda ds, k: setattr(ds, "LossyImageCompression", "01")), "with loss"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom's, while the test writes them
-@pytest.mark.parametrize("hazard", QUIET)
+@pytest.mark.parametrize("hazard", HARMLESS)
 def test_headers_that_change_nothing(hazard, dicom, scan_folder):
     slices = dicom.make_slices()
-    QUIET[hazard](slices)
+    HARMLESS[hazard](slices)
     _check(scan_folder(slices), dicom)
 
 
@@ -211,16 +211,16 @@ def test_rows_and_columns_are_not_mixed_up(dicom, scan_folder):
 
 def test_source_hash_knows_contents_only(dicom, tmp_path):
     slices = dicom.make_slices()
-    one = read_scan(dicom.write(tmp_path / "one", slices))
+    first = read_scan(dicom.write(tmp_path / "one", slices))
     other = read_scan(dicom.write(tmp_path / "other", slices[::-1], [f"x{k}" for k in range(24)]))
-    assert one.source_sha256 == other.source_sha256
+    assert first.source_sha256 == other.source_sha256
     digests = sorted(hashlib.sha256(path.read_bytes()).digest() for path in (tmp_path / "one").iterdir())
-    assert one.source_sha256 == hashlib.sha256(b"".join(digests)).hexdigest()
+    assert first.source_sha256 == hashlib.sha256(b"".join(digests)).hexdigest()
     shutil.copy(tmp_path / "one" / "IM0003.dcm", tmp_path / "one" / "copy.dcm")
     assert read_scan(tmp_path / "one").source_sha256 == other.source_sha256
     slices[5].StationName = "CT2"
     changed = read_scan(dicom.write(tmp_path / "changed", slices))
-    assert changed.source_sha256 != one.source_sha256
+    assert changed.source_sha256 != first.source_sha256
 
 
 @pytest.mark.parametrize(("value", "phantom"), [("YES", True), ("NO", False), (None, False)])

@@ -12,12 +12,14 @@ from pydicom import uid
 from scipy.ndimage import uniform_filter1d
 from sklearn.metrics import roc_auc_score
 
-from cnr_iemn.ct.codecs import decode_pixels, frames_of
-from cnr_iemn.ct.find import find_scans
-from cnr_iemn.ct.headers import read_headers
+from cnr_iemn.ct.io.discovery import find_scans
+from cnr_iemn.ct.io.pixel_data import decode_pixels, frames_of
+from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.ct.io.slice_header import read_headers
 from cnr_iemn.ct.lungs import segment_lungs
-from cnr_iemn.ct.prepare import prepare_scan
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.preprocess import prepare_scan
+
+pytestmark = pytest.mark.slow
 
 SLICES = {"P001": 148, "cap001": 168, "normal001": 154}
 LITRES = {"P001": (5, 7), "cap001": (5, 7), "normal001": (3, 4)}
@@ -87,10 +89,10 @@ def test_trachea_is_no_lung(scan_id, scans):
     """Where the border rule finds one small part of air, above the apexes, it is the trachea."""
     volume, lungs = scans[scan_id]
     air = segment_lungs(volume.hu, volume.spacing_mm, method="border").mask
-    parts = [cv2.connectedComponents(image.astype(np.uint8))[0] - 1 for image in air[:20]]
-    alone = next(k for k, count in enumerate(parts) if count != 1)
-    assert alone >= 4
-    assert np.count_nonzero(lungs.mask[:alone]) * np.prod(volume.spacing_mm) < 50  # cubic millimetres
+    pieces = [cv2.connectedComponents(image.astype(np.uint8))[0] - 1 for image in air[:20]]
+    single = next(k for k, count in enumerate(pieces) if count != 1)
+    assert single >= 4
+    assert np.count_nonzero(lungs.mask[:single]) * np.prod(volume.spacing_mm) < 50  # cubic millimetres
 
 
 def test_gas_in_the_colon_is_no_lung(scans):
@@ -133,9 +135,9 @@ def test_a_consolidation_at_the_pleura_of_a_healthy_lung_is_kept(side, angle, he
     dense = _ball_at_the_pleura(volume, healthy.mask, side=side, angle=angle, height=height, radius=radius)
     hu = volume.hu.copy()
     hu[dense] = np.rint(np.random.default_rng(0).normal(30, 15, np.count_nonzero(dense)))
-    kept = segment_lungs(hu, volume.spacing_mm).mask & dense
+    remaining = segment_lungs(hu, volume.spacing_mm).mask & dense
     border = segment_lungs(hu, volume.spacing_mm, method="border").mask & dense
-    share, share_border = (np.count_nonzero(mask) / np.count_nonzero(dense) for mask in (kept, border))
+    share, share_border = (np.count_nonzero(mask) / np.count_nonzero(dense) for mask in (remaining, border))
     print(f"kept {share:.3f}, border rule {share_border:.3f}")
     assert share >= 0.95
     assert share_border < 0.1
@@ -143,8 +145,8 @@ def test_a_consolidation_at_the_pleura_of_a_healthy_lung_is_kept(side, angle, he
 
 def _ball_at_the_pleura(volume, lungs, *, side, angle, height, radius):
     """The part in one lung of a ball about a point of its costal surface; side -1 is the right."""
-    there = np.flatnonzero(lungs.sum(axis=(1, 2)) > 2000)
-    z = int(there[0] + height * (there[-1] - there[0]))
+    present = np.flatnonzero(lungs.sum(axis=(1, 2)) > 2000)
+    z = int(present[0] + height * (present[-1] - present[0]))
     columns = np.flatnonzero(lungs.any(axis=(0, 1)))
     half = (np.arange(lungs.shape[2]) - (columns[0] + columns[-1]) / 2) * side > 0
     rows, across = np.nonzero(lungs[z] & half)
@@ -169,10 +171,10 @@ def _body(hu):
 
 def test_tutorial_takes_table_air_on_the_normal_scan(scans):
     volume, lungs = scans["normal001"]
-    found = segment_lungs(volume.hu, volume.spacing_mm, method="tutorial")
-    assert not (found.mask & lungs.mask).any()
-    assert 4 < found.litres < 6
-    assert "lung mask in doubt: it touches the image border" in found.findings
+    result = segment_lungs(volume.hu, volume.spacing_mm, method="tutorial")
+    assert not (result.mask & lungs.mask).any()
+    assert 4 < result.litres < 6
+    assert "lung mask in doubt: it touches the image border" in result.findings
 
 
 @pytest.mark.parametrize(("scan_id", "count"), [("P001", 80), ("cap001", 86)])

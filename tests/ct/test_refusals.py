@@ -7,7 +7,7 @@ import pytest
 from pydicom import uid
 from pydicom.encaps import encapsulate, generate_frames
 
-from cnr_iemn.ct.reader import read_scan
+from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
 
 
@@ -242,7 +242,7 @@ def test_nothing_to_read(tmp_path):
     _refused(folder, "is not a folder")
     folder.mkdir()
     (folder / "notes.txt").write_text("no scan")
-    _refused(folder, "found 1 file that is no DICOM")
+    _refused(folder, r"found files that are not DICOM \(1\)")
 
 
 def test_too_deep(dicom, tmp_path):

@@ -1,6 +1,6 @@
-"""The lung mask of a volume in HU (docs/lungs.md)."""
+"""The lung mask of a volume in HU (docs/method/lung-mask.md)."""
 
-from cnr_iemn.ct.lungs.components import THRESHOLD_HU
-from cnr_iemn.ct.lungs.rules import Lungs, border_rule, pleura_rule, segment_lungs, tutorial_rule
+from cnr_iemn.ct.lungs.parameters import THRESHOLD_HU
+from cnr_iemn.ct.lungs.segmentation import Lungs, segment_lungs
 
-__all__ = ["THRESHOLD_HU", "Lungs", "border_rule", "pleura_rule", "segment_lungs", "tutorial_rule"]
+__all__ = ["THRESHOLD_HU", "Lungs", "segment_lungs"]

@@ -1,1 +1,0 @@
-"""Which scans, which labels, which split; the slice store."""

@@ -1,0 +1,55 @@
+"""The settings of ``predict.py`` and ``export.py``, as ``schema`` has those of the others."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from omegaconf import MISSING
+
+from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf
+from cnr_iemn.constants import ENGINES
+from cnr_iemn.read_options import ReadOptions
+
+
+@dataclass
+class PredictSettings:
+    """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
+
+    ``bundle``: a folder of export.py, in place of ``study`` and ``ensemble``. ``pages``: whether each scan gets its own
+    page there. ``dicom``: whether each gets DICOM files in its patient's study, which ``identify`` must allow, since
+    they carry its identifiers; ``segmentation``: the lung mask among them. ``anonymise_ids``: whether scans are called
+    scan-0001 and so on, and messages name no folder or file of the input.
+    ``engine``: what runs the networks, one of ``constants.ENGINES``.
+    """
+
+    input: str = field(default=MISSING, metadata=PATH)
+    study: str = ""
+    ensemble: Any = field(default="all", metadata=TEXTS)
+    runs: str = field(default="runs", metadata=PATH)
+    bundle: str | None = field(default=None, metadata=PATH)
+    output: str | None = field(default=None, metadata=PATH)
+    pages: bool = True
+    dicom: bool = False
+    identify: bool = False
+    segmentation: bool = False
+    anonymise_ids: bool = False
+    ingest: ReadOptions = field(default_factory=ReadOptions)
+    gpus: Annotated[int, Ge(0), Le(1)] | None = None
+    engine: Annotated[str, OneOf(ENGINES)] = "auto"
+    batch_size: Annotated[int, Ge(1)] = 16
+
+
+@dataclass
+class ExportSettings:
+    """``export.py``: a trained study as one folder that needs nothing else. ``output``: by default among the study's.
+
+    ``onnx``: whether the networks come as ONNX too. ``license``: of the weights, by Hugging Face's name for it.
+    """
+
+    study: str = ""
+    ensemble: Any = field(default="all", metadata=TEXTS)
+    runs: str = field(default="runs", metadata=PATH)
+    output: str | None = field(default=None, metadata=PATH)
+    onnx: bool = True
+    license: str = "other"
+    overwrite: bool = False

@@ -1,0 +1,182 @@
+"""The files of scans: below a folder, in the order that people expect, or unpacked from a zip within limits."""
+
+import hashlib
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from stat import S_IFLNK, S_IFMT, S_IFREG
+from tempfile import TemporaryDirectory
+
+from cnr_iemn.errors import ScanError
+
+MAX_DEPTH = 8
+"""Folders below folders; deeper trees are refused."""
+_STORES = {".git", ".dvc"}
+_READ = {S_IFREG, S_IFLNK}
+_LITTER = {"dicomdir", "lockfile", "version", "readme", "license", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+_LITTER_FOLDERS = {"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"}
+MAX_FILES = 20_000
+MAX_BYTES = 2**32
+"""Of all files together, unpacked."""
+LEFT_FREE = 2**28
+"""Bytes that stay free on the disk, for others that write there."""
+_CHUNK = 2**20
+_LONGEST_NAME, _LONGEST_SUFFIX = 255, 16  # bytes of a file name, characters that are kept of a longer one
+_UNPACKING_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    LZMAError,
+    EOFError,
+    OSError,  # two files of one name, a name that is too long, or a disk that is full
+    RuntimeError,  # encrypted
+    NotImplementedError,  # a compression that Python lacks
+    ValueError,  # a name that is not in the encoding it says, or has no place on a disk
+)
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts P2 before P10, ignoring case."""
+    return [
+        (0, int(token), "") if token.isdecimal() else (1, 0, token.lower())
+        for token in re.split(r"(\d+)", text)
+        if token
+    ]
+
+
+def is_litter(path: Path) -> bool:
+    """Tell whether the file is one that operating systems and archives leave behind, by its name or its folder's.
+
+    ``path``: at best relative to where the scans are, since that may lie in such a folder itself.
+    """
+    folders = () if path.is_absolute() else path.parts[:-1]
+    return path.name.startswith(".") or path.name.lower() in _LITTER or any(map(is_litter_folder, folders))
+
+
+def is_litter_folder(name: str) -> bool:
+    """Tell whether a folder of this name is one that file servers and archives leave behind."""
+    return name.lower() in _LITTER_FOLDERS
+
+
+def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Iterator[tuple[Path, list[Path], int]]:
+    """Yield each folder from ``root`` down with its files, in natural order, and how many links lead nowhere new.
+
+    A link to a file is a file, and so is a link whose target is missing, which the reader then names. A link to a
+    folder outside ``root`` is followed; one to a folder within or above it, or to one that was followed already, leads
+    nowhere new. The stores of git-annex and DVC, to which their links lead, are left out, and what file servers and
+    archives leave behind.
+
+    Args:
+        root: The folder.
+        refuse: Called with a folder that cannot be listed, whose files cannot be reached or that lies deeper than
+            MAX_DEPTH, and why; where it returns, the folder is skipped with all below.
+    """
+
+    def refuse_unlisted(error: OSError) -> None:
+        refuse(Path(error.filename), f"cannot be listed ({error.strerror}). Check the disk and the permissions.")
+
+    start = os.path.realpath(root)
+    followed = {start}
+    for parent, names, files in os.walk(root, onerror=refuse_unlisted, followlinks=True):
+        folder = Path(parent)
+        if len(folder.relative_to(root).parts) > MAX_DEPTH:
+            names.clear()
+            refuse(folder, f"more than {MAX_DEPTH} folders deep. Name a folder nearer to the scans.")
+            continue
+        names[:] = [name for name in sorted(names, key=natural_key) if not (name in _STORES or is_litter_folder(name))]
+        try:
+            kinds = {path: _kind(path) for path in (folder / name for name in sorted(files, key=natural_key))}
+        except OSError as error:  # a folder that may be listed, but not entered
+            names.clear()
+            refuse(folder, f"its files cannot be reached ({error.strerror}). Check the disk and the permissions.")
+            continue
+        old = [name for name in names if not _is_new(folder / name, start, followed)]
+        names[:] = [name for name in names if name not in old]
+        special = sum(os.path.islink(path) and kind not in _READ for path, kind in kinds.items())  # such as to a device
+        yield folder, [path for path, kind in kinds.items() if kind in _READ], len(old) + special
+
+
+def _is_new(folder: Path, root: str, followed: set[str]) -> bool:
+    """Tell whether a folder is not met elsewhere, and take note of where a link to it leads.
+
+    ``root``, ``followed``: real paths, the first among the others.
+    """
+    real = os.path.realpath(folder)
+    if not os.path.islink(folder):
+        return real not in followed  # one may have been met by a link before
+    if _within(root, real) or any(_within(real, other) for other in followed):
+        return False
+    followed.add(real)
+    return True
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _kind(path: Path) -> int:
+    """Return what kind of file this is or leads to, as ``stat`` names it; S_IFLNK for a link without a target.
+
+    0 where it was taken away meanwhile.
+    """
+    try:
+        kind = S_IFMT(path.lstat().st_mode)
+    except FileNotFoundError:
+        return 0
+    if kind != S_IFLNK:
+        return kind
+    try:
+        return S_IFMT(path.stat().st_mode)
+    except OSError:  # no target, a loop of links, or one out of reach
+        return S_IFLNK
+
+
+@contextmanager
+def unpacked(path: Path, scan: str) -> Iterator[Path]:
+    """Give a temporary folder with the files of the zip, all of them regular ones. Raises ScanError.
+
+    ``scan``: what messages call it.
+    """
+    with TemporaryDirectory(prefix="cnr-iemn-") as temporary:
+        folder = Path(temporary) / "scan"
+        folder.mkdir()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _unpack(archive, folder, scan)
+        except _UNPACKING_ERRORS as error:
+            # not the error's own words: they name files in the zip and the folder that it is unpacked to
+            what = getattr(error, "strerror", None) or type(error).__name__
+            raise ScanError(f"{scan}: the zip cannot be unpacked ({what}). Pack it again or free space.") from error
+        yield folder
+
+
+def _unpack(archive: zipfile.ZipFile, folder: Path, scan: str) -> None:
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    if len(entries) > MAX_FILES:
+        raise ScanError(f"{scan}: the zip holds {len(entries):,} files, more than {MAX_FILES:,}. Pack one scan alone.")
+    left = MAX_BYTES
+    for entry in entries:
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            raise ScanError(f"{scan}: a file in the zip would land outside its folder. Pack it again without '..'.")
+        target = folder.joinpath(*map(_shorten, name.parts))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(entry) as source, target.open("xb") as file:
+            while chunk := source.read(_CHUNK):  # what the directory says of sizes need not be true
+                left -= len(chunk)
+                if left < 0 or shutil.disk_usage(folder).free < LEFT_FREE + len(chunk):
+                    raise ScanError(f"{scan}: the zip unpacks to more than {MAX_BYTES:,} bytes or the disk is full.")
+                file.write(chunk)
+
+
+def _shorten(name: str) -> str:
+    """Return a part of a path as a disk takes it: a name in another encoding grows when it is read as cp437."""
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    suffix = PurePosixPath(name).suffix[:_LONGEST_SUFFIX]
+    return f"{name[:_LONGEST_SUFFIX]}-{hashlib.sha256(os.fsencode(name)).hexdigest()}{suffix}"

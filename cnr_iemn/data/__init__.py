@@ -1,0 +1,1 @@
+"""Cohorts, labels, splits, the slice store and the tables of slice predictions."""

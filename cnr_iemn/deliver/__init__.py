@@ -1,1 +1,0 @@
-"""What a reader of one scan gets: its page, with what the networks looked at."""

@@ -1,0 +1,1 @@
+"""Predictions as DICOM objects in the patient's study: structured report, secondary capture, lung segmentation."""

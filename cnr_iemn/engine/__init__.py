@@ -1,1 +1,0 @@
-"""Trainer, loggers, callbacks and run folders."""

@@ -1,0 +1,233 @@
+"""Stage 2 from slice predictions to metrics, and the files that hold them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import xgboost
+
+from cnr_iemn.constants import PHANTOM_NOTICE
+from cnr_iemn.data.parquet import write_parquet
+from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.evaluation.evidence import EvidenceOptions, Stage2Fit, Study, collect_evidence
+from cnr_iemn.evaluation.scan_metrics import scan_metrics
+from cnr_iemn.evaluation.study_metrics import (
+    BackboneMetrics,
+    BaselineMetrics,
+    Description,
+    Notice,
+    SliceMetrics,
+    StudyMetrics,
+    Variant,
+    VariantMetrics,
+    write_metrics,
+)
+from cnr_iemn.schemas import SCHEMA_VERSION, VALIDATION
+from cnr_iemn.stage2.baselines import ScanSummary, baseline_predictions, slice_baselines
+from cnr_iemn.stage2.booster import save_booster
+from cnr_iemn.stage2.calibration import Calibrator, add_calibrated
+from cnr_iemn.stage2.group_features import feature_columns
+from cnr_iemn.stage2.out_of_fold import (
+    OUT_OF_FOLD,
+    Features,
+    Folds,
+    SliceSets,
+    feature_modes,
+    out_of_fold_sets,
+    paper_sets,
+)
+from cnr_iemn.stage2.scan_predictions import ScanPredictions
+from cnr_iemn.stage2.shap_values import Contributions, contributions
+from cnr_iemn.statistics.metrics import evaluate, evaluate_slices
+from cnr_iemn.statistics.paired_tests import Comparison, compare_with
+
+_NO_EVIDENCE = EvidenceOptions()
+
+
+@dataclass(frozen=True)
+class Results:
+    """A fitted stage 2 and its metrics.
+
+    Attributes:
+        metrics: metrics.json.
+        patients: One row a scan, training and validation, index scan_id.
+        features: ``Features.as_table``.
+        booster: Fitted on the features of the training scans.
+        calibration: Its temperature and abstention threshold.
+        contributions: SHAP values of the validation scans.
+        slices: As the networks of the primary features predict them.
+        seconds: By analysis.
+    """
+
+    metrics: StudyMetrics
+    patients: pd.DataFrame
+    features: pd.DataFrame
+    booster: xgboost.Booster
+    calibration: Calibrator | None
+    contributions: Contributions
+    slices: SliceSets
+    seconds: dict[str, float]
+
+
+def assemble_results(
+    predictions: Mapping[str, Predictions],
+    summaries: Mapping[str, ScanSummary],
+    *,
+    cohort: str,
+    folds: Folds | None = None,
+    options: EvidenceOptions = _NO_EVIDENCE,
+    shortcuts: pd.DataFrame | None = None,
+    rounds: int = 100,
+    max_depth: int = 6,
+    eta: float = 0.3,
+    seed: int = 0,
+) -> Results:
+    """Fit XGBoost on the training scans; measure it, each backbone and each baseline on the validation scans.
+
+    Args:
+        predictions: By model, in ensemble order.
+        summaries: Lung measurements by scan_id, of every scan of the cohort.
+        cohort: Its name.
+        folds: Predictions of the fold networks; with them the primary stage 2 is out of fold.
+        options: The evidence to collect.
+        shortcuts: Of every scan, index scan_id; None for no audit.
+        rounds, max_depth, eta, seed: As ``train_booster`` takes them.
+
+    Raises:
+        RunError: The predictions do not fit together, a class has no training scan, or no scan is held out.
+    """
+    first = next(iter(predictions.values()))
+    fit = Stage2Fit(first.scans, first.metadata.classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
+    feature_sets = feature_modes(predictions, folds)
+    variants = {name: fit(features) for name, features in feature_sets.items()}
+    mode, features = next(iter(feature_sets.items()))
+    primary = variants[mode]
+    slices = out_of_fold_sets(folds) if folds else paper_sets(predictions)
+    overall = scan_metrics(primary.held_out, fit.classes, seed=seed)  # refuses a study without validation scans
+    evidence, seconds = collect_evidence(Study(fit, primary, features, slices, shortcuts), options)
+    validation_features = [table.loc[primary.held_out.index] for table in features.answering]
+    shap = contributions(primary.booster, validation_features, classes=fit.classes, models=tuple(predictions))
+    metrics: StudyMetrics = {
+        **_description(predictions, features, cohort, mode, options.confirmatory, folds),
+        **overall,
+        **evidence,
+        "ablations": None,
+        "contributions": shap.summary(),
+        **_variant_metrics(variants, predictions, fit, mode),
+        **_backbone_metrics(primary, features, predictions, fit),
+        **_baseline_metrics(primary, summaries, fit),
+        **_slice_metrics(predictions, summaries),
+    }
+    today = datetime.now(UTC).date().isoformat()
+    calibration = Calibrator.of(evidence["calibration"], cohort=cohort, date=today)
+    return Results(
+        metrics=metrics,
+        patients=add_calibrated(primary.patients, calibration, fit.classes),
+        features=features.as_table(fit.scans["fold"]),
+        booster=primary.booster,
+        calibration=calibration,
+        contributions=shap,
+        slices=slices,
+        seconds=seconds,
+    )
+
+
+def _description(
+    predictions: Mapping[str, Predictions],
+    features: Features,
+    cohort: str,
+    mode: str,
+    confirmatory: str,
+    folds: Folds | None,
+) -> Description:
+    first = next(iter(predictions.values())).metadata
+    head: Notice = {"notice": PHANTOM_NOTICE} if first.phantom else {}
+    return {
+        **head,
+        "schema_version": SCHEMA_VERSION,
+        "cohort": cohort,
+        "classes": list(first.classes),
+        "models": list(predictions),
+        "checkpoints": {name: run.metadata.checkpoint for name, run in predictions.items()},
+        "features": mode,
+        "confirmatory": confirmatory,
+        "selected_on": _selected_on(predictions, mode),
+        "slice_labels": first.slice_labels,
+        "folds": None if folds is None else len(folds),
+        "n_features": features.training.shape[1],
+    }
+
+
+def _variant_metrics(
+    variants: Mapping[str, ScanPredictions], predictions: Mapping[str, Predictions], fit: Stage2Fit, primary: str
+) -> VariantMetrics:
+    metrics: dict[str, Variant] = {
+        name: {
+            "primary": name == primary,
+            "selected_on": _selected_on(predictions, name),
+            **scan_metrics(variant.held_out, fit.classes, seed=fit.seed),
+        }
+        for name, variant in variants.items()
+    }
+    alternatives = {name: variant for name, variant in variants.items() if name != primary}
+    return {"variants": metrics, "variant_comparisons": _compare(variants[primary], alternatives)}
+
+
+def _backbone_metrics(
+    primary: ScanPredictions, features: Features, predictions: Mapping[str, Predictions], fit: Stage2Fit
+) -> BackboneMetrics:
+    backbones = {name: fit(features.only(feature_columns(name, fit.classes))) for name in predictions}
+    return {
+        "backbones": {name: backbone.evaluation(fit.classes) for name, backbone in backbones.items()},
+        "comparisons": _compare(primary, backbones),
+    }
+
+
+def _baseline_metrics(
+    primary: ScanPredictions, summaries: Mapping[str, ScanSummary], fit: Stage2Fit
+) -> BaselineMetrics:
+    labels, split = (dict(zip(fit.scans.index, fit.scans[name], strict=True)) for name in ("label", "split"))
+    baselines = baseline_predictions(summaries, labels, split, fit.classes, seed=fit.seed)
+    truth = primary.held_out["label"].tolist()
+    correct = {name: np.array(predicted) == np.array(truth) for name, predicted in baselines.items()}
+    comparisons = compare_with(primary.correct, correct)
+    return {
+        "baselines": {name: evaluate(truth, predicted, fit.classes) for name, predicted in baselines.items()},
+        "baseline_comparisons": comparisons,
+        # selected on these scans; Holm's correction over all baselines accounts for that; of equals the highest p
+        "strongest_baseline": max(correct, key=lambda name: (correct[name].sum(), comparisons[name]["p_holm"])),
+    }
+
+
+def _slice_metrics(predictions: Mapping[str, Predictions], summaries: Mapping[str, ScanSummary]) -> SliceMetrics:
+    first = next(iter(predictions.values()))
+    return {
+        "slices": {
+            name: evaluate_slices(run.table, run.probabilities, first.metadata.classes)
+            for name, run in predictions.items()
+        },
+        "slice_baselines": slice_baselines(first, summaries),
+    }
+
+
+def _compare(primary: ScanPredictions, alternatives: Mapping[str, ScanPredictions]) -> dict[str, Comparison]:
+    return compare_with(primary.correct, {name: result.correct for name, result in alternatives.items()})
+
+
+def _selected_on(predictions: Mapping[str, Predictions], mode: str) -> str | None:
+    """Return the set that chose the checkpoints of the networks that score new scans; None out of fold."""
+    best = any(run.metadata.checkpoint == "best" for run in predictions.values())
+    return VALIDATION if best and mode != OUT_OF_FOLD else None
+
+
+def write_results(folder: Path, results: Results) -> None:
+    """Write features.parquet, booster.ubj, patients.csv and, last, metrics.json; each whole or not at all."""
+    notice = {"notice": results.metrics["notice"]} if "notice" in results.metrics else {}
+    table = pa.Table.from_pandas(results.features, preserve_index=False)
+    write_parquet(folder / "features.parquet", table, {**notice, "schema_version": SCHEMA_VERSION})
+    save_booster(folder / "booster.ubj", results.booster)
+    write_metrics(folder, results.patients, results.metrics)

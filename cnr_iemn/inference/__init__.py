@@ -1,0 +1,1 @@
+"""Trained ensembles on new scans."""

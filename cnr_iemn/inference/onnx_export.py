@@ -1,0 +1,98 @@
+"""Exports a network of stage 1 to ONNX, for runtimes other than torch, and compares the two."""
+
+import logging
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.models.predict import predict_slices
+from cnr_iemn.utils.atomic_io import write_bytes_atomic
+
+INPUTS = ("image", "position")
+OUTPUTS = ("class_probabilities", "region_probabilities")
+
+
+class _Probabilities(nn.Module):
+    def __init__(self, network: SliceNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        class_logits, region_logits = self.network(image, position)
+        return torch.softmax(class_logits, dim=1), torch.softmax(region_logits, dim=1)
+
+
+def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
+    """Write a network as one ONNX file with its weights inside, in float32, for batches of at least one slice.
+
+    Inputs: ``image``, float32 0 to 1 [batch, 3, image_size, image_size], and ``position``, float32 [batch, 2] of
+    ``position_inputs``. Outputs after the softmax: ``class_probabilities``, float32 [batch, n_classes], and
+    ``region_probabilities``, float32 [batch, n_regions].
+
+    The network is left in evaluation mode on the CPU.
+
+    Raises:
+        ConfigurationError: The extra ``portable`` is not installed, or this backbone cannot be exported.
+    """
+    check_portable("onnx=true", "onnxscript")
+    model = _Probabilities(network.cpu().float()).eval()
+    # two slices: the exporter would take a batch of one for a constant
+    example = torch.rand(2, 3, image_size, image_size), torch.rand(2, 2)
+    for package in ("onnxscript", "onnx_ir"):
+        logging.getLogger(package).setLevel(logging.WARNING)  # or each logs dozens of lines on its simplifications
+    try:
+        program = torch.onnx.export(
+            model,
+            example,
+            dynamo=True,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            dynamic_shapes={"image": {0: "batch"}, "position": {0: torch.export.Dim.DYNAMIC}},
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ConfigurationError(
+            f"{network.backbone} cannot be written as ONNX: {reason} Leave it out with onnx=false."
+        ) from error
+    assert program is not None  # as it always is with dynamo=True
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with this machine's paths
+    write_bytes_atomic(path, program.model_proto.SerializeToString())
+
+
+def largest_difference(network: SliceNetwork, path: Path, batches: Iterable[dict[str, Tensor]]) -> float:
+    """Return the largest difference between ONNX Runtime's and torch's probabilities, in float32 on the CPU, 0 to 1.
+
+    Raises:
+        ConfigurationError: The extra ``portable`` is not installed.
+    """
+    check_portable("onnx=true", "onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    differences = []
+    for batch in batches:
+        expected = predict_slices(network, [batch], device=torch.device("cpu"), precision="32")
+        image, position = (batch["image"].float() / 255).numpy(), batch["position"].numpy()
+        classes, regions = session.run(OUTPUTS, {"image": image, "position": position})
+        differences += [np.abs(classes - expected.classes).max(), np.abs(regions - expected.regions).max()]
+    return float(max(differences))
+
+
+def check_portable(setting: str, *packages: str) -> None:
+    """Check that the packages that a setting needs are installed. Raises ConfigurationError."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ConfigurationError(
+            f"{setting} needs the package {missing[0]}, which is not installed. Install it with "
+            "pip install '.[portable]'."
+        )

@@ -1,1 +1,0 @@
-"""Stage 2 (section 2.2 of the paper): from slice predictions to the patient's class."""

@@ -1,1 +1,0 @@
-"""What the figures of stage 2 are, and what they can and cannot tell."""

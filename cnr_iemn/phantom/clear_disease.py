@@ -1,0 +1,229 @@
+"""Disease whose classes differ in shape, place and number of lesions, and in nothing that density shows.
+
+How much of the lungs is diseased, how much of that is consolidated, which lobes it lies in and between which slices is
+drawn before the class is looked at. COVID-19 then lays it out as patches along the pleura, some with a consolidated
+middle. CAP lays out the same as a wedge-shaped consolidation with open bronchi and a ground-glass margin for each lobe,
+at times with tree-in-bud and an effusion.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnr_iemn.phantom.anatomy import LOBES, Anatomy
+from cnr_iemn.phantom.lesions import Lesion, layer_at, make_lesion, outward, share_at
+from cnr_iemn.phantom.opacity_size import Amount, Points, Site, consolidated_middle, fitted, resized
+from cnr_iemn.phantom.random_fields import Waves
+from cnr_iemn.phantom.vessels import grow_tree
+
+BILATERAL = 0.75
+"""Share of scans with disease in both lungs; of one in each of them, else one lobe alone is diseased."""
+LOBE_SHARES = {"L": {"LLL": 0.65, "LUL": 0.35}, "R": {"RLL": 0.5, "RML": 0.15, "RUL": 0.35}}
+PATCH_VOLUME, PATCH_DENSE, PATCH_HU = 1.07, 0.76, -25.0
+"""Factors on the volume of patches and on the consolidated part of it, and a difference of its HU.
+
+Found so that the lung masks of both classes hold the same HU: beside consolidation at the pleura a mask takes some of
+the chest wall, and within a segment bronchi are open.
+"""
+TREE_IN_BUD, EFFUSION = 0.6, 0.35
+"""Shares of the segments of CAP with tree-in-bud in their lobe, and of those of a lower lobe with an effusion."""
+TAPER = 0.6
+"""Of a segment's consolidation: its width at the hilum is 0.4 of that in its middle, at the pleura 1.6."""
+BRONCHUS_MM = 1.3
+"""Radius of the thinnest open bronchus in a consolidation."""
+BUD_WAVES_MM, BUD_SHARE = (9.0, 16.0), 0.24
+"""Wavelengths of tree-in-bud, whose buds are about half as wide, and the share of its region that buds fill."""
+POINTS = 10_000
+"""Random points in the lungs by which volumes are measured: a lesion of 3% of the lungs to within 5%."""
+
+
+@dataclass(frozen=True)
+class Burden:
+    """What is drawn of a scan's disease without its class.
+
+    ``lobes``: indices into `LOBES`. ``shares``: of the disease in each of these lobes, sum 1. ``runs``: first and last
+    depth u in mm in each.
+    """
+
+    amount: Amount
+    lobes: tuple[int, ...]
+    shares: tuple[float, ...]
+    runs: tuple[tuple[float, float], ...]
+
+
+def draw_burden(rng: np.random.Generator, points: Points, lobe: NDArray[np.int8]) -> Burden:
+    """Draw a scan's burden. ``points``: [m, 3] uniform in the lungs; ``lobe``: of each, an index into `LOBES`."""
+    amount = Amount.draw(rng)
+    sides = ["L", "R"] if rng.random() < BILATERAL else [str(rng.choice(["L", "R"]))]
+    lobes, runs = [], []
+    for side in sides:
+        name = rng.choice(list(LOBE_SHARES[side]), p=list(LOBE_SHARES[side].values()))
+        lobes.append(LOBES.index(str(name)))
+        low, high = np.quantile(points[lobe == lobes[-1], 2], [0.03, 0.97])
+        length = rng.uniform(0.55, 0.95) * (high - low)
+        start = low + rng.uniform(0, high - low - length)
+        runs.append((float(start), float(start + length)))
+    left = rng.uniform(0.3, 0.7)
+    return Burden(
+        amount=amount,
+        lobes=tuple(lobes),
+        shares=(float(left), float(1 - left)) if len(lobes) > 1 else (1.0,),
+        runs=tuple(runs),
+    )
+
+
+def place_clear_lesions(rng: np.random.Generator, label: str, anatomy: Anatomy) -> tuple[list[Lesion], Burden]:
+    """Return the disease of a scan of class ``label``, COVID-19 or CAP: its lesions and burden."""
+    points = anatomy.sample(rng, POINTS)
+    x, y, u = anatomy.warp(points)
+    lobe = anatomy.lobe(x, y, u)
+    pleura = anatomy.pleural_depth(x, y, u).astype(float)
+    burden = draw_burden(rng, points, lobe)
+    lesions: list[Lesion] = []
+    for index, share, run in zip(burden.lobes, burden.shares, burden.runs, strict=True):
+        inside = lobe == index
+        filled = burden.amount.share * share * len(points)
+        site = Site(anatomy, index, points[inside], pleura[inside], run, filled, burden.amount.dense * filled)
+        place = place_patches if label == "COVID-19" else place_segment
+        lesions += place(rng, site, burden.amount)
+    return lesions, burden
+
+
+def place_patches(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
+    """Return patches along the pleura, one below the other over the whole run, some with a consolidated middle.
+
+    Each holds what a segment's consolidation, an ellipsoid of the same run, has between the same depths.
+    """
+    first, last = site.run
+    count = int(np.clip(round((last - first) / 28), 3, 6))
+    bounds = np.linspace(-1, 1, count + 1)
+    volumes = np.diff(bounds - bounds**3 / 3) * 0.75
+    half = (last - first) / 2
+    patches: list[Lesion] = []
+    for index in range(count):
+        middle = first + half * (1 + (bounds[index] + bounds[index + 1]) / 2)
+        candidates = rng.choice(_at_pleura(site, middle), 4)
+        if patches:
+            centres = np.array([patch.centre for patch in patches])
+            candidates = candidates[np.linalg.norm(candidates[:, None] - centres, axis=2).min(1).argmax()][None]
+        tall = half / count * rng.uniform(1.1, 1.5)
+        patch = make_lesion(
+            rng,
+            "ground_glass",
+            site.name,
+            candidates[0],
+            (9.0, 20.0, tall),
+            angle=outward(site.anatomy, candidates[0]),
+            hu=amount.glass_hu,
+            peripheral=True,
+        )
+        patches.append(patch)
+    patches = _together(site, PATCH_VOLUME * volumes * site.filled, patches)
+    mixed = rng.permutation(count)[: count // 2 + 1]
+    share = PATCH_DENSE * site.consolidated / site.filled / volumes[mixed].sum()
+    amount = replace(amount, dense_hu=amount.dense_hu + PATCH_HU)
+    for index in mixed:
+        patch, volume = patches[index], min(share, 0.9) * volumes[index] * site.filled
+        patches.append(fitted(site, volume, patch, partial(consolidated_middle, patch, amount)))
+    return patches
+
+
+def _together(site: Site, volumes: Points, patches: list[Lesion]) -> list[Lesion]:
+    """Return the patches at the size at which each fills its number of points, where two overlap once."""
+    outlines = [patch.edge.at(site.points) for patch in patches]
+    lost = 1.0
+    for _ in range(3):
+        patches = [fitted(site, lost * w, p, partial(resized, p)) for w, p in zip(volumes, patches, strict=True)]
+        shares = [share_at(patch, site.points, o) for patch, o in zip(patches, outlines, strict=True)]
+        lost *= volumes.sum() / max(np.maximum.reduce(shares).sum(), 1.0)
+    return patches
+
+
+def place_segment(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
+    """Return the consolidation of a segment with its ground-glass margin, and at times what accompanies it.
+
+    Tree-in-bud and effusion take their share of the diseased and of the consolidated volume.
+    """
+    companions: list[Lesion] = []
+    if rng.random() < TREE_IN_BUD:
+        companions.append(place_buds(rng, site, amount))
+    if rng.random() < EFFUSION and site.name[1:] == "LL":
+        companions.append(place_effusion(rng, site))
+    occupied = sum(_volume(lesion, site) for lesion in companions)
+    occupied = min(occupied, 0.5 * site.consolidated)
+    margin = place_wedge(rng, site, amount, site.filled - occupied)
+    dense = fitted(site, site.consolidated - occupied, margin, partial(consolidated_middle, margin, amount))
+    inside = site.points[share_at(dense, site.points, dense.edge.at(site.points)) > 0.9]
+    if len(inside):
+        out = np.array([np.cos(dense.angle), np.sin(dense.angle), 0.0])
+        root = dense.centre - 1.2 * dense.radii[0] * out
+        dense = replace(dense, bronchi=grow_tree(rng, rng.choice(inside, 8), root, BRONCHUS_MM))
+    return [margin, dense, *companions]
+
+
+def place_wedge(rng: np.random.Generator, site: Site, amount: Amount, volume: float) -> Lesion:
+    """Return ground glass from near the hilum to the pleura, where it is broadest, that fills ``volume`` points."""
+    anatomy, (first, last) = site.anatomy, site.run
+    middle = (first + last) / 2
+    hilum = np.array([site.side * 0.26 * anatomy.half_width, 0.05 * anatomy.half_depth])
+    candidates = _at_pleura(site, middle)
+    distances = np.linalg.norm(candidates[:, :2] - hilum, axis=1)
+    outer = rng.choice(candidates[distances >= np.median(distances)])
+    reach = outer[:2] - hilum
+    distance = float(np.linalg.norm(reach))
+    whole = make_lesion(
+        rng,
+        "ground_glass",
+        site.name,
+        outer,
+        (0.42 * distance, 0.25 * distance, (last - first) / 2 + 2),
+        angle=float(np.arctan2(reach[1], reach[0])),
+        hu=amount.glass_hu,
+    )
+
+    def grow(k: float) -> Lesion:
+        depth, width = whole.radii[0] * min(k**0.5, 1.15), whole.radii[1] * k
+        x, y = outer[:2] - 0.85 * depth * reach / distance
+        centre = (float(x), float(y), middle)
+        return replace(whole, centre=centre, radii=(depth, width, whole.radii[2]), taper=TAPER)
+
+    return fitted(site, volume, whole, grow)
+
+
+def place_buds(rng: np.random.Generator, site: Site, amount: Amount) -> Lesion:
+    """Return a region of tree-in-bud anywhere in the lobe within the run."""
+    first, last = site.run
+    half = min(20.0, (last - first) / 2)
+    middle = rng.uniform(first + half, last - half) if last - first > 2 * half else (first + last) / 2
+    near = site.points[(np.abs(site.points[:, 2] - middle) < 10) & (site.pleura > 12)]
+    point = (rng.choice(near) if len(near) else rng.choice(_at_pleura(site, middle))).copy()
+    point[2] = middle
+    radii = (float(rng.uniform(16, 22)), float(rng.uniform(16, 22)), half)
+    buds = make_lesion(rng, "tree_in_bud", site.name, point, radii, angle=0.0, hu=amount.dense_hu)
+    return replace(buds, texture=Waves.draw(rng, count=10, wavelength_mm=BUD_WAVES_MM, deviation=1))
+
+
+def place_effusion(rng: np.random.Generator, site: Site) -> Lesion:
+    """Return fluid behind the lower half of the lobe."""
+    first, last = site.run
+    centre, half = np.array([60.0 * site.side, 80.0, 0.35 * first + 0.65 * last]), 0.35 * (last - first)
+    radii = (float(rng.uniform(10, 18)), 40.0, half)
+    return make_lesion(rng, "effusion", site.name, centre, radii, angle=0.0, hu=float(rng.uniform(0, 25)))
+
+
+def _at_pleura(site: Site, middle: float) -> Points:
+    """Return the site's points near the pleura at depth u = ``middle``, or the nearest to that; [m, 3], u = middle."""
+    far = np.abs(site.points[:, 2] - middle)
+    near = np.flatnonzero((far < 12) & (site.pleura < 8))
+    nearest = site.points[near if len(near) else np.argsort(far + 2 * site.pleura)[:20]].copy()
+    nearest[:, 2] = middle
+    return nearest
+
+
+def _volume(lesion: Lesion, site: Site) -> float:
+    """Return about how many of the site's points a lesion beside the segment fills."""
+    if lesion.kind == "tree_in_bud":
+        return BUD_SHARE * float(share_at(lesion, site.points, lesion.edge.at(site.points)).sum())
+    return float(layer_at(lesion, site.points, site.pleura, site.anatomy.half_depth).sum())

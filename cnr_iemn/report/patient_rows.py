@@ -1,0 +1,155 @@
+"""One card for each validation scan of the report: the prediction, the slices, three pictures, and the reasons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cnr_iemn.data.slice_store import SliceStore
+from cnr_iemn.inference.slice_images import lung_extent, thumbnail
+from cnr_iemn.report.tables.results import model_title
+from cnr_iemn.schemas import probability_columns
+from cnr_iemn.stage2.group_features import group_percentages
+from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets
+from cnr_iemn.stage2.shap_values import LEVELS, Contributions
+
+Floats = NDArray[np.float64]
+_SIDE = 112  # pixels of a thumbnail
+_MARKUP_BYTES = 1500  # of a row's tags in the page, rounded up
+_STRONGEST = 2  # contributions in a sentence
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A slice: ``picture`` as a data URI. ``index``: 0-based, head first; ``probability``: of the predicted class."""
+
+    index: int
+    probability: float
+    picture: str
+
+
+@dataclass(frozen=True)
+class PatientRow:
+    """``shares``: of slices by predicted class, 0 to 1. ``strip``: an SVG path for each class, 20 wide and 100 high."""
+
+    scan_id: str
+    label: str
+    predicted: str
+    probability: float
+    correct: bool
+    n_slices: int
+    shares: dict[str, float]
+    strip: tuple[str, ...]
+    thumbnails: tuple[Thumbnail, ...]
+    findings: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def strip_text(self) -> str:
+        """What the strip shows, in words."""
+        return ", ".join(f"{100 * share:.0f}% {name}" for name, share in self.shares.items())
+
+
+def patient_rows(
+    patients: pd.DataFrame, contributions: Contributions, slices: SliceSets, store: SliceStore, *, budget: int
+) -> list[PatientRow]:
+    """Return a row for each validation scan: errors, most confident first; then the others, least confident first.
+
+    ``patients``: the rows of the validation scans, index scan_id. ``budget``: bytes of the rows in the page: after
+    three quarters of it rows have no pictures, and after all of it there are no more rows.
+    """
+    columns = probability_columns(contributions.classes)
+    confidence = patients[columns].max(axis=1)
+    order = np.lexsort((np.where(patients["correct"], confidence, -confidence), patients["correct"]))
+    place = {scan_id: k for k, scan_id in enumerate(contributions.scan_ids)}
+    rows: list[PatientRow] = []
+    spent = 0
+    for scan_id, patient in patients.iloc[order].iterrows():
+        if spent >= budget:
+            break
+        name = str(scan_id)
+        predicted, true = (contributions.classes.index(patient[key]) for key in ("predicted", "label"))
+        pictured = spent < 0.75 * budget
+        row = PatientRow(
+            scan_id=name,
+            label=patient["label"],
+            predicted=patient["predicted"],
+            probability=float(patient[columns[predicted]]),
+            correct=bool(patient["correct"]),
+            n_slices=slices[name][0].shape[1],
+            shares=dict(zip(contributions.classes, slice_shares(slices[name]).tolist(), strict=True)),
+            strip=strip_paths(group_shares(slices[name])),
+            thumbnails=_thumbnails(store, name, slices[name], predicted) if pictured else (),
+            findings=store.scan(name).findings,
+            reasons=reasons(contributions, place[name], predicted, true),
+        )
+        rows.append(row)
+        spent += _MARKUP_BYTES + sum(len(text) for text in (*row.strip, *row.findings, *row.reasons))
+        spent += sum(len(thumbnail.picture) for thumbnail in row.thumbnails)
+    return rows
+
+
+def slice_shares(sets: Sequence[ScanArray]) -> Floats:
+    """Return the share of slices predicted as each class, over all networks, float64 [classes]."""
+    shares = [np.eye(array.shape[2])[array.argmax(axis=2)].mean(axis=(0, 1)) for array in sets]
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def group_shares(sets: Sequence[ScanArray]) -> Floats:
+    """Return the same in each group of slices, float64 [groups, classes]; NaN for a group without a slice."""
+    networks = [network for array in sets for network in array]
+    shares = [group_percentages(slices.argmax(axis=1), n_classes=slices.shape[1]) / 100 for slices in networks]
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def strip_paths(shares: Floats) -> tuple[str, ...]:
+    """Return for each class the SVG path of its bars, stacked from below; a group is one wide, all is 100 high."""
+    filled = np.nan_to_num(shares)
+    tops = 100 * (1 - np.cumsum(filled, axis=1))
+    heights = 100 * filled
+    return tuple(
+        "".join(
+            f"M{group} {tops[group, k]:.4g}h1v{heights[group, k]:.4g}h-1z"
+            for group in range(len(shares))
+            if heights[group, k] > 0
+        )
+        for k in range(shares.shape[1])
+    )
+
+
+def _thumbnails(store: SliceStore, scan_id: str, sets: Sequence[ScanArray], predicted: int) -> tuple[Thumbnail, ...]:
+    """Return from each third of the lungs the slice with the highest probability of the predicted class."""
+    probability = np.mean([array[:, :, predicted].mean(axis=0) for array in sets], axis=0)
+    grey, lungs = store.grey(scan_id), store.lungs(scan_id)
+    first, last = lung_extent(lungs[:])
+    thirds = (indices for indices in np.array_split(np.arange(first, last + 1), 3) if len(indices))
+    key_indices = [int(indices[probability[indices].argmax()]) for indices in thirds]
+    return tuple(
+        Thumbnail(k, float(probability[k]), thumbnail(grey[k], lungs[k], side=_SIDE, quality=75)) for k in key_indices
+    )
+
+
+def next_likely(contributions: Contributions, row: int, predicted: int) -> int:
+    """Return the class with the second-highest margin; the predicted one if it is the only class."""
+    margins = contributions.by_level[row].sum(axis=(1, 2)) + contributions.base
+    return max((k for k in range(len(margins)) if k != predicted), key=margins.__getitem__, default=predicted)
+
+
+def reasons(contributions: Contributions, row: int, predicted: int, true: int | None = None) -> tuple[str, ...]:
+    """Return the largest contributions, against the true class where the prediction is wrong, else the runner-up."""
+    levels = contributions.by_level[row]
+    other = next_likely(contributions, row, predicted) if true in (None, predicted) else true
+    difference = levels[predicted] - levels[other]
+    name, rival = contributions.classes[predicted], contributions.classes[other]
+    sentences = []
+    for sign, side in ((1, f"for {name} over {rival}"), (-1, f"for {rival}")):
+        strongest = np.argsort(-sign * difference, axis=None)[:_STRONGEST]
+        places = [np.unravel_index(k, difference.shape) for k in strongest if sign * difference.flat[k] > 0.01]
+        texts = [
+            f"{model_title(contributions.models[m])}, {LEVELS[t]} ({abs(difference[m, t]):.2f})" for m, t in places
+        ]
+        if texts:
+            sentences.append(f"Strongest evidence {side}: {'; '.join(texts)}.")
+    return tuple(sentences)

@@ -1,0 +1,190 @@
+"""The page of one scan: the prediction, slice predictions, key slices, contributions, and the scan's quality."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cnr_iemn.constants import CLOSED_SET
+from cnr_iemn.ct.io.slice_order import TURNED
+from cnr_iemn.ct.preprocess import PreparedScan
+from cnr_iemn.inference.explanation import KeySlice
+from cnr_iemn.inference.prediction_writer import ScanFiles
+from cnr_iemn.inference.scan_result import (
+    ScanPrediction,
+    ScanResult,
+    calibration_sentence,
+    file_stem,
+    notice_of,
+    result_sentence,
+)
+from cnr_iemn.inference.slice_images import LUNG_WINDOW, data_uri, lung_extent, slice_pictures
+from cnr_iemn.report.page_templates import page_templates
+from cnr_iemn.report.patient_rows import group_shares, next_likely, reasons, slice_shares, strip_paths
+from cnr_iemn.report.svg import PALETTE
+from cnr_iemn.report.tables import NONE, ResultTable
+from cnr_iemn.report.tables.results import model_title
+from cnr_iemn.stage2.ensemble import Ensemble
+from cnr_iemn.stage2.shap_values import LEVELS, Contributions
+from cnr_iemn.utils.atomic_io import write_text_atomic
+
+MAX_PAGE_BYTES = 2_000_000
+_QUALITY = 82  # of the page's JPEGs
+
+
+class ScanPages:
+    """Writes a page for each scan, ``<scan>.html``."""
+
+    def __init__(self, folder: Path, ensemble: Ensemble) -> None:
+        self._folder, self._ensemble = folder, ensemble
+        self._pages: dict[str, ScanFiles] = {}
+
+    def add(self, result: ScanResult) -> None:
+        """Write the page of a scan, whole or not at all."""
+        name = f"{file_stem(result.scan_id)}.html"
+        write_text_atomic(self._folder / name, scan_page(result, self._ensemble))
+        self._pages[result.scan_id] = {"page": name}
+
+    def finish(self) -> Mapping[str, ScanFiles]:
+        """Return the name of each scan's page."""
+        return self._pages
+
+    @property
+    def summary(self) -> str:
+        """Where the pages are."""
+        pages = [files["page"] for files in self._pages.values()]
+        return f"page: {self._folder / pages[0]}" if len(pages) == 1 else f"{len(pages)} pages: {self._folder}/*.html"
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """A key slice on the page.
+
+    Attributes:
+        key: The slice.
+        place: Where it lies.
+        plain: The slice with the outline of its mask, a data URI.
+        overlay: The slice under its heatmap, a data URI, or None.
+        has_heat: Whether the heatmap shows anything.
+    """
+
+    key: KeySlice
+    place: str
+    plain: str
+    overlay: str | None
+    has_heat: bool
+
+
+def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
+    """Return the page of a scan as HTML."""
+    prediction, prepared, contributions = result.prediction, result.prepared, result.contributions
+    row = contributions.scan_ids.index(result.scan_id)
+    predicted = contributions.classes.index(prediction["class"])
+    shares = zip(ensemble.classes, slice_shares(result.sets), strict=True)
+    with_maps = [member for member in ensemble.members if member.library == "torchvision"]
+    first, last = lung_extent(prepared.lungs.view(np.uint8))
+    return (
+        page_templates()
+        .get_template("scan.html")
+        .render(
+            prediction=prediction,
+            notice=notice_of(prediction, ensemble),
+            sentence=result_sentence(prediction, ensemble),
+            study=ensemble.study,
+            classes=ensemble.classes,
+            colours=PALETTE,
+            closed_set=CLOSED_SET.format(first=ensemble.classes[0]),
+            probabilities=probability_table(prediction, ensemble),
+            strip=strip_paths(group_shares(result.sets)),
+            shares=", ".join(f"{100 * share:.0f}% {name}" for name, share in shares),
+            lungs=[20 * first / len(prepared.grey), 20 * (last + 1) / len(prepared.grey)],
+            views=_slice_views(result, window=ensemble.pixels.window),
+            turned=TURNED in prepared.findings,
+            lung_window=LUNG_WINDOW,
+            stored_window=ensemble.pixels.window,
+            without_maps=[
+                model_title(name) for name in ensemble.models if name not in {member.model for member in with_maps}
+            ],
+            sides=sorted({member.image_size for member in with_maps}),
+            reasons=reasons(contributions, row, predicted),
+            contributions=contribution_table(contributions, row, predicted),
+            quality=quality_table(prediction, prepared),
+        )
+    )
+
+
+def _slice_views(result: ScanResult, *, window: tuple[float, float]) -> list[SliceView]:
+    views: list[SliceView] = []
+    if result.explanation is None:
+        return views
+    for k, key in enumerate(result.explanation.keys):
+        heatmap = None if result.explanation.heatmaps is None else result.explanation.heatmaps[k]
+        plain, overlay = slice_pictures(result.prepared, key.index, heatmap, window=window)
+        z_mm = result.prepared.z_mm[key.index]
+        place = "z not known" if math.isnan(z_mm) else f"z {z_mm:.1f} mm"
+        view = SliceView(
+            key=key,
+            place=place if result.prepared.lungs[key.index].any() else f"{place}, no lung in it",
+            plain=data_uri(plain, quality=_QUALITY),
+            overlay=None if overlay is None else data_uri(overlay, quality=_QUALITY),
+            has_heat=heatmap is not None and bool(np.rint(255 * heatmap).any()),
+        )
+        views.append(view)
+    return views
+
+
+def probability_table(prediction: ScanPrediction, ensemble: Ensemble) -> ResultTable:
+    """Return the probabilities of each class beside its share of the training scans."""
+    calibrated, counts = prediction["calibrated"], ensemble.training_counts
+    total = sum(counts.values())
+    columns = ("class", *(("calibrated",) if calibrated else ()), "XGBoost", "training scans")
+    rows = tuple(
+        (
+            name,
+            *((f"{calibrated[name]:.3f}",) if calibrated else ()),
+            f"{prediction['probabilities'][name]:.3f}",
+            f"{counts[name]} ({100 * counts[name] / total:.0f}%)" if total else "not known",
+        )
+        for name in ensemble.classes
+    )
+    caption = (
+        f"{calibration_sentence(ensemble)} The study was trained on {f'{total} scans' if total else 'scans'} of the "
+        f"cohort {ensemble.cohort}; the probabilities may not hold for other cohorts or class frequencies."
+    )
+    return ResultTable("Probabilities", columns, rows, caption=caption)
+
+
+def contribution_table(contributions: Contributions, row: int, predicted: int) -> ResultTable:
+    """Return contributions to the predicted class, less those to the next likely one, by backbone and third."""
+    rival = next_likely(contributions, row, predicted)
+    levels, base = contributions.by_level[row], contributions.base
+    has_rival = rival != predicted
+    difference = levels[predicted] - levels[rival] if has_rival else levels[predicted]
+    start = base[predicted] - (base[rival] if has_rival else 0)
+    rows = [
+        (model_title(model), *(f"{value:+.2f}" for value in values), f"{values.sum():+.2f}")
+        for model, values in zip(contributions.models, difference, strict=True)
+    ]
+    title = f"to {contributions.classes[predicted]}"
+    if has_rival:
+        title += f" rather than {contributions.classes[rival]}, the next most probable class"
+    return ResultTable(
+        f"Contributions {title}, log-odds",
+        ("backbone", *LEVELS, "all"),
+        (*rows, ("before any slice", *[""] * len(LEVELS), f"{start:+.2f}")),
+        caption="Exact SHAP values of XGBoost; negative values are evidence against the class. Thirds of the slices.",
+    )
+
+
+def quality_table(prediction: ScanPrediction, prepared: PreparedScan) -> ResultTable:
+    """Return number of slices, spacing and lung volume."""
+    litres = prediction["lung_litres"]
+    spacing = " x ".join(NONE if math.isnan(value) else f"{value:.2f}" for value in prepared.spacing_mm)
+    rows = [
+        ("slices", str(prediction["n_slices"])),
+        ("spacing: slices, rows, columns", f"{spacing} mm"),
+        ("lungs", "not known" if math.isnan(litres) else f"{litres:.2f} litres"),
+    ]
+    return ResultTable("The scan", ("measure", "value"), tuple(rows))

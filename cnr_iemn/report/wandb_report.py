@@ -1,0 +1,74 @@
+"""An ensemble on Weights & Biases: the figures and tables of its report."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from cnr_iemn.config.schema import LoggerSettings
+from cnr_iemn.evaluation.study_metrics import StudyMetrics
+from cnr_iemn.report.tables import ResultTable
+from cnr_iemn.report.tables.evidence import evidence_tables
+from cnr_iemn.report.tables.results import result_tables
+from cnr_iemn.stage1.training.wandb_logger import start_run
+
+
+def log_ensemble(
+    settings: LoggerSettings,
+    folder: Path,
+    metrics: StudyMetrics,
+    *,
+    study: str,
+    name: str,
+) -> None:
+    """Log an ensemble: the main metrics as the run's summary, its tables and its drawings.
+
+    ``folder``: the ensemble's, which holds figures/. The page is not uploaded: it holds pictures of scans.
+    """
+    import wandb
+
+    init_kwargs = {
+        "name": f"ensemble/{name}",
+        "group": study,
+        "job_type": "aggregate",
+        "tags": [*settings.tags, "ensemble"],
+        "notes": metrics.get("notice"),
+        "config": {
+            "cohort": metrics["cohort"],
+            "classes": metrics["classes"],
+            "models": metrics["models"],
+            "features": metrics["features"],
+            "folds": metrics["folds"],
+            "checkpoints": metrics["checkpoints"],
+        },
+    }
+    with start_run(settings, folder, init_kwargs) as run:
+        strongest = metrics["strongest_baseline"]
+        tables = (*result_tables(metrics), *evidence_tables(metrics))
+        run.summary.update(
+            {
+                "accuracy": metrics["accuracy"],
+                "balanced_accuracy": metrics["balanced_accuracy"],
+                "strongest_baseline": strongest,
+                "strongest_baseline_p_holm": metrics["baseline_comparisons"][strongest]["p_holm"],
+                "n_patients": metrics["n_patients"],
+                "features": metrics["features"],
+                "selected_on": metrics["selected_on"],
+                **{f"sensitivity/{label}": value for label, value in metrics["sensitivity"].items()},
+            }
+        )
+        media: dict[str, Any] = {f"table/{_key(table)}": _table(table) for table in tables}
+        for path in sorted((folder / "figures").glob("*.svg")):
+            media[f"figure/{path.stem}"] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+        run.log(media)
+
+
+def _key(table: ResultTable) -> str:
+    """Return a key that is the same for every study: the title's first clause in letters and digits."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", table.title.split(",")[0]).strip("_")
+
+
+def _table(table: ResultTable) -> Any:
+    import wandb
+
+    columns: list[str | int] = [name or " " for name in table.columns]  # W&B wants a name
+    return wandb.Table(columns=columns, data=[list(row) for row in table.rows])

@@ -1,0 +1,1 @@
+"""Training slices: warps, balancing, batches."""

@@ -1,0 +1,76 @@
+"""Samplers: the order of the slices in an epoch, and the batches of each rank."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+SMALLEST_PART = 2
+"""Fewest slices on which batch norm can train."""
+
+
+class EpochShuffle(Sampler[int]):
+    """A new order in every epoch, determined by seed and epoch; yields epoch * n + item.
+
+    The trainer calls ``set_epoch`` before each epoch, but makes its first iterator earlier (see SliceDataModule).
+    """
+
+    def __init__(self, n: int, *, seed: int) -> None:
+        self.n = n
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        yield from (self.epoch * self.n + order).tolist()
+
+
+class SharedBatches(Sampler[list[int]]):
+    """The batches of an epoch, each cut into ``processes`` x ``accumulate`` nearly equal pieces; yields the rank's.
+
+    All processes have as many pieces, none has fewer than two slices: a last batch too short for that is left out.
+
+    Args:
+        shuffle: The order of the slices.
+        batch_size: Slices of one optimizer step, over all processes and accumulation steps.
+        processes: That train the run.
+        rank: Of this process.
+        accumulate: Gradient accumulation steps of each process.
+    """
+
+    def __init__(
+        self, shuffle: EpochShuffle, *, batch_size: int, processes: int = 1, rank: int = 0, accumulate: int = 1
+    ) -> None:
+        self.sampler = shuffle  # where the trainer looks for set_epoch
+        self.batch_size = batch_size
+        self.pieces = processes * accumulate
+        self.rank_pieces = range(rank * accumulate, (rank + 1) * accumulate)
+        full, rest = divmod(len(shuffle), batch_size)
+        self.batches = full + (rest >= SMALLEST_PART * self.pieces)
+
+    def __len__(self) -> int:
+        return self.batches * len(self.rank_pieces)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.array(list(self.sampler), dtype=np.int64)
+        for k in range(self.batches):
+            pieces = np.array_split(order[k * self.batch_size : (k + 1) * self.batch_size], self.pieces)
+            yield from (pieces[piece].tolist() for piece in self.rank_pieces)
+
+    def weight(self, index: int) -> float:
+        """Return by what the mean loss of this process's piece ``index`` is multiplied.
+
+        So that the mean over all pieces of a batch is the mean over its slices, where pieces differ by a slice.
+        """
+        batch, step = divmod(index, len(self.rank_pieces))
+        n = min(self.batch_size, len(self.sampler) - batch * self.batch_size)
+        piece = self.rank_pieces[step]
+        size = n // self.pieces + (piece < n % self.pieces)  # as numpy.array_split cuts
+        return size * self.pieces / n

@@ -1,0 +1,1 @@
+"""The networks of stage 1, in plain torch."""

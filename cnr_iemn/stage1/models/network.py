@@ -1,0 +1,103 @@
+"""The network of stage 1: deep features, the slice's position, a class head and a region head (section 2.1.2)."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cnr_iemn.constants import N_REGIONS
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.stage1.models.backbones import build_backbone
+
+_FIRST_POSITION_COLUMN = {"both": 0, "location": 1, "none": 2}
+
+
+def position_inputs(slice_index: npt.ArrayLike, n_slices: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return (n_slices / 200, (slice_index + 0.5) / n_slices) as float32 [..., 2] for slices of scans, head first.
+
+    The paper adds the number of slices and the slice's location but not their scale: 200 slices is the longest scan
+    that COVID-CT-MD's labels can hold, so both are about 0..1.
+    """
+    index, n = np.broadcast_arrays(np.asarray(slice_index, dtype=np.float64), np.asarray(n_slices, dtype=np.float64))
+    return np.stack([n / 200, (index + 0.5) / n], axis=-1).astype(np.float32)
+
+
+class SliceNetwork(nn.Module):
+    """A backbone with two heads: the class of a slice and the region of the scan that it lies in (Figure 3).
+
+    Args:
+        backbone: See ``build_backbone``, as ``library`` and ``weights``.
+        n_classes: Number of classes.
+        n_regions: Number of regions, 5 in the paper (section 2.1.2).
+        position: Inputs that both heads have beside the deep features: ``both`` (number of slices and location, as in
+            the paper), ``location`` or ``none``.
+        weights: Start weights of the backbone.
+        library: Of the backbone.
+
+    Raises:
+        ConfigurationError: The backbone or position is unknown.
+        WeightsError: The weights cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        n_classes: int = 3,
+        n_regions: int = N_REGIONS,
+        position: str = "both",
+        weights: str | Path = "none",
+        library: str = "torchvision",
+    ) -> None:
+        super().__init__()
+        if position not in _FIRST_POSITION_COLUMN:
+            raise ConfigurationError(
+                f"model.position={position} is not known: choose one of {', '.join(_FIRST_POSITION_COLUMN)}."
+            )
+        encoder = build_backbone(backbone, weights=weights, library=library)
+        self.backbone = backbone
+        self.trunk = encoder.trunk
+        self.min_size, self.fixed_size = encoder.min_size, encoder.fixed_size
+        self.first_position_column = _FIRST_POSITION_COLUMN[position]
+        inputs = encoder.features + 2 - self.first_position_column
+        self.class_head = nn.Linear(inputs, n_classes)
+        self.region_head = nn.Linear(inputs, n_regions)
+
+    def forward(self, images: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of both tasks.
+
+        Args:
+            images: uint8 0..255 or float 0..1, [b, 3, h, w] (no ImageNet mean and deviation, as in the authors' code).
+            position: float [b, 2] of ``position_inputs``.
+
+        Returns:
+            Class logits, float [b, n_classes], and region logits, float [b, n_regions].
+
+        Raises:
+            ConfigurationError: The images are too small.
+        """
+        self.check_size(min(images.shape[-2:]))
+        if images.dtype == torch.uint8:
+            images = images.to(self.class_head.weight.dtype) / 255
+        return self.heads(self.trunk(images), position)
+
+    def heads(self, deep: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class and region logits, as ``forward`` does, from the trunk's deep features [b, features]."""
+        dtype = self.class_head.weight.dtype
+        # outside autocast: in bfloat16 neighbouring slices of a long scan would share one location
+        with torch.autocast(deep.device.type, enabled=False):
+            inputs = torch.cat([deep.to(dtype), position[:, self.first_position_column :].to(dtype)], dim=1)
+            return self.class_head(inputs), self.region_head(inputs)
+
+    def check_size(self, side: int) -> None:
+        """Raise ConfigurationError where the backbone does not accept images of this side, in pixels."""
+        size = (
+            self.fixed_size if self.fixed_size not in (None, side) else self.min_size if side < self.min_size else None
+        )
+        if size is not None:
+            how = "" if self.fixed_size else " or more"
+            raise ConfigurationError(
+                f"Images with a side of {side} pixels do not fit {self.backbone}: give model.image_size={size}{how}."
+            )

@@ -1,0 +1,1 @@
+"""Lightning training of one network, and the folder of its run."""

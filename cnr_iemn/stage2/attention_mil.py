@@ -1,0 +1,166 @@
+"""Attention over the slices of a scan (Ilse, Tomczak, Welling, ICML 2018): learns from the patient's class alone.
+
+A scan is a bag of slices. A slice's score is w . tanh(V h + c), where h holds all models' probabilities and the slice's
+position. A softmax over the scan's slices turns scores into weights, and the weighted mean of h goes into a multinomial
+logistic regression. All parameters are fitted together. Slice labels are not needed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+from scipy.special import log_softmax, softmax
+
+from cnr_iemn.stage2.out_of_fold import ScanArray
+
+Floats = NDArray[np.float64]
+HIDDEN = 4
+"""Length of V h: 209 scans cannot support more."""
+PENALTY = 0.01
+"""Factor of the squared weights in the loss; the other term is the mean log-loss of a scan."""
+_STOP = {"maxiter": 100, "ftol": 1e-6}  # smaller steps of the loss change no probability by 0.01
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Slices of scans in a row. ``values``: float64 [slices, inputs]; ``starts``: first slice of each scan."""
+
+    values: Floats
+    starts: NDArray[np.int64]
+
+    @cached_property
+    def owner(self) -> NDArray[np.int64]:
+        """The scan of each slice, int64 [slices]."""
+        return np.repeat(np.arange(len(self.starts)), np.diff(np.append(self.starts, len(self.values))))
+
+    def pool(self, weights: Floats) -> Floats:
+        """Return the weighted sum of each scan's slices, float64 [scans, inputs]."""
+        n = len(self.values)
+        return np.asarray(csr_array((weights, np.arange(n), np.append(self.starts, n))) @ self.values)
+
+    def softmax(self, scores: Floats) -> Floats:
+        """Return weights of the slices, float64 [slices], which sum to 1 over each scan."""
+        exponentials = np.exp(scores - np.maximum.reduceat(scores, self.starts)[self.owner])
+        return np.asarray(exponentials / np.add.reduceat(exponentials, self.starts)[self.owner])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``split`` cuts the vector of all parameters into V, c, w, W and b."""
+
+    inputs: int
+    classes: int
+    hidden: int = HIDDEN
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.hidden * (self.inputs + 2) + self.classes * (self.inputs + 1)
+
+    def split(self, vector: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Return V [inputs, hidden], c [hidden], w [hidden], W [inputs, classes], b [classes]: views."""
+        d, h, k = self.inputs, self.hidden, self.classes
+        v, c, w, u, b = np.split(vector, np.cumsum([d * h, h, h, d * k]))
+        return v.reshape(d, h), c, w, u.reshape(d, k), b
+
+
+def make_bags(scans: Sequence[ScanArray], *, position: bool = True) -> Bags:
+    """Return the slices' inputs: probabilities, model after model, and the position in the scan, 0 to 1."""
+    positions = [(np.arange(scan.shape[1]) + 0.5) / scan.shape[1] for scan in scans]
+    rows = [scan.transpose(1, 0, 2).reshape(scan.shape[1], -1) for scan in scans]
+    values = np.concatenate(rows).astype(np.float64)
+    if position:
+        values = np.column_stack([values, np.concatenate(positions)])
+    return Bags(values, np.cumsum([0, *(len(row) for row in rows[:-1])]))
+
+
+def attention_weights(bags: Bags, vector: Floats, shape: Shape) -> Floats:
+    """Return the weight of each slice within its scan, float64 [slices]."""
+    v, c, w, _, _ = shape.split(vector)
+    return bags.softmax(np.tanh(bags.values @ v + c) @ w)
+
+
+def loss_and_gradient(
+    vector: Floats, bags: Bags, labels: NDArray[np.int64], shape: Shape, penalty: float = PENALTY
+) -> tuple[float, Floats]:
+    """Return the penalised mean log-loss and its gradient. The offsets c and b carry no penalty."""
+    v, c, w, u, b = shape.split(vector)
+    hidden = np.tanh(bags.values @ v + c)
+    weights = bags.softmax(hidden @ w)
+    pooled = bags.pool(weights)
+    log_p = log_softmax(pooled @ u + b, axis=1)
+    rows, n = np.arange(len(labels)), len(labels)
+    loss = -log_p[rows, labels].mean() + penalty * sum(float((array**2).sum()) for array in (v, w, u))
+
+    grad_scores = np.exp(log_p) / n  # of the loss by each scan's scores
+    grad_scores[rows, labels] -= 1 / n
+    grad_pooled = grad_scores @ u.T
+    # a slice's score moves the pooled vector by its weight times how far the slice is from it
+    grad_weights = np.einsum("ij,ij->i", bags.values, grad_pooled[bags.owner])
+    grad_attention = weights * (grad_weights - np.add.reduceat(weights * grad_weights, bags.starts)[bags.owner])
+    grad_hidden = grad_attention[:, None] * (1 - hidden**2) * w
+    gradient = (
+        bags.values.T @ grad_hidden + 2 * penalty * v,
+        grad_hidden.sum(axis=0),
+        hidden.T @ grad_attention + 2 * penalty * w,
+        pooled.T @ grad_scores + 2 * penalty * u,
+        grad_scores.sum(axis=0),
+    )
+    return float(loss), np.concatenate([array.ravel() for array in gradient])
+
+
+@dataclass(frozen=True)
+class AttentionModel:
+    """Fitted parameters. ``mean``, ``deviation``: of the training slices' inputs; they standardise all inputs."""
+
+    vector: Floats
+    shape: Shape
+    mean: Floats
+    deviation: Floats
+    position: bool
+
+    def weights(self, scan: ScanArray) -> Floats:
+        """Return the weight of each slice of a scan, float64 [n_slices], sum 1."""
+        return attention_weights(self._bags([scan]), self.vector, self.shape)
+
+    def __call__(self, scans: Sequence[ScanArray]) -> Floats:
+        """Return class probabilities, float64 [scans, classes]."""
+        bags = self._bags(scans)
+        *_, u, b = self.shape.split(self.vector)
+        pooled = bags.pool(attention_weights(bags, self.vector, self.shape))
+        return np.asarray(softmax(pooled @ u + b, axis=1))
+
+    def _bags(self, scans: Sequence[ScanArray]) -> Bags:
+        bags = make_bags(scans, position=self.position)
+        return Bags((bags.values - self.mean) / self.deviation, bags.starts)
+
+
+def attention_pooling(
+    scans: Sequence[ScanArray], labels: NDArray[np.int64], *, position: bool = True, penalty: float = PENALTY
+) -> AttentionModel:
+    """Fit the model by L-BFGS; the same scans give the same model.
+
+    All slices start with equal weights (w = 0). The loss has several minima, and the initial V, drawn with a fixed
+    seed, decides which one is reached. ``labels``: class index of each scan. ``position``: use the slices' positions.
+    """
+    raw = make_bags(scans, position=position)
+    mean, deviation = raw.values.mean(axis=0), raw.values.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    bags = Bags((raw.values - mean) / deviation, raw.starts)
+    shape = Shape(bags.values.shape[1], int(labels.max()) + 1)
+    start = np.zeros(shape.size)
+    v, *_ = shape.split(start)
+    v[:] = np.random.default_rng(0).standard_normal(v.shape) / np.sqrt(shape.inputs)
+    result = minimize(
+        loss_and_gradient,
+        start,
+        args=(bags, labels, shape, penalty),
+        jac=True,
+        method="L-BFGS-B",
+        options=_STOP,
+    )
+    return AttentionModel(np.asarray(result.x, dtype=np.float64), shape, mean, deviation, position)

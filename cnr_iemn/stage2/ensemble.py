@@ -1,0 +1,261 @@
+"""ensemble.json and the booster: the networks of an ensemble in their order. Prediction reads no other files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import Field
+from xgboost import Booster
+
+from cnr_iemn.constants import N_GROUPS, PHANTOM_NOTICE
+from cnr_iemn.data.slice_store import PixelSettings
+from cnr_iemn.errors import RunError
+from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId
+from cnr_iemn.stage2.booster import booster_classes, load_booster, predict_probabilities
+from cnr_iemn.stage2.calibration import Calibrator
+from cnr_iemn.stage2.group_features import feature_columns
+from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
+from cnr_iemn.utils.checksums import require_listed
+from cnr_iemn.utils.json_io import parse_json, read_json
+from cnr_iemn.utils.shell_words import aggregate_command
+
+MOST_SIDE = 4096
+"""Largest side of a network's input that a file may demand, in pixels; CT slices have 512, rarely 1024."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble. ``checkpoint``: path within the study's folder, or the bundle's.
+
+    ``checkpoint_sha256``: of the run's checkpoint, in a bundle too. ``fold``: the fold held out from its training.
+    ``read_json`` checks the types.
+    """
+
+    model: str
+    library: Annotated[str, Field(pattern="^(torchvision|timm)$")]
+    tag: str
+    checkpoint: str
+    checkpoint_sha256: str
+    image_size: Annotated[int, Field(ge=1, le=MOST_SIDE)]
+    position: Annotated[str, Field(pattern="^(both|location|none)$")]
+    precision: Annotated[str, Field(pattern="^(32|bf16)$")]
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The model, with the fold where there are folds: unique in the ensemble."""
+        return self.model if self.fold is None else f"{self.model}-fold{self.fold}"
+
+
+@dataclass(frozen=True)
+class TrainingScans:
+    """The training scans of a study.
+
+    ``values``: the meaning of their pixels, of ``image_stack.VALUES``; empty in files of earlier versions.
+    ``fewest_slices``: the smallest number of slices of a scan.
+    """
+
+    values: tuple[str, ...] = ()
+    fewest_slices: int = N_GROUPS
+
+
+UNKNOWN_SCANS = TrainingScans()
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """All that predicting a new scan needs.
+
+    ``features``: the feature mode, paper or out_of_fold; out of fold each fold has its members, and the booster's
+    probabilities are averaged over the folds. ``calibration``: None where the fit was not possible. ``learnt_from``:
+    SHA-256 of the training scans' grey slices in the store, by scan_id. ``training_counts``: number of training scans
+    of each class. ``store``: fingerprint of the slice store that the networks were trained on. ``values``,
+    ``fewest_slices``: see ``TrainingScans``. ``files``: SHA-256 of the files beside ensemble.json, by name
+    (``listed_files``). In files of earlier versions training_counts, store and values may be empty.
+    """
+
+    study: str
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    pixels: PixelSettings
+    phantom: bool
+    cohort: str
+    features: Literal["paper", "out_of_fold"] = "paper"
+    calibration: Calibrator | None = None
+    learnt_from: Mapping[str, str] = field(default_factory=dict)
+    training_counts: Mapping[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
+    store: str = ""
+    values: tuple[str, ...] = ()
+    fewest_slices: Annotated[int, Field(ge=0)] = N_GROUPS
+    files: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def training_scans(self) -> TrainingScans:
+        """The training scans."""
+        return TrainingScans(self.values, self.fewest_slices)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The members' models, in the order of the booster's features."""
+        return tuple(dict.fromkeys(member.model for member in self.members))
+
+    @property
+    def networks(self) -> tuple[NetworkId, ...]:
+        """The members' ids in the predictions of new scans, in their order."""
+        return tuple(NetworkId(member.model, member.fold, member.checkpoint_sha256) for member in self.members)
+
+
+def write_ensemble(folder: Path, ensemble: Ensemble) -> None:
+    """Write ensemble.json into the ensemble's folder."""
+    notice = {"notice": PHANTOM_NOTICE} if ensemble.phantom else {}
+    write_text_atomic(folder / "ensemble.json", signed_text({**notice, **asdict(ensemble)}))
+
+
+def signed_text(values: Mapping[str, object]) -> str:
+    """Return JSON of the values and, as ``sha256``, their checksum."""
+    values = {key: value for key, value in values.items() if key != "sha256"}
+    return json.dumps({**values, "sha256": _digest(values)}, indent=1)
+
+
+def _digest(values: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_ensemble(runs: Path, study: str, name: str) -> Ensemble:
+    """Return an ensemble that aggregate.py has written. Raises RunError that lists the existing ones."""
+    path = runs / study / "ensembles" / name / "ensemble.json"
+    if not path.is_file():
+        folders = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/ensembles/*/ensemble.json"))
+        raise RunError(
+            f"There is no trained ensemble at {path.parent}. Ensembles in {runs}: {', '.join(folders) or 'none'}. "
+            f"Train the study and run {aggregate_command(study, name, runs)}, or name one that is there."
+        )
+    return parse_ensemble(path, again=aggregate_again(study, name, runs))
+
+
+def aggregate_again(study: str, name: str, runs: Path) -> str:
+    """Return the remedy of a damaged ensemble, a sentence."""
+    return f"Run {aggregate_command(study, name, runs)} again."
+
+
+def parse_ensemble(path: Path, *, again: str) -> Ensemble:
+    """Return the ensemble in a file. ``again``: the remedy where it is damaged, a sentence.
+
+    Raises RunError where it is damaged, or another version of the project wrote it.
+    """
+    values = read_json(path, dict[str, Any], again=again, extra="allow")
+    digest = values.pop("sha256", None)
+    if digest is None:
+        raise RunError(f"{path} has no checksum: another version of the project wrote it. {again}")
+    if digest != _digest(values):
+        raise RunError(f"{path} is damaged: it does not hold what was written (its checksum differs). {again}")
+    ensemble = parse_json(json.dumps(values).encode(), Ensemble, source=str(path), again=again)
+    absent = _absent_keys(asdict(ensemble), values)
+    if absent:  # the defaults of today may not be its values
+        raise RunError(f"{path} lacks {', '.join(absent)}: another version of the project wrote it. {again}")
+    names = [member.name for member in ensemble.members]
+    sets: dict[int | None, list[str]] = {member.fold: [] for member in ensemble.members}
+    for member in ensemble.members:
+        sets[member.fold].append(member.model)
+    if len(set(names)) < len(names) or any(tuple(models) != ensemble.models for models in sets.values()):
+        raise RunError(
+            f"{path} is damaged: its members are {', '.join(names)}, where each fold has each model once, in one "
+            f"order. {again}"
+        )
+    if len(set(ensemble.classes)) < len(ensemble.classes):
+        raise RunError(f"{path} is damaged: its classes are {', '.join(ensemble.classes)}. {again}")
+    return ensemble
+
+
+def _absent_keys(expected: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    absent = [key for key in expected if key not in values]
+    for key, value in expected.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+            absent += [f"{key}.{name}" for name in _absent_keys(value, values[key])]
+    return absent
+
+
+def checkpoint_path(study: Path, member: Member) -> Path:
+    """Return a member's checkpoint. Raises RunError where it is missing or not the one the booster was trained for."""
+    path = study / member.checkpoint
+    if not path.is_file():
+        raise RunError(f"The checkpoint {path} of {member.model} is missing. Copy it back, or train the run again.")
+    if sha256_of_file(path) != member.checkpoint_sha256:
+        raise RunError(
+            f"The checkpoint {path} is not the one this ensemble was made with (its SHA-256 differs): the run was "
+            "trained again, or the file is damaged. Run aggregate.py again."
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class LoadedEnsemble:
+    """An ensemble and its files.
+
+    ``name``: of the ensemble in its study. ``folder``: the root of its members' paths. ``booster``: its file.
+    ``predictions``: the default output folder of predict.py. ``again``: the remedy where a file is damaged, a
+    sentence.
+    """
+
+    name: str
+    ensemble: Ensemble
+    folder: Path
+    booster: Path
+    predictions: Path
+    again: str
+
+    def load_booster(self) -> Booster:
+        """Return the booster. Raises RunError as ``load_ensemble_booster`` does."""
+        return load_ensemble_booster(self.booster.parent, self.ensemble, again=self.again)
+
+
+def load_study_ensemble(runs: Path, study: str, name: str) -> LoadedEnsemble:
+    """Return an ensemble of a study. Raises RunError as ``read_ensemble`` and ``check_pixels`` do."""
+    folder = runs / study
+    ensemble = read_ensemble(runs, study, name)
+    check_pixels(ensemble)
+    booster, again = folder / "ensembles" / name / "booster.ubj", aggregate_again(study, name, runs)
+    return LoadedEnsemble(name, ensemble, folder, booster, folder / "predictions", again)
+
+
+def load_ensemble_booster(folder: Path, ensemble: Ensemble, *, again: str) -> Booster:
+    """Return the booster of an ensemble. Its checksum is compared before it is parsed.
+
+    Args:
+        folder: The folder of booster.ubj.
+        ensemble: Its ensemble.
+        again: The remedy where it is damaged, a sentence.
+
+    Returns:
+        A booster of the ensemble's classes and its models' features.
+
+    Raises:
+        RunError: It is missing, damaged, or of another ensemble.
+    """
+    path = require_listed(folder, "booster.ubj", ensemble.files, again=again)
+    booster = load_booster(path)
+    classes = booster_classes(booster)
+    if classes != ensemble.classes:
+        raise RunError(
+            f"{path} predicts the classes {', '.join(classes)}, its ensemble has {', '.join(ensemble.classes)}. {again}"
+        )
+    columns = [name for model in ensemble.models for name in feature_columns(model, classes)]
+    predict_probabilities(booster, pd.DataFrame(columns=columns))  # without a scan: compares the features
+    return booster
+
+
+def check_pixels(ensemble: Ensemble) -> None:
+    """Raise RunError where the networks were trained on pixels that this version of the program does not prepare."""
+    if ensemble.store != ensemble.pixels.fingerprint():
+        raise RunError(
+            f"Study {ensemble.study} was trained on slices that another version of the program prepared (with another "
+            f"lung mask, for example; {ensemble.store}, this version: {ensemble.pixels.fingerprint()}). Its reported "
+            "accuracy does not apply to the slices that this version prepares. Train and aggregate the study again "
+            "(for a bundle, export it too, or get one that this version wrote), or predict with the version that "
+            "trained it."
+        )

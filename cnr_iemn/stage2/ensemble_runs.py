@@ -1,0 +1,203 @@
+"""The finished runs of an ensemble: reading, checks of consistency, and the description in ensemble.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from cnr_iemn.constants import N_GROUPS
+from cnr_iemn.ct.io.image_stack import values_of
+from cnr_iemn.data.slice_predictions import Predictions, check_joinable, read_predictions
+from cnr_iemn.data.slice_store import SliceStore
+from cnr_iemn.data.splits import require_distinct
+from cnr_iemn.errors import RunError
+from cnr_iemn.schemas import TRAINING
+from cnr_iemn.stage1.training.run_folder import RunFolder, finished_runs
+from cnr_iemn.stage1.training.run_record import stored_pixels
+from cnr_iemn.stage2.ensemble import Ensemble, Member
+from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, Features, Folds, feature_modes
+from cnr_iemn.stage2.run_settings import RunSettings
+from cnr_iemn.utils.atomic_io import sha256_of_file
+
+
+@dataclass(frozen=True)
+class EnsembleRuns:
+    """Finished runs of one tag with their predictions, by model in ensemble order.
+
+    ``folds``: the runs that hold out one fold each, by that fold; None where the features are the paper's.
+    """
+
+    runs: Mapping[str, RunFolder]
+    predictions: Mapping[str, Predictions]
+    folds: "Mapping[int, EnsembleRuns] | None" = None
+
+    @property
+    def first_run(self) -> RunFolder:
+        """The first model's run, for settings that are the same in all runs."""
+        return next(iter(self.runs.values()))
+
+    @property
+    def fold_predictions(self) -> Folds | None:
+        """The predictions of ``folds`` alone."""
+        return None if self.folds is None else {fold: runs.predictions for fold, runs in self.folds.items()}
+
+    @property
+    def declared_features(self) -> Features:
+        """The booster's features in the declared mode. Raises RunError where the predictions do not fit together."""
+        return next(iter(feature_modes(self.predictions, self.fold_predictions).values()))
+
+    @property
+    def scans(self) -> pd.DataFrame:
+        """``Predictions.scans``, the same in all runs."""
+        return next(iter(self.predictions.values())).scans
+
+    @property
+    def training_labels(self) -> dict[str, str]:
+        """The classes of the scans on which stage 2 is trained, by scan_id."""
+        labels = self.scans[self.scans["split"] == TRAINING]["label"]
+        return {str(scan_id): str(label) for scan_id, label in labels.items()}
+
+    @property
+    def all_runs(self) -> tuple[RunFolder, ...]:
+        """The runs of the tag, then those of the folds."""
+        return (*self.runs.values(), *(run for fold in (self.folds or {}).values() for run in fold.runs.values()))
+
+    def check_store(self, store: SliceStore) -> None:
+        """Check the pixels of the store.
+
+        Raises:
+            CohortError: Two scans with the same pixels lie on two sides of the split, or in two folds.
+            RunError: The networks were trained on other pixels.
+            StoreError: The store is damaged.
+        """
+        sides = self.scans["split"]
+        if self.folds is not None:
+            sides = sides.str.cat(self.scans["fold"].astype("string"), " fold ", "-")
+        require_distinct(store, dict(zip(self.scans.index, sides, strict=True)))
+        scans = self.first_run.scans()  # the same for all runs: their predictions say so
+        self.first_run.require_scans(replace(scans, pixels=stored_pixels(store, scans.pixels)))
+        store.require_intact(list(scans.pixels))
+
+
+def read_runs(runs: Path, study: str, models: tuple[str, ...], tag: str, *, features: str) -> EnsembleRuns:
+    """Read the runs of a tag, and those of its folds where ``features`` is out_of_fold.
+
+    Raises:
+        RunError: A run is missing or incomplete, was changed since, or does not fit the others.
+    """
+    full_data = _read_tag(runs, study, models, tag)
+    check_joinable(full_data.predictions)
+    if features != OUT_OF_FOLD:
+        return full_data
+    folds = range(RunSettings.read(full_data.first_run).folds)
+    return replace(full_data, folds={fold: _read_tag(runs, study, models, f"{tag}-fold{fold}") for fold in folds})
+
+
+def _read_tag(runs: Path, study: str, models: tuple[str, ...], tag: str) -> EnsembleRuns:
+    """Read the runs of one tag, and their predictions of the scans with a class."""
+    folders = finished_runs(runs, study, models, tag)
+    predictions = {model: read_predictions(run.predictions) for model, run in folders.items()}
+    for model, run in folders.items():
+        _check_origin(run, predictions[model])
+    return EnsembleRuns(folders, {model: table.with_class() for model, table in predictions.items()})
+
+
+def _check_origin(run: RunFolder, predictions: Predictions) -> None:
+    """Check that a run wrote the predictions in its folder: run.json holds their checksum."""
+    again = f"Copy both back, or run train.py for {run.model} again (overwrite=true)."
+    record, metadata = run.record() or {}, predictions.metadata
+    if metadata.scans_sha256 != run.scans().sha256:
+        raise RunError(
+            f"{run.predictions} is not from the run of its run.json: the two name different pixels, labels or sides. "
+            f"{again}"
+        )
+    if "predictions_sha256" not in record:
+        raise RunError(
+            f"{run.path / 'run.json'} has no checksum of predictions.parquet: an earlier version wrote it. {again}"
+        )
+    actual = {"model": metadata.model, "tag": metadata.tag, "seed": metadata.seed}
+    expected = {"model": run.model, "tag": run.tag, "seed": record["configuration"].get("seed", metadata.seed)}
+    different = [f"{key} {actual[key]} in place of {expected[key]}" for key in actual if actual[key] != expected[key]]
+    if different or sha256_of_file(run.predictions) != record["predictions_sha256"]:
+        reason = f": it has {', '.join(different)}" if different else " (its SHA-256 differs)"
+        raise RunError(f"{run.predictions} is not the file that this run wrote{reason}. {again}")
+
+
+def describe_ensemble(runs: EnsembleRuns) -> Ensemble:
+    """Return the ensemble of finished runs in their order. Out of fold, its members are the networks of the folds.
+
+    Raises:
+        RunError: A run is of an earlier version.
+    """
+    first, settings = next(iter(runs.predictions.values())).metadata, RunSettings.read(runs.first_run)
+    sets: dict[int | None, EnsembleRuns] = {None: runs}
+    if runs.folds is not None:
+        sets = dict(runs.folds.items())
+    return Ensemble(
+        study=runs.first_run.study,
+        members=tuple(
+            _member(run, networks.predictions[model], fold)
+            for fold, networks in sets.items()
+            for model, run in networks.runs.items()
+        ),
+        classes=first.classes,
+        pixels=settings.pixels,
+        phantom=first.phantom,
+        cohort=settings.cohort,
+        features="paper" if runs.folds is None else "out_of_fold",
+        store=first.store,
+    )
+
+
+def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Member:
+    metadata, settings = predictions.metadata, RunSettings.read(run)
+    checkpoint = run.checkpoints / f"{metadata.checkpoint}.ckpt"
+    return Member(
+        model=run.model,
+        library=settings.library,
+        tag=run.tag,
+        checkpoint=str(checkpoint.relative_to(run.path.parents[1])),
+        checkpoint_sha256=metadata.checkpoint_sha256,
+        image_size=settings.image_size,
+        position=settings.position,
+        precision=metadata.precision,
+        fold=fold,
+    )
+
+
+def with_training_scans(
+    ensemble: Ensemble, store: SliceStore, labels: Mapping[str, str], classes: Sequence[str]
+) -> Ensemble:
+    """Add checksums, counts and pixel values of the training scans. ``labels``: their classes, by scan_id."""
+    scans = [store.scan(scan_id) for scan_id in labels]
+    return replace(
+        ensemble,
+        learnt_from={scan.scan_id: scan.grey_sha256 for scan in scans},
+        training_counts={name: list(labels.values()).count(name) for name in classes},
+        values=tuple(sorted({values_of(scan.findings) for scan in scans})),
+        fewest_slices=min((scan.n_slices for scan in scans), default=N_GROUPS),
+    )
+
+
+def run_store(run: RunFolder) -> SliceStore:
+    """Return the slice store on which a run was trained.
+
+    Raises:
+        RunError: It was moved or deleted, or its name is not the fingerprint of the run's pixel settings.
+    """
+    settings = RunSettings.read(run)
+    store = SliceStore(settings.store, settings.pixels)
+    if not store.root.is_dir():
+        raise RunError(
+            f"The slice store {store.root} of {run.path} is not there: the baselines are measured on it. Run from the "
+            "folder in which the runs were trained, or make it again with prepare.py and the same data= and ingest= "
+            "settings."
+        )
+    if store.root.name != store.fingerprint:
+        raise RunError(
+            f"{run.path / 'run.json'} names the slice store {store.root}, but its pixel settings have the fingerprint "
+            f"{store.fingerprint}: the file was changed, or another version of the program trained the run. Copy "
+            "run.json back, aggregate with that version, or train the run again (overwrite=true)."
+        )
+    return store

@@ -1,0 +1,89 @@
+"""provenance.json: commands, versions, seeds and checksums of an ensemble, and its selection of checkpoints."""
+
+import platform
+from importlib.metadata import version
+
+from typing_extensions import TypedDict
+
+from cnr_iemn.config.multirun import command_line
+from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.schemas import SCHEMA_VERSION
+from cnr_iemn.stage1.training.run_folder import RunFolder
+from cnr_iemn.stage2.ensemble_runs import EnsembleRuns
+from cnr_iemn.stage2.run_settings import RunSettings
+
+_PACKAGES = ("cnr-iemn", "xgboost", "scikit-learn", "scipy", "numpy", "pandas")
+
+
+class NetworkProvenance(TypedDict):
+    """One network. ``command`` and ``ended``: None for runs of earlier versions."""
+
+    model: str
+    tag: str
+    command: str | None
+    seed: int
+    weights: str
+    checkpoint: str
+    checkpoint_sha256: str
+    selected_on_validation: bool
+    labels_permuted: bool
+    hardware: str
+    ended: str | None
+    versions: dict[str, str]
+
+
+class StudyProvenance(TypedDict):
+    """An aggregation and its networks. ``split_seed``: None where the split is from a file.
+
+    ``phantom_disease``: of the phantom cohort, published or clear; None for another cohort.
+    """
+
+    schema_version: int
+    command: str | None
+    versions: dict[str, str]
+    booster_seed: int
+    split_seed: int | None
+    split_sha256: str
+    phantom_disease: str | None
+    store: str
+    left_out: list[str]
+    runs: list[NetworkProvenance]
+
+
+def provenance(runs: EnsembleRuns, *, booster_seed: int) -> StudyProvenance:
+    """Return the provenance of an ensemble. Raises RunError for a run of an earlier version."""
+    first, settings = next(iter(runs.predictions.values())).metadata, RunSettings.read(runs.first_run)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": command_line(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "booster_seed": booster_seed,
+        "split_seed": settings.split_seed,
+        "split_sha256": first.split_sha256,
+        "phantom_disease": settings.phantom_disease,
+        "store": first.store,
+        "left_out": settings.excluded_scans,
+        "runs": [
+            _run(run, networks.predictions[model])
+            for networks in (runs, *(runs.folds or {}).values())
+            for model, run in networks.runs.items()
+        ],
+    }
+
+
+def _run(run: RunFolder, predictions: Predictions) -> NetworkProvenance:
+    settings, metadata = RunSettings.read(run), predictions.metadata
+    return {
+        "model": run.model,
+        "tag": run.tag,
+        "command": settings.command,
+        "seed": metadata.seed,
+        "weights": settings.weights,
+        "checkpoint": metadata.checkpoint,
+        "checkpoint_sha256": metadata.checkpoint_sha256,
+        "selected_on_validation": bool(predictions.table["used_for_selection"].any()),
+        "labels_permuted": settings.labels_permuted,
+        "hardware": settings.hardware,
+        "ended": settings.end_time,
+        "versions": settings.versions,
+    }

@@ -1,0 +1,1 @@
+"""Files, text, processes: what no medical or learning question depends on."""

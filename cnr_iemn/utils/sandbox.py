@@ -1,0 +1,234 @@
+"""Run one job a scan in processes with limits, so that a file that kills its decoder costs its scan only.
+
+Decoders written in C end the process on some damaged files; a hostile one takes all memory or never comes back.
+"""
+
+import ctypes
+import fcntl
+import os
+import pickle
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import TypeVar, cast
+
+import cv2
+from pebble import ProcessExpired, ProcessPool
+
+from cnr_iemn.errors import REFUSED, ConfigurationError, ScanError
+from cnr_iemn.utils.processes import spawn_context
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+MEMORY_BYTES = 6 * 2**30
+"""Address space of a worker, beside what it starts with; a scan of 512 x 512 x 300 takes about a fifth of it."""
+SECONDS = 900.0
+"""For one scan, from its first file to its last; a usual one takes about two."""
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
+_PREFIX, _LOCK = "cnr-iemn-scratch-", ".lock"
+
+
+def run_limited(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    memory_bytes: int = MEMORY_BYTES,
+    seconds: float = SECONDS,
+) -> Generator[tuple[int, Result | ScanError], None, None]:
+    """Start the first jobs; yield index and result of each as it is done.
+
+    At the end, which may be the generator's ``close()``, the workers and their temporary files are gone.
+
+    Args:
+        function: Picklable, as the jobs are.
+        jobs: One for each scan.
+        workers: Processes.
+        memory_bytes: Address space of a worker beside what it starts with.
+        seconds: For one job.
+
+    Yields:
+        Index of the job, and its result or a ScanError: one that it raised, or the reason why its worker was lost.
+
+    Raises:
+        Exception: Any other that the function raised.
+        ConfigurationError: No temporary folder can be made.
+    """
+    results = _run_jobs(function, jobs, workers, memory_bytes, seconds)
+    next(results)  # a generator starts nothing before its first item
+    return cast(Generator[tuple[int, Result | ScanError], None, None], results)
+
+
+def refusal(scan_id: str, error: ScanError, *, costs: str = REFUSED) -> str:
+    """Return the reason as sentences that begin with the scan; for a lost worker also what it ``costs``."""
+    reason = str(error)
+    return reason if reason.startswith(scan_id) else f"{scan_id}: {reason} {costs}"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a temporary folder that is removed at the end, with the files of all processes in it.
+
+    Its owner holds a lock in it; the folder of a killed owner is removed by the next call. A file system without locks
+    keeps such folders.
+
+    Raises:
+        ConfigurationError: No folder can be made.
+    """
+    try:
+        base = Path(tempfile.gettempdir())
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    except OSError as error:
+        raise ConfigurationError(
+            f"No folder for temporary files can be made ({error.strerror}). Set TMPDIR to one with some free space."
+        ) from error
+    for other in base.glob(f"{_PREFIX}*"):
+        if other != folder:
+            _remove_ownerless(other)
+    try:
+        with (folder / f"{_LOCK}.new").open("w") as lock:
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.rename(folder / f"{_LOCK}.new", folder / _LOCK)  # seen by others only when it is held
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_ownerless(folder: Path) -> None:
+    """Remove a scratch folder whose owner is gone; leave any other."""
+    try:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
+        with (folder / _LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # in use, not quite made yet, or gone meanwhile
+        return
+
+
+@dataclass
+class _Worker:
+    """A pool of one process. Those of a larger pool share a pipe, which a killed one may leave locked or cut."""
+
+    memory_bytes: int
+    seconds: float
+    scratch: Path
+    pool: ProcessPool = field(init=False)
+
+    def start(self, task: bytes) -> "Future[object]":
+        """Start a process with its first task."""
+        self.scratch.mkdir(exist_ok=True)
+        self.pool = ProcessPool(1, 0, _set_limits, (self.memory_bytes, str(self.scratch)), spawn_context())
+        return self.schedule(task)
+
+    def schedule(self, task: bytes) -> "Future[object]":
+        """Give the process a task."""
+        return self.pool.schedule(_run_task, (task, self.memory_bytes, self.scratch), timeout=self.seconds)
+
+    def stop(self) -> None:
+        """End the process and remove its temporary files; a killed one has not."""
+        self.pool.stop()  # type: ignore[no-untyped-call]
+        self.pool.join()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _run_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, memory_bytes: int, seconds: float
+) -> Generator[tuple[int, Result | ScanError] | None, None, None]:
+    """Do the work of ``run_limited``; yields None once the workers have been started."""
+    # pickled here: a task that ends the process while it is unpickled is then lost as any other
+    tasks = ((index, pickle.dumps((function, job))) for index, job in enumerate(jobs))
+    running: dict[Future[object], tuple[_Worker, int, bytes]] = {}
+    second_chance: set[int] = set()
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder())
+        for number in range(min(workers, len(jobs))):
+            worker = _Worker(memory_bytes, seconds, scratch / str(number))
+            index, task = next(tasks)
+            running[worker.start(task)] = worker, index, task
+            stack.callback(worker.stop)
+        yield None
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                worker, index, task = running.pop(future)
+                error = future.exception()
+                if error is not None:
+                    worker.stop()
+                    if isinstance(error, BrokenProcessPool) and index not in second_chance:  # it died between two jobs
+                        second_chance.add(index)
+                        running[worker.start(task)] = worker, index, task
+                        continue
+                following = next(tasks, None)
+                if following is not None:
+                    start = worker.schedule if error is None else worker.start
+                    running[start(following[1])] = worker, *following
+                elif error is None:
+                    worker.stop()  # now: a long scan leaves it with a gigabyte or two, and its result is yet to be used
+                result = future.result() if error is None else ScanError(_describe_loss(error, seconds))
+                if isinstance(result, Exception) and not isinstance(result, ScanError):
+                    raise result
+                yield index, cast(Result | ScanError, result)
+
+
+def _describe_loss(error: BaseException, seconds: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"took more than {seconds:.0f} seconds."
+    if isinstance(error, ProcessExpired):
+        code = int(error.exitcode)
+        return f"the decoder process ended by {f'signal {-code}' if code < 0 else f'exit code {code}'}."
+    return f"the decoder process cannot be started or reached ({type(error).__name__})."
+
+
+def _set_limits(memory_bytes: int, scratch: str) -> None:
+    """Limit this worker. Temporary files go to ``scratch``."""
+    tempfile.tempdir = scratch
+    if sys.platform == "linux":  # macOS has no such limit
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = _address_space() + memory_bytes
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        _keep_freed_memory()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    cv2.setNumThreads(1)  # there is a worker for each core
+
+
+def _address_space() -> int:
+    """Return the bytes of this process: many for what its caller's main module imports, and more the more cores."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what one volume leaves for the next: fetching every page anew takes a twentieth of the time."""
+    with suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MMAP_MAX, 0)
+
+
+def _run_task(task: bytes, memory_bytes: int, scratch: Path) -> object:
+    """Return the function's result, or the exception that it raised. Runs in the worker."""
+    try:
+        function, job = pickle.loads(task)
+        return function(job)
+    except MemoryError:
+        return ScanError(
+            f"needs more than the {memory_bytes / 2**30:.0f} GiB of memory that reading a scan may take: far "
+            "larger than a chest CT, or damaged. Look at its files, or give fewer slices."
+        )
+    except Exception as error:  # noqa: BLE001 - any fault belongs to the caller, who raises it
+        return error
+    finally:
+        caller = parent_process()
+        if caller is not None and not caller.is_alive():  # killed, so that it cannot clear up itself
+            _remove_ownerless(scratch.parent)

@@ -1,0 +1,37 @@
+"""Cells of CSV files that people open in a spreadsheet, which would run text that begins as a formula does."""
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def harmless(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula: with an apostrophe before it where it begins as one.
+
+    Source: OWASP, "CSV Injection". A text that begins so already gets another, so that ``plain_cell`` can undo it.
+    """
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def plain_cell(text: str) -> str:
+    """Return the text of a cell that ``harmless`` has made; any other cell as it is."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text
+
+
+def _cell(value: object) -> object:
+    return harmless(value) if isinstance(value, str) else value
+
+
+def people_csv(table: pd.DataFrame) -> str:
+    """Return a table as CSV whose texts are harmless; numbers stay numbers.
+
+    Args:
+        table: Without an index that counts.
+
+    Returns:
+        CSV with a header, lines ended by LF.
+    """
+    texts = [name for name in table.columns if not is_numeric_dtype(table[name])]
+    safe = table.assign(**{name: table[name].map(_cell) for name in texts})
+    return safe.rename(columns=lambda name: harmless(str(name))).to_csv(index=False, lineterminator="\n")

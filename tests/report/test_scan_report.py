@@ -1,0 +1,144 @@
+"""The report of a scan: notices instead of a class, explanations of the figures, and escaped names."""
+
+import re
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pytest
+
+from cnr_iemn.constants import PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE
+from cnr_iemn.ct.io.slice_order import TURNED
+from cnr_iemn.inference.scan_result import file_stem, result_line
+from cnr_iemn.report.scan_report import MAX_PAGE_BYTES
+from tests.report.pages import CALIBRATION, ENSEMBLE, MEMBERS, page_of, result_of
+
+
+def text_of(page: str) -> str:
+    body = page[page.index("<body>") :]
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body)))
+
+
+def test_the_prediction_comes_first_and_calibrated_is_explained() -> None:
+    text = text_of(page_of())
+    calibrated = CALIBRATION.calibrated(np.array([[0.05, 0.9, 0.05]]))[0]
+    sentence = f"This scan most resembles COVID-19: probability {calibrated[1]:.2f}, calibrated on 24 training scans of"
+    assert f"{sentence} three & four, 2021-06-30." in text
+    order = ("Research use only, not a medical device", "resembles COVID-19", "Closed set", "calibrated XGBoost")
+    places = [text.index(phrase) for phrase in order]
+    assert places == sorted(places)
+    assert "calibrated (temperature 1.70) on 24 training scans of three & four on 2021-06-30" in text
+    assert f"COVID-19 {calibrated[1]:.3f} 0.900 9 (38%)" in text
+    assert "trained on 24 scans of the cohort three & four" in text
+    assert "no diagnostic meaning" not in text
+
+
+def test_undecided_replaces_the_class() -> None:
+    text = text_of(page_of(probabilities=(0.3, 0.36, 0.34)))
+    assert "Undecided: the most probable class, COVID-19, has a probability of 0.35 (calibrated on 24 training" in text
+    assert "2021-06-30), below this study's threshold of 0.45" in text
+    assert "most resembles COVID-19" not in text
+
+
+def test_only_calibrated_probabilities_are_called_calibrated() -> None:
+    bare = replace(ENSEMBLE, calibration=None, training_counts={})
+    text = text_of(page_of(ensemble=bare))
+    assert "most resembles COVID-19: probability 0.90, not calibrated." in text
+    assert re.findall(r"\w* calibrated", text) == ["not calibrated"] * 2
+    assert text.count("not known") == 3  # how many training scans of each class
+
+
+@pytest.mark.parametrize(
+    ("study", "scan", "notice"), [(True, False, PHANTOM_NOTICE), (False, True, PHANTOM_SCANS_NOTICE)]
+)
+def test_the_notice_replaces_the_class(study: bool, scan: bool, notice: str) -> None:
+    ensemble = replace(ENSEMBLE, phantom=study)
+    text = text_of(page_of(ensemble=ensemble, phantom=scan, probabilities=(0.3, 0.36, 0.34)))
+    assert text.strip().startswith(notice)
+    assert f"P001 {notice[0].upper()}{notice[1:]}." in text
+    assert "resembles" not in text.split("Probabilities")[0]
+    assert "Undecided" not in text
+    result = result_of(probabilities=(0, 1.0, 0), ensemble=ensemble, phantom=scan)
+    assert result_line(result.prediction, ensemble).startswith(f"P001: {notice}; predicted COVID-19  Normal")
+
+
+def test_the_slice_with_the_largest_contribution_and_its_position_are_named() -> None:
+    page = page_of()
+    text = text_of(page)
+    assert "Slice 18 of 40, z -64.8 mm" in text
+    assert "Contribution of its group: +2.00 log-odds" in text
+    assert text.count("Model sensitivity, not lesion or cause") == 2  # over pictures and over SHAP values
+    assert "Percentage of slices, not lung involvement" in text
+    assert "level -600, width 1500 HU; stored values are clipped to -1000 to 400 HU" in text
+    assert "5% COVID-19" in text
+    assert 'd="M2 6H18V10H2z"' in page  # the lungs: slices 4 to 35 of 40, on a strip of 20
+    assert page.count("data:image/jpeg") == 2
+    assert "input, which is 224 or 299 pixels wide" in text
+    assert "Clear: nothing in this slice" not in text
+    assert "Clear: nothing in this slice raises the output" in text_of(page_of(heat=0.0))
+    without = page_of(maps=False)
+    assert without.count("data:image/jpeg") == 1
+    assert "Grad-CAM" not in text_of(without)
+
+
+def test_the_evidence_against_is_of_the_second_most_likely_class() -> None:
+    text = text_of(page_of())
+    assert "Strongest evidence for COVID-19 over CAP: ResNeXt-50, middle third (2.00)." in text
+    assert "Strongest evidence for CAP: Inception-v3, lower third (0.60)." in text
+    assert "Inception-v3 +0.00 +0.00 -0.60 -0.60" in text
+    assert "before any slice +0.30" in text
+
+
+def test_a_network_without_a_known_map_is_named() -> None:
+    other = replace(MEMBERS[1], model="convnext_tiny", library="timm")
+    text = text_of(page_of(ensemble=replace(ENSEMBLE, members=(MEMBERS[0], other))))
+    assert "No Grad-CAM for convnext_tiny: the last convolutional layer of timm's backbones" in text
+
+
+def test_a_turned_scan_has_no_sides() -> None:
+    straight, turned = page_of(), page_of(findings=(TURNED,))
+    assert "this one is turned" not in text_of(straight)
+    assert "this one is turned" in text_of(turned)
+    marked, bare = (re.findall(r'src="([^"]+)"', page) for page in (straight, turned))
+    assert len(marked) == len(bare) == 2
+    assert not set(marked) & set(bare)  # the letters are in the pictures
+
+
+def test_names_and_findings_are_no_html_and_the_page_is_small() -> None:
+    evil = "<script>alert(1)</script>"
+    classes = ("Normal", "<b>COVID", "CAP&")
+    calibration = replace(CALIBRATION, cohort=evil)
+    ensemble = replace(
+        ENSEMBLE,
+        study=evil,
+        cohort=evil,
+        calibration=calibration,
+        training_counts=dict.fromkeys(classes, 8),
+        classes=classes,
+    )
+    page = page_of(evil, ensemble=ensemble, findings=(evil,), maps=False)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert page.count("&lt;script&gt;") >= 5
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert len(page_of().encode()) < MAX_PAGE_BYTES
+
+
+def test_each_page_has_a_unique_file_name() -> None:
+    assert file_stem("P001") == "P001"
+    names = [file_stem(name) for name in ("a/b", "a b", "../x", ".x", "", "-x", "é", "a" * 300, "a" * 301)]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name)
+
+
+def test_contributions_to_the_prediction_add_up_by_class_backbone_and_third() -> None:
+    shap = result_of().prediction["contributions"]
+    assert shap["COVID-19"] == {
+        "base": 0.1,
+        "models": {
+            "resnext50": {"upper third": 0.0, "middle third": 2.0, "lower third": 0.0},
+            "inception_v3": {"upper third": 0.0, "middle third": 0.0, "lower third": 0.0},
+        },
+    }
+    assert shap["CAP"]["models"]["inception_v3"]["lower third"] == 0.6

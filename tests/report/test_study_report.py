@@ -1,0 +1,346 @@
+"""report.html and model_card.md are complete, self-contained, and escape names."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
+from cnr_iemn.data.slice_store import StoredScan
+from cnr_iemn.evaluation.aggregate import Results, assemble_results, write_results
+from cnr_iemn.evaluation.evidence import EvidenceOptions
+from cnr_iemn.report import patient_rows as patients_module
+from cnr_iemn.report import study_report as study_module
+from cnr_iemn.report.patient_rows import group_shares, patient_rows, slice_shares, strip_paths
+from cnr_iemn.report.study_report import PAGE_BYTES, write_report
+from cnr_iemn.stage2.shap_values import Contributions
+from tests.builders import FakeScan, make_predictions, make_scans, make_summaries
+
+pytestmark = pytest.mark.slow
+
+SCANS = make_scans(8, 6)
+NOTHING = EvidenceOptions()
+ORIGIN: dict[str, Any] = {
+    "command": "python aggregate.py study=x",
+    "versions": {"python": "3.11"},
+    "booster_seed": 0,
+    "split_seed": 0,
+    "phantom_disease": None,
+    "split_sha256": "5b117",
+    "store": "5707e",
+    "left_out": ["P999"],
+    "runs": [
+        {
+            "model": "resnext50",
+            "tag": "seed0",
+            "command": None,
+            "seed": 0,
+            "weights": "/home/someone/weights.pth",
+            "checkpoint": "best",
+            "checkpoint_sha256": "ab" * 32,
+            "selected_on_validation": True,
+            "labels_permuted": False,
+            "hardware": "2 CPU cores",
+            "ended": None,
+            "versions": {"torch": "2.14"},
+        }
+    ],
+}
+
+
+class FakeStore:
+    """Two round lungs in every slice but the first and the last; one scan's mask is in doubt."""
+
+    def __init__(self, n_slices: Mapping[str, int], doubtful: str = "") -> None:
+        self.n_slices = n_slices
+        self.doubtful = doubtful
+
+    def scan(self, scan_id: str) -> StoredScan:
+        findings = ("lung mask in doubt: small & <odd>",) if scan_id == self.doubtful else ()
+        n = self.n_slices[scan_id]
+        return StoredScan(scan_id, n, 48, (2.0, 1.0, 1.0), tuple(range(n)), 4.0, findings, True, "", "")
+
+    def grey(self, scan_id: str) -> np.ndarray:
+        lungs = self.lungs(scan_id)
+        return np.where(lungs, 30, 180).astype(np.uint8)
+
+    def lungs(self, scan_id: str) -> np.ndarray:
+        rows, columns = np.mgrid[:48, :48]
+        lung = ((rows - 24) ** 2 + (columns - 14) ** 2 < 80) | ((rows - 24) ** 2 + (columns - 34) ** 2 < 80)
+        found = np.repeat(lung[None].astype(np.uint8), self.n_slices[scan_id], axis=0)
+        found[[0, -1]] = 0
+        return found
+
+
+def store_of(scans: Mapping[str, FakeScan], doubtful: str = "") -> Any:
+    return FakeStore({scan_id: scan.n_slices for scan_id, scan in scans.items()}, doubtful)
+
+
+def study(scans: Mapping[str, FakeScan] = SCANS, options: EvidenceOptions = NOTHING, **metadata: Any) -> Results:
+    models = list(BACKBONES)[:2]
+    predictions = {name: make_predictions(name, scans, skill=0.3, **metadata) for name in models}
+    return assemble_results(predictions, make_summaries(scans), cohort="phantom", options=options)
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return study(options=EvidenceOptions(permutations=3, methods=True), phantom=True)
+
+
+@pytest.fixture(scope="module")
+def folder(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ensemble")
+    write_report(path, results, store_of(SCANS, "CAP-009"), ORIGIN, study="a study")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+def words(html: str) -> str:
+    """Return what a reader sees."""
+    body = re.sub(r"<(style|svg).*?</\1>", " ", html[html.index("<body>") :], flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body))).strip()
+
+
+def test_the_prediction_follows_the_notice(page: str, results: Results) -> None:
+    text, metrics = words(page), results.metrics
+    assert text.startswith(PHANTOM_NOTICE)
+    right = int(np.trace(metrics["confusion_matrix"]))
+    sentence = f"is correct for {right} of 18 validation scans: {100 * right / 18:.2f}% ["
+    assert text.index("selected on this very set") < text.index(sentence) < text.index("Results")
+    assert "Always predicting the majority class would be correct for 6, 33.33%." in text
+    assert "The strongest of 7 simple baselines, " in text
+    for name in SPGC_CLASSES:
+        assert f"{name} {100 * metrics['sensitivity'][name]:.2f}%" in text
+    assert (
+        "still assigned to one of these classes; Normal means only that a scan resembles this cohort's Normal scans"
+        in text
+    )
+    assert "not a medical device" in text
+
+
+def test_no_text_calls_a_permuted_mean_a_leak(page: str, folder: Path, results: Results) -> None:
+    assert results.metrics["permutation_test"] is not None
+    assert "leak" not in (page + (folder / "model_card.md").read_text()).lower()
+    assert study_module.warnings(results.metrics, ORIGIN) == [
+        "The networks' checkpoints were selected on this very set (validation): the results are optimistic."
+    ]
+
+
+def test_the_report_has_every_table_and_figure(page: str, folder: Path) -> None:
+    text = words(page)
+    for title in (
+        "Table 1.",
+        "Table 2.",
+        "Figure 4.",
+        "Confidence intervals, ",
+        "Permutation test of stage 2",
+        "against each backbone",
+        "Calibration, 18",
+        "Selective prediction, %",
+        "Stage-2 methods, validation",
+        "Findings of preparation",
+        "Aggregation",
+        "Networks",
+    ):
+        assert title in text
+    figures = {"confusion", "accuracy", "contributions", "reliability", "risk", "methods"}
+    assert {path.stem for path in (folder / "figures").iterdir()} == figures
+    assert page.count('<figure class="drawing">') == len(figures)
+    assert "Model sensitivity, not lesion or cause" in text
+
+
+def test_errors_come_first_and_each_is_explained(page: str, results: Results) -> None:
+    held_out = results.patients[results.patients["split"] == "validation"]
+    rows = re.findall(r"<li( class=\"wrong\")?>\n<h3>(.*?)</h3>(.*?)</li>", page, flags=re.DOTALL)
+    wrong = [bool(mark) for mark, _, _ in rows]
+    assert wrong == sorted(wrong, reverse=True)
+    assert sum(wrong) == (~held_out["correct"]).sum() > 0
+    assert {name for _, name, _ in rows} == set(held_out.index)
+    for mark, name, body in rows:
+        assert len(re.findall(r"<img ", body)) == 3
+        patient = held_out.loc[name]
+        if mark:
+            assert f"{patient['label']}, predicted {patient['predicted']}" in body
+            assert f"Strongest evidence for {patient['predicted']} over {patient['label']}: " in body
+    assert "Percentage of slices, not lung involvement." in page
+
+
+def test_the_report_has_data_quality_and_origin(page: str) -> None:
+    text = words(page)
+    assert "42 scans; 41 without any finding; 1 with a lung mask in doubt." in text
+    assert "lung mask in doubt: small & <odd>" in text
+    assert "Check these lung masks before you trust the predictions: CAP-009. The page" in text
+    assert "Left out by data.exclude: P999." in text
+    assert "python aggregate.py study=x" in text
+    assert "not recorded" in text
+    assert "weights.pth" in text
+    assert "/home/someone" not in text
+
+
+def test_the_page_is_self_contained_and_its_pictures_have_text_alternatives(page: str) -> None:
+    assert len(page.encode()) < PAGE_BYTES
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert not re.search(r"url\((?!#)", page)
+    assert all(re.search(r"aria-label=\"[^\"]{20,}\"", svg) for svg in re.findall(r"<svg[^>]*>", page))
+    assert all('alt="Slice ' in image for image in re.findall(r"<img[^>]*>", page))
+    ids = re.findall(r"\bid=\"([^\"]+)\"", page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"href=\"#([^\"]+)\"", page)) | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+def test_figures_use_the_page_s_colours_and_are_reproducible(folder: Path, results: Results, tmp_path: Path) -> None:
+    for path in (folder / "figures").iterdir():
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert "currentColor" in path.read_text()
+        assert "#010203" not in path.read_text()
+    write_report(tmp_path, results, store_of(SCANS, "CAP-009"), ORIGIN, study="a study")
+    for path in folder.rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
+
+
+def test_names_are_text_and_never_html(tmp_path: Path) -> None:
+    classes = ("i>well", "a&b$x$", 'q"q')
+    scans = {f"<b>{name}": scan for name, scan in make_scans(4, 2, classes=classes).items()}
+    found = study(scans, classes=classes)
+    write_report(tmp_path, found, store_of(scans), ORIGIN, study="<u>study")
+    page = (tmp_path / "report.html").read_text()
+    assert not any(tag in page for tag in ("<b>", "i>well", "<u>", "&b$"))
+    assert "a&amp;b$x$" in page
+
+
+def test_missing_analyses_have_no_section_and_the_card_says_so(tmp_path: Path) -> None:
+    found = study()
+    metrics = {**found.metrics, "calibration": None, "operating_point": None}
+    assert metrics["permutation_test"] is metrics["audit"] is metrics["methods"] is None
+    write_report(tmp_path, replace(found, metrics=metrics), store_of(SCANS), ORIGIN, study="x")
+    page, card = ((tmp_path / name).read_text() for name in ("report.html", "model_card.md"))
+    assert PHANTOM_NOTICE not in page + card
+    for absent in ("probabilities", "shortcuts", "methods"):
+        assert f'id="{absent}"' not in page
+    unmeasured = (
+        "permutation test of stage 2, p",
+        "expected calibration error, uncalibrated",
+        "AUC of the shortcut audit",
+    )
+    for figure in (*unmeasured, "accuracy on an external set"):
+        assert re.search(rf"\| {figure}[^|]*\| not measured \|", card)
+    assert not re.search(r"macro AUC \| not measured", card)
+
+
+def test_the_card_has_the_same_numbers(folder: Path, results: Results) -> None:
+    card, metrics = (folder / "model_card.md").read_text(), results.metrics
+    assert PHANTOM_NOTICE in card
+    assert f"| macro AUC | {metrics['intervals']['patient_bootstrap']['macro_auc']['value']:.3f} |" in card
+    assert f"| permutation test of stage 2, p | {metrics['permutation_test']['p']:.3f} |" in card
+    assert f"{100 * metrics['accuracy']:.2f} [" in card
+
+
+def test_the_card_has_the_external_sets_of_this_booster_only(results: Results, tmp_path: Path) -> None:
+    write_results(tmp_path, results)
+    own = hashlib.sha256((tmp_path / "booster.ubj").read_bytes()).hexdigest()
+    for name, booster in (("test-1", own), ("test-2", "another")):
+        accuracy = {"value": 0.75, "low": 0.5, "high": 0.9}
+        scored = {"schema_version": 2, "set": name, "booster_sha256": booster, "n_predicted": 29, "n_labelled": 30}
+        (tmp_path / "external" / name).mkdir(parents=True)
+        (tmp_path / "external" / name / "metrics.json").write_text(
+            json.dumps({**scored, "missing_as_wrong": {"accuracy": accuracy, "sensitivity": {}}})
+        )
+    write_report(tmp_path, results, store_of(SCANS), ORIGIN, study="x")
+    card = (tmp_path / "model_card.md").read_text()
+    assert "| accuracy on the external set test-1, %, missing counted as wrong | 75.00 [50.0, 90.0], 29 of 30" in card
+    assert "test-2" not in card
+    assert "accuracy on an external set" not in card
+
+
+def test_figures_of_an_earlier_aggregation_are_removed(results: Results, tmp_path: Path) -> None:
+    write_report(tmp_path, results, store_of(SCANS), ORIGIN, study="x")
+    less = replace(results, metrics={**results.metrics, "methods": None})
+    write_report(tmp_path, less, store_of(SCANS), ORIGIN, study="x")
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert "methods" not in names
+    assert "confusion" in names
+
+
+def test_findings_count_by_their_kind_and_once_a_scan() -> None:
+    said = [("139 ml of dense tissue", "3.5 ml of dense tissue"), ("7 ml of dense tissue",), ()]
+    scans = [StoredScan(str(k), 9, 48, (2, 1, 1), (), 4.0, each, True, "", "") for k, each in enumerate(said)]
+    found = study_module.data_quality(scans)
+    assert found.findings == [("# ml of dense tissue", 2)]
+    assert (found.n, found.n_without_finding) == (3, 1)
+
+
+def test_permuted_labels_and_alarms_come_first(results: Results) -> None:
+    control = {**ORIGIN, "runs": [{**ORIGIN["runs"][0], "labels_permuted": True}]}
+    metrics = {**results.metrics, "audit": {"alarm": True}}
+    found = study_module.warnings(metrics, control)
+    assert len(found) == 3
+    for phrase, text in zip(("permuted labels", "alarm", "optimistic"), found, strict=True):
+        assert phrase in text
+
+
+def test_a_large_study_stays_small_enough(results: Results) -> None:
+    """Three quarters of the budget on pictures, the rest on rows without; errors are the last to be left out."""
+    held_out = results.patients[results.patients["split"] == "validation"]
+    arguments = held_out, results.contributions, results.slices, store_of(SCANS)
+    whole = patient_rows(*arguments, budget=10**9)
+    assert len(whole) == 18
+    assert all(row.thumbnails for row in whole)
+    rows = patient_rows(*arguments, budget=60_000)
+    pictured = [bool(row.thumbnails) for row in rows]
+    assert 0 < sum(pictured) < len(rows) < 18
+    assert pictured == sorted(pictured, reverse=True)
+    spent = sum(len(each.picture) for row in rows for each in row.thumbnails) + 1500 * len(rows)
+    assert spent < 1.2 * 60_000
+    assert [row.scan_id for row in rows] == [row.scan_id for row in whole][: len(rows)]
+
+
+def test_a_strip_is_a_stack_of_the_groups_shares() -> None:
+    shares = np.zeros((20, 2))
+    shares[0], shares[1], shares[2] = (0.25, 0.75), (1, 0), math.nan
+    first, second = strip_paths(shares)
+    assert first == "M0 75h1v25h-1zM1 0h1v100h-1z"
+    assert second == "M0 0h1v75h-1z"
+
+
+def test_shares_are_those_of_the_slices_over_all_networks() -> None:
+    answers = np.array([[0] * 20 + [1] * 20, [0] * 40])  # two networks, 40 slices: two in each group
+    array = np.eye(3, dtype=np.float32)[answers]
+    assert slice_shares([array]).tolist() == [0.75, 0.25, 0.0]
+    groups = group_shares([array, array])
+    assert groups.shape == (20, 3)
+    assert groups[:10, 0].tolist() == [1.0] * 10
+    assert groups[10:, 1].tolist() == [0.5] * 10
+
+
+def test_the_thumbnails_are_the_slices_with_the_highest_probability_of_the_predicted_class() -> None:
+    probability = np.full((2, 11, 2), 0.5, np.float32)
+    probability[:, [2, 5, 9], 1] = 0.9  # lungs from 1 to 9: thirds 1-3, 4-6, 7-9
+    probability[:, [0, 10], 1] = 1.0  # no lung there
+    probability[..., 0] = 1 - probability[..., 1]
+    found = patients_module._thumbnails(FakeStore({"x": 11}), "x", [probability], 1)  # type: ignore[arg-type]
+    assert [each.index for each in found] == [2, 5, 9]
+    assert [each.probability for each in found] == pytest.approx([0.9] * 3)
+
+
+def test_an_error_is_explained_by_the_evidence_against_the_true_class() -> None:
+    by_group = np.zeros((1, 3, 2, 20))
+    by_group[0, 2, 1, 19] = 1.5  # densenet161's base speaks for CAP
+    by_group[0, 1, 0, 0] = 0.4  # resnext50's top for COVID-19
+    found = Contributions(("x",), SPGC_CLASSES, ("resnext50", "densenet161"), by_group, np.zeros(3))
+    said, against = patients_module.reasons(found, 0, predicted=2, true=1)
+    assert said == "Strongest evidence for CAP over COVID-19: DenseNet-161, lower third (1.50)."
+    assert against == "Strongest evidence for COVID-19: ResNeXt-50, upper third (0.40)."

@@ -1,0 +1,46 @@
+"""Division of batches among processes and accumulation steps."""
+
+import numpy as np
+import pytest
+
+from cnr_iemn.stage1.data.samplers import EpochShuffle, SharedBatches
+
+
+def pieces(n: int, processes: int, steps: int) -> list[list[list[int]]]:
+    """The pieces of every process, by process."""
+    by_rank = []
+    for rank in range(processes):
+        shuffle = EpochShuffle(n, seed=3)
+        shuffle.set_epoch(2)
+        batches = SharedBatches(shuffle, batch_size=16, processes=processes, rank=rank, accumulate=steps)
+        by_rank.append(list(batches))
+        assert len(by_rank[-1]) == len(batches)
+    return by_rank
+
+
+@pytest.mark.parametrize(("processes", "steps"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 3)])
+@pytest.mark.parametrize("n", [45, 46, 48, 49, 55])
+def test_the_ranks_batches_are_pieces_of_a_single_process_s_batch(n: int, processes: int, steps: int) -> None:
+    (whole,) = pieces(n, 1, 1)
+    cut = pieces(n, processes, steps)
+    batches = len(cut[0]) // steps
+    for k in range(batches):
+        union = [item for rank in cut for piece in rank[k * steps : (k + 1) * steps] for item in piece]
+        assert union == whole[k]
+    assert {len(rank) for rank in cut} == {batches * steps}
+    assert min(len(piece) for rank in cut for piece in rank) >= 2
+    assert sum(map(len, whole[batches:])) < 2 * processes * steps  # what is left out
+
+
+@pytest.mark.parametrize("n", [45, 48, 55])
+def test_weights_make_the_mean_over_pieces_the_mean_over_slices(n: int) -> None:
+    loss = np.random.default_rng(0).random(3 * n)  # by item; the epoch is 2
+    (whole,) = pieces(n, 1, 1)
+    cut = pieces(n, 2, 3)
+    for k in range(len(cut[0]) // 3):
+        mean = 0.0
+        for rank in range(2):
+            batches = SharedBatches(EpochShuffle(n, seed=3), batch_size=16, processes=2, rank=rank, accumulate=3)
+            for index in range(3 * k, 3 * k + 3):
+                mean += batches.weight(index) * loss[cut[rank][index]].mean() / 6
+        assert mean == pytest.approx(loss[whole[k]].mean(), rel=1e-12)

@@ -1,0 +1,116 @@
+"""Attention over slices: a loop by hand, its gradient by finite differences, and what only attention can tell."""
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+
+from cnr_iemn.stage2.attention_mil import (
+    AttentionModel,
+    Bags,
+    Shape,
+    attention_pooling,
+    attention_weights,
+    loss_and_gradient,
+    make_bags,
+)
+from cnr_iemn.stage2.out_of_fold import ScanArray
+
+RNG = np.random.default_rng(3)
+SHAPE = Shape(inputs=4, classes=3, hidden=2)
+BAGS = Bags(RNG.standard_normal((12, 4)), np.array([0, 5, 6]))
+LABELS = np.array([2, 0, 1])
+VECTOR = RNG.standard_normal(SHAPE.size)
+
+
+def by_hand(vector: np.ndarray, penalty: float) -> tuple[float, list[np.ndarray]]:
+    """The loss and each scan's weights, slice by slice."""
+    v, c, w = vector[:8].reshape(4, 2), vector[8:10], vector[10:12]
+    u, b = vector[12:24].reshape(4, 3), vector[24:27]
+    loss, weights = 0.0, []
+    for rows, label in zip(np.split(BAGS.values, [5, 6]), LABELS, strict=True):
+        scores = np.array([w @ np.tanh(row @ v + c) for row in rows])
+        weights.append(np.exp(scores) / np.exp(scores).sum())
+        pooled = sum(a * row for a, row in zip(weights[-1], rows, strict=True))
+        logits = pooled @ u + b
+        loss -= (logits[label] - np.log(np.exp(logits).sum())) / len(LABELS)
+    return loss + penalty * ((v**2).sum() + (w**2).sum() + (u**2).sum()), weights
+
+
+def test_the_loss_and_the_weights_are_those_of_a_loop() -> None:
+    expected, weights = by_hand(VECTOR, 0.3)
+    assert loss_and_gradient(VECTOR, BAGS, LABELS, SHAPE, 0.3)[0] == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(attention_weights(BAGS, VECTOR, SHAPE), np.concatenate(weights), rtol=1e-12)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    _, gradient = loss_and_gradient(VECTOR, BAGS, LABELS, SHAPE, 0.3)
+    expected = approx_fprime(VECTOR, lambda x: loss_and_gradient(x, BAGS, LABELS, SHAPE, 0.3)[0], 1e-7)
+    np.testing.assert_allclose(gradient, expected, atol=2e-6)
+
+
+def scan(label: int, rng: np.random.Generator, n: int = 30) -> ScanArray:
+    """Every slice looks like class 1 or 2, by chance; one sure slice tells which."""
+    p = np.full((n, 3), 0.2)
+    p[np.arange(n), rng.integers(1, 3, n)] = 0.6
+    p[rng.integers(n)] = 0.02
+    p[p[:, 0] == 0.02, label] = 0.96
+    return np.stack([p, p]).astype(np.float32)
+
+
+def scans(seed: int, each: int = 25) -> tuple[list[ScanArray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([1, 2], each) - 1
+    return [scan(label + 1, rng) for label in labels], labels
+
+
+@pytest.fixture(scope="module")
+def model() -> AttentionModel:
+    return attention_pooling(*scans(0), penalty=0.001)
+
+
+def test_it_finds_the_slice_that_tells(model: AttentionModel) -> None:
+    others, labels = scans(1)
+    told = model(others)
+    np.testing.assert_allclose(told.sum(axis=1), 1)
+    assert (told.argmax(axis=1) == labels).mean() > 0.9
+    for each in others:
+        weights = model.weights(each)
+        assert weights.sum() == pytest.approx(1)
+        assert weights.argmax() == each[0].max(axis=1).argmax()
+
+
+def test_the_same_scans_give_the_same_model(model: AttentionModel) -> None:
+    np.testing.assert_array_equal(attention_pooling(*scans(0), penalty=0.001).vector, model.vector)
+
+
+def test_the_order_of_slices_counts_with_their_place_alone() -> None:
+    learnt, labels = scans(0)
+    others, _ = scans(1)
+    turned = [each[:, ::-1] for each in others]
+    without = attention_pooling(learnt, labels, position=False)
+    np.testing.assert_allclose(without(turned), without(others), rtol=1e-9)
+    along = [each.copy() for each in learnt]
+    for each, label in zip(along, labels, strict=True):  # what is infected lies above in one class, below in the other
+        each[:] = [0.9, 0.05, 0.05]
+        each[:, 5 : 10 if label else 25] = [0.05, 0.9, 0.05]
+    placed = attention_pooling(along, labels)
+    assert not np.allclose(placed([each[:, ::-1] for each in along]), placed(along), atol=0.01)
+
+
+def test_inputs_are_the_models_probabilities_and_the_place() -> None:
+    one = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    bags = make_bags([one, one])
+    np.testing.assert_array_equal(bags.values[0], [0, 1, 2, 6, 7, 8, 0.25])
+    np.testing.assert_array_equal(bags.values[3], [3, 4, 5, 9, 10, 11, 0.75])
+    assert bags.starts.tolist() == [0, 2]
+    assert bags.owner.tolist() == [0, 0, 1, 1]
+
+
+def test_permuted_labels_teach_nothing() -> None:
+    learnt, labels = scans(0)
+    others, truth = scans(1)
+    told = [
+        attention_pooling(learnt, np.random.default_rng(seed).permutation(labels))(others)[:, 1] for seed in range(8)
+    ]
+    right = [np.mean((each > 0.5) == truth) for each in told]
+    assert np.mean(right) == pytest.approx(0.5, abs=0.1)

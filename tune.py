@@ -1,0 +1,43 @@
+"""Search of settings with Optuna: each trial trains on inner folds of the training scans.
+
+python tune.py model=resnext50 search.trials=20
+python tune.py -m model=resnext50 hydra/launcher=joblib hydra.launcher.n_jobs=4 'search.process=range(4)'
+"""
+
+from cnr_iemn.config.entry_point import entry_point
+from cnr_iemn.config.schema import TuneSettings
+from cnr_iemn.errors import ConfigurationError
+
+
+@entry_point("tune", TuneSettings)
+def main(settings: TuneSettings) -> float:
+    """Run the missing trials and print all with the command of the best. Returns its value, NaN without any."""
+    from cnr_iemn.config.multirun import command_words
+    from cnr_iemn.stage1.command import training_hardware
+    from cnr_iemn.stage1.training import factories
+    from cnr_iemn.stage1.training.loggers import require_server
+    from cnr_iemn.stage1.training.roles import assign_roles
+
+    try:
+        from cnr_iemn.tuning.search import Search
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise ConfigurationError(
+            "tune.py needs the package optuna, which is not installed. Install it with pip install '.[tune]'."
+        ) from error
+
+    hardware = training_hardware(settings)
+    if hardware.processes > 1:
+        raise ConfigurationError(
+            f"A trial trains in one process, and {hardware.processes} were given. Give trainer.gpus=1, and start "
+            "tune.py several times for several trials at once."
+        )
+    require_server(settings.logger)
+    cohort = factories.open_cohort(settings.data, settings.ingest)
+    roles = assign_roles(settings, cohort)
+    return Search(settings, cohort, roles, hardware).run(command_words())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
