@@ -25,7 +25,7 @@ def require_writable(key: str, folder: Path) -> None:
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        place = f"{folder}: {nearest}" if nearest != folder else str(folder)
+        place = f"{folder}: {nearest.absolute()}" if nearest != folder else str(folder)
         raise ConfigurationError(
             f"{place} cannot be written ({reason}). Give another folder with {key}=, one that can be written."
         ) from error
