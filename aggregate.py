@@ -1,4 +1,4 @@
-"""Stage 2: group percentages of saved predictions -> XGBoost -> the class of every patient, and the paper's tables.
+"""Stage 2: saved predictions of slices -> the class of every patient, and the paper's tables.
 
 python aggregate.py study=covid_ct_md ensemble=all
 python aggregate.py study=covid_ct_md evaluate=predictions.parquet labels=labels.csv
@@ -14,6 +14,7 @@ from cnr_iemn.config.aggregate_schema import AggregateSettings
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.schema_fields import setting_paths
 from cnr_iemn.config.validation import ensemble_models, ensemble_name
+from cnr_iemn.constants import method_name
 
 if TYPE_CHECKING:  # heavy: loaded once the settings are checked
     from cnr_iemn.report.terminal import ResultPrinter
@@ -58,7 +59,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     runs = read_runs(root, settings.study, models, settings.tag, features=booster.pop("features"))
     store = run_store(runs.first_run)
     runs.check_store(store)
-    ensemble = describe_ensemble(runs)
+    ensemble = describe_ensemble(runs, method=method_name(settings.confirmatory))
     repeats = find_repeats(root, runs, ensemble, name, seeds=settings.seeds, splits=settings.splits)
     origin = provenance(runs, booster_seed=settings.booster.seed)
     results = assemble_results(
@@ -72,9 +73,9 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     )
     if settings.ablations:
         from cnr_iemn.evaluation.ablation import ablate  # torch
-        from cnr_iemn.stage2.booster import mean_probabilities
+        from cnr_iemn.stage2.scan_predictions import predict_sets
 
-        predict = partial(mean_probabilities, results.booster)
+        predict = partial(predict_sets, results.fitted)
         results.metrics["ablations"] = ablate(
             root / settings.study, ensemble, store, results.patients, results.slices, predict, gpus=settings.gpus
         )

@@ -1,4 +1,4 @@
-"""Write a trained study as one folder: weights, ONNX, booster, configuration, model card and checksums.
+"""Write a trained study as one folder: weights, ONNX, the stage-2 method, configuration, model card and checksums.
 
 python export.py study=covid_ct_md output=/data/bundle
 python export.py study=covid_ct_md ensemble=densenet161 onnx=false
@@ -26,7 +26,7 @@ def main(settings: ExportSettings) -> float:
     ensemble = load_study_ensemble(Path(settings.runs), settings.study, ensemble_name(settings.ensemble))
     output = Path(settings.output) if settings.output else ensemble.folder / "bundles" / ensemble.name
     check_output(output, overwrite=settings.overwrite)
-    ensemble.load_booster()  # so that a damaged one is found before the networks are loaded
+    ensemble.load_method()  # so that a damaged one is found before the networks are loaded
     networks = EnsembleNetworks(ensemble.folder, ensemble.ensemble, choose_hardware(0), batch_size=32)
     differences = write_bundle(output, ensemble, networks, onnx=settings.onnx, license_name=settings.license)
     for name, difference in differences.items():

@@ -11,8 +11,7 @@ from benchmarks.inference_engines import BASELINE, BenchmarkNetworks, prepare_al
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.ct.io.discovery import find_scans
 from cnr_iemn.phantom.cohort_writer import write_cohort
-from cnr_iemn.stage2.ensemble import read_ensemble
-from cnr_iemn.stage2.group_features import features_of_sets
+from cnr_iemn.stage2.ensemble import aggregate_again, load_ensemble_method, read_ensemble
 from cnr_iemn.stage2.out_of_fold import by_fold
 
 MIN_SHARE = 0.1
@@ -57,21 +56,21 @@ def measure_agreement(
     folder: Path,
 ) -> dict[str, Agreement]:
     """Return the agreement of each engine, on these scans and on ``n_phantoms`` new phantoms of each class."""
-    from cnr_iemn.stage2.booster import load_booster, mean_probabilities
+    from cnr_iemn.stage2.scan_predictions import predict_sets
 
     ensemble = read_ensemble(runs, study, ensemble_name)
-    booster = load_booster(runs / study / "ensembles" / ensemble_name / "booster.ubj")
+    again = aggregate_again(study, ensemble_name, runs)
+    method = load_ensemble_method(runs / study / "ensembles" / ensemble_name, ensemble, again=again)
     root = folder / "phantoms"
     counts = dict.fromkeys(SPGC_CLASSES, n_phantoms)
     write_cohort(root, scans=counts, labelled={}, seed=SEED, rows=256, n_slices=(40, 60))
     phantoms = [(f"phantom {scan_id}", path) for scan_id, path in find_scans(root)]  # ids differ from those of patients
     prepared = prepare_all([*phantoms, *scans], ensemble.pixels)
 
-    def booster_classes(predictions: Predictions) -> NDArray[np.int64]:
+    def predicted_classes(predictions: Predictions) -> NDArray[np.int64]:
         folds = [member.fold for member in ensemble.members]
         sets = {scan_id: by_fold(probabilities, folds) for scan_id, probabilities in predictions.items()}
-        features = features_of_sets(sets, ensemble.models, ensemble.classes)
-        return np.asarray(mean_probabilities(booster, features).argmax(axis=1))
+        return np.asarray(predict_sets(method, sets).argmax(axis=1))
 
     predictions: dict[str, Predictions] = {}
     recheck_shares = {}
@@ -81,9 +80,9 @@ def measure_agreement(
         n_predictions = sum(values[..., 0].size for values in predictions[engine].values())
         recheck_shares[engine] = sum(networks.recheck_counts) / n_predictions
     expected = predictions.pop(BASELINE)
-    classes = booster_classes(expected)
+    classes = predicted_classes(expected)
     return {
-        engine: compare(expected, actual, float(np.mean(booster_classes(actual) == classes)), recheck_shares[engine])
+        engine: compare(expected, actual, float(np.mean(predicted_classes(actual) == classes)), recheck_shares[engine])
         for engine, actual in predictions.items()
     }
 

@@ -33,11 +33,13 @@ from benchmarks.simulated_cohorts import (
 )
 from cnr_iemn.constants import BACKBONES, BOOSTER_METHOD, PHANTOM_NOTICE, SPGC_CLASSES
 from cnr_iemn.data.slice_predictions import read_predictions
-from cnr_iemn.evaluation.method_comparison import cross_validate, predict_sets
+from cnr_iemn.evaluation.method_comparison import cross_validate
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage2.calibration import patient_folds
-from cnr_iemn.stage2.methods import METHODS, Method
-from cnr_iemn.stage2.out_of_fold import SliceSets, paper_sets
+from cnr_iemn.stage2.methods.base import Method
+from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.out_of_fold import Axes, SliceSets, paper_sets
+from cnr_iemn.stage2.scan_predictions import predict_sets
 from cnr_iemn.statistics.paired_tests import compare_with, holm
 
 Floats = NDArray[np.float64]
@@ -108,10 +110,14 @@ def predict_cohort(
         np.array([SPGC_CLASSES.index(k) for k in table["label"]], dtype=np.int64) for table in (training, validation)
     )
     arrays = [sets[scan_id][0] for scan_id in training.index]
+    axes = Axes(tuple(f"model {k}" for k in range(len(arrays[0]))), SPGC_CLASSES)
     folds = patient_folds(training, seed=seed) or []
-    training_probabilities = {name: cross_validate(method, arrays, labels, folds) for name, method in methods.items()}
+    training_probabilities = {
+        name: cross_validate(method, arrays, labels, axes, folds, seed=seed) for name, method in methods.items()
+    }
+    held_out = {scan_id: sets[scan_id] for scan_id in validation.index}
     probabilities = {
-        name: predict_sets(method(arrays, labels), sets, validation.index) for name, method in methods.items()
+        name: predict_sets(method.fit(arrays, labels, axes, seed=seed), held_out) for name, method in methods.items()
     }
     n_training = _count_correct_covid(training_probabilities[BOOSTER_METHOD], labels)
     n_validation = _count_correct_covid(probabilities[BOOSTER_METHOD], truth)

@@ -18,7 +18,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import xgboost
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -38,10 +37,10 @@ from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
 from cnr_iemn.schemas import VALIDATION
 from cnr_iemn.stage1.training.hardware import choose_hardware
 from cnr_iemn.stage1.training.progress import show_progress
-from cnr_iemn.stage2.booster import load_booster, mean_probabilities
-from cnr_iemn.stage2.ensemble import Ensemble, read_ensemble
+from cnr_iemn.stage2.ensemble import Ensemble, aggregate_again, load_ensemble_method, read_ensemble
 from cnr_iemn.stage2.group_features import features_of_sets
 from cnr_iemn.stage2.out_of_fold import by_fold
+from cnr_iemn.stage2.scan_predictions import predict_sets
 
 Row = dict[str, float | int]
 Rows = dict[str, Row]
@@ -109,7 +108,8 @@ class Study:
     def __init__(self, runs: Path, study: str, name: str) -> None:
         self.ensemble: Ensemble = read_ensemble(runs, study, name)
         self.networks = EnsembleNetworks(runs / study, self.ensemble, choose_hardware(0), batch_size=64)
-        self.booster: xgboost.Booster = load_booster(runs / study / "ensembles" / name / "booster.ubj")
+        again = aggregate_again(study, name, runs)
+        self.method = load_ensemble_method(runs / study / "ensembles" / name, self.ensemble, again=again)
 
     def probabilities(self, scan: PreparedScan, alter: Alteration | None = None) -> NDArray[np.float32]:
         """Return the class probabilities of the slices, float32 [networks, n_slices, classes]."""
@@ -130,7 +130,7 @@ class Study:
         sets = {"scan": by_fold(slices, [member.fold for member in self.ensemble.members])}
         features = features_of_sets(sets, self.ensemble.models, self.ensemble.classes)
         percentages = np.concatenate([table.to_numpy().ravel() for table in features])
-        probabilities = mean_probabilities(self.booster, features)[0]
+        probabilities = predict_sets(self.method, sets)[0]
         return ScanPrediction(slices.argmax(axis=2), percentages, probabilities, scan.lung_litres)
 
 

@@ -65,7 +65,7 @@ PAPER_COUNTS = {"validation": (86, 98), "validation, CAP": (10, 19), "tests": (7
 """Scans that the paper's ensemble has right, and of how many (sections 3.1.2 and 3.2)."""
 
 BOOSTER, BOOSTER_METHOD = "booster", "XGBoost on percentages"
-"""The word of settings for the booster that aggregate.py keeps, and what the table of methods calls it."""
+"""The word of settings for the paper's stage 2, the default, and its name among the methods."""
 THRESHOLD_CLASS = "COVID-19"
 """Of the SPGC cohort: the class whose sensitivity is set on training scans, being the one that must not be missed."""
 
@@ -100,10 +100,15 @@ def notice_for(*, study: bool, scans: bool) -> str | None:
 def method_names() -> tuple[str, ...]:
     """Return the names of the stage-2 methods in the order of their table.
 
-    They are the keys of the one dictionary in ``stage2/methods.py``, read from its source: importing the module would
-    load scikit-learn and XGBoost before the settings are checked.
+    They are the keys of the one dictionary in ``stage2/methods/registry.py``, read from its source: importing the
+    module would load scikit-learn and XGBoost before the settings are checked.
     """
-    source = (Path(__file__).parent / "stage2" / "methods.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parent / "stage2" / "methods" / "registry.py").read_text(encoding="utf-8")
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    (table,) = (node for node in ast.walk(functions["methods_with"]) if isinstance(node, ast.Dict))
+    (table,) = (node for node in ast.walk(functions["stage2_methods"]) if isinstance(node, ast.Dict))
     return tuple(str(key.value) if isinstance(key, ast.Constant) else BOOSTER_METHOD for key in table.keys)
+
+
+def method_name(setting: str) -> str:
+    """Return the name of the method that ``confirmatory`` declares."""
+    return BOOSTER_METHOD if setting == BOOSTER else setting

@@ -98,15 +98,15 @@ class NetworkId:
 class NewScansMetadata:
     """What the predictions.parquet of new scans says about its origin, stored as JSON in the file's schema metadata.
 
-    ``networks``: in ensemble order. ``booster_sha256``: of booster.ubj. ``refused``: scans that could not be read, with
-    the reason. ``phantom``: the study is synthetic.
+    ``networks``: in ensemble order. ``method_sha256``: of the stage-2 method's file. ``refused``: scans that could
+    not be read, with the reason. ``phantom``: the study is synthetic.
     """
 
     study: str
     ensemble: str
     classes: tuple[str, ...]
     networks: tuple[NetworkId, ...]
-    booster_sha256: str
+    method_sha256: str
     refused: dict[str, str]
     phantom: bool
     kind: str = NEW_SCANS

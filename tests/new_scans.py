@@ -34,7 +34,7 @@ def make_new_scans(
     phantom: bool = False,
     phantom_scans: bool = False,
     refused: Mapping[str, str] | None = None,
-    booster_sha256: str = "b005",
+    method_sha256: str = "b005",
     seed: int = 0,
 ) -> NewScans:
     """Return simulated predictions of these scans by each model, and of each fold where there are some."""
@@ -52,7 +52,7 @@ def make_new_scans(
         )
         for scan_id, scan in scans.items()
     }
-    origin = "study", "two", SPGC_CLASSES, networks, booster_sha256, dict(refused or {}), phantom
+    origin = "study", "two", SPGC_CLASSES, networks, method_sha256, dict(refused or {}), phantom
     return NewScans(values, NewScansMetadata(*origin))
 
 

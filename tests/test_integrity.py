@@ -33,7 +33,8 @@ from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import RunScans, stored_pixels
 from cnr_iemn.stage1.training.trainer import load_weights
 from cnr_iemn.stage2.booster import save_booster, train_booster
-from cnr_iemn.stage2.ensemble import Member, load_ensemble_booster, read_ensemble
+from cnr_iemn.stage2.ensemble import Member, load_ensemble_method, read_ensemble
+from cnr_iemn.stage2.methods.boosted import FittedBooster
 from cnr_iemn.stage2.new_scans import read_new_scans, write_new_scans
 from cnr_iemn.utils.atomic_io import sha256_of_file
 from cnr_iemn.utils.checksums import file_digests
@@ -80,7 +81,7 @@ def test_another_booster_is_refused_before_xgboost_sees_it(
 ) -> None:
     _, folder = write_study(tmp_path)
     ensemble, path = read_ensemble(tmp_path, "study", "two"), folder / "booster.ubj"
-    assert load_ensemble_booster(folder, ensemble, again="").num_boosted_rounds() > 0
+    assert isinstance(load_ensemble_method(folder, ensemble, again=""), FittedBooster)
     data = path.read_bytes()
     if other == "of another ensemble":
         features = pd.DataFrame({"a": [0.0, 1.0, 2.0]})
@@ -94,7 +95,7 @@ def test_another_booster_is_refused_before_xgboost_sees_it(
         if other == "a flipped bit":
             path.write_bytes(changed)
         with pytest.raises(RunError, match=r"booster\.ubj is (missing|not the file that ensemble\.json).* Do it again"):
-            load_ensemble_booster(folder, ensemble, again="Do it again.")
+            load_ensemble_method(folder, ensemble, again="Do it again.")
 
 
 @pytest.mark.parametrize("change", ["classes", "models", "unlisted"])
@@ -107,7 +108,7 @@ def test_an_ensemble_whose_booster_is_for_others_is_refused(change: str, tmp_pat
         "unlisted": replace(ensemble, files={}),
     }[change]
     with pytest.raises(RunError, match=r"predicts the classes|trained on .* features|does not name booster\.ubj"):
-        load_ensemble_booster(folder, changed, again="Do it again.")
+        load_ensemble_method(folder, changed, again="Do it again.")
 
 
 def test_a_cut_off_aggregation_is_not_answered_from(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_cut_off_aggregation_is_not_answered_from(tmp_path: Path) -> None:
     features = pd.DataFrame({"a": [0.0, 1.0, 2.0]})
     save_booster(folder / "booster.ubj", train_booster(features, list(ensemble.classes), ensemble.classes, rounds=2))
     with pytest.raises(RunError, match="an aggregation was cut off between the two"):
-        load_ensemble_booster(folder, ensemble, again="")
+        load_ensemble_method(folder, ensemble, again="")
 
 
 @pytest.fixture(scope="module")

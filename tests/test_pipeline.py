@@ -14,9 +14,9 @@ from scipy.special import softmax
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.slice_predictions import read_predictions
 from cnr_iemn.data.slice_store import SliceStore, StoredScan
-from cnr_iemn.stage2.booster import load_booster, mean_probabilities
-from cnr_iemn.stage2.ensemble import signed_text
+from cnr_iemn.stage2.ensemble import load_ensemble_method, read_ensemble, signed_text
 from cnr_iemn.stage2.new_scans import read_new_scans
+from cnr_iemn.stage2.scan_predictions import predict_sets
 from tests.pipeline import MODELS, TINY, entry_point, measured_rows
 
 pytestmark = pytest.mark.slow
@@ -164,8 +164,9 @@ def test_predict_gives_the_answer_of_the_study(
     assert (row["class"], row["undecided"], row["phantom"]) == (answer["class"], answer["undecided"], True)
     assert row["calibrated_CAP"] == pytest.approx(answer["calibrated"]["CAP"])
     new = read_new_scans(output / "predictions.parquet")
-    booster = load_booster(copy / "runs" / "tiny" / "ensembles" / ENSEMBLE / "booster.ubj")
-    assert mean_probabilities(booster, new.features())[0].tolist() == list(answer["probabilities"].values())
+    ensemble = read_ensemble(copy / "runs", "tiny", ENSEMBLE)
+    method = load_ensemble_method(copy / "runs" / "tiny" / "ensembles" / ENSEMBLE, ensemble, again="")
+    assert predict_sets(method, new.sets)[0].tolist() == list(answer["probabilities"].values())
     margins = [
         each["base"] + sum(sum(thirds.values()) for thirds in each["models"].values())
         for each in (answer["contributions"][name] for name in document["classes"])

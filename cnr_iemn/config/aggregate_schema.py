@@ -34,11 +34,11 @@ class AggregateSettings:
     """``aggregate.py``: saved predictions to the patient's class. ``ensemble``: all, one name, or a list of names.
 
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
-    ``answer_share``: of new scans that the booster is to be sure enough of, 0 to 1; the others are undecided.
+    ``answer_share``: of new scans that stage 2 is to be sure enough of, 0 to 1; the others are undecided.
     ``methods``: whether other ways from slices to patients are tried beside, ``method_repeats`` times within the
-    training scans. ``confirmatory``: the way that counts, booster or one of ``method_names``. ``threshold_class``:
-    whose ``threshold_sensitivity`` (0 to 1) on new scans is wanted; auto, null or a class. ``refits``: of the
-    booster on resampled training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with
+    training scans. ``confirmatory``: the stage-2 method, booster or one of ``method_names``. ``threshold_class``:
+    whose ``threshold_sensitivity`` (0 to 1) on new scans is wanted; auto, null or a class. ``refits``: of
+    stage 2 on resampled training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with
     other seeds. ``verbose``: the terminal shows every table. ``evaluate``: predictions of predict.py, a file or a list;
     ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
     ``compare_on``: the validation scans, or a set that both have scored. ``ablations``: of the networks' input.

@@ -19,7 +19,7 @@ from cnr_iemn.config.schema import (
 )
 from cnr_iemn.config.schema_fields import check_fields, check_folder_name, setting_paths
 from cnr_iemn.config.search_space import search_space
-from cnr_iemn.constants import BACKBONES, BOOSTER, PAPER_BACKBONES
+from cnr_iemn.constants import BACKBONES, PAPER_BACKBONES
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.utils.shell_words import override
 from cnr_iemn.utils.writable import require_writable
@@ -243,11 +243,6 @@ def _check_aggregate(settings: AggregateSettings) -> None:
         raise ConfigurationError(
             "aggregate.py has tables and drawings, for which TensorBoard has no place, and no checkpoint. Give "
             "logger=wandb, or leave logger out: report.html holds everything."
-        )
-    if settings.confirmatory != BOOSTER and not settings.methods:
-        raise ConfigurationError(
-            f"confirmatory={settings.confirmatory} is one of the methods, and methods=false leaves them out. "
-            "Give methods=true, or confirmatory=booster."
         )
     _check_repeats("seeds", settings.seeds, "tag", settings.tag)
     _check_repeats("splits", settings.splits, "study", settings.study)

@@ -28,16 +28,16 @@ class Equipment(TypedDict):
 
 @dataclass(frozen=True)
 class Software:
-    """This software with one trained ensemble. ``booster_sha256``: as in ensemble.json, 64 hexadecimal digits."""
+    """This software with one trained ensemble. ``method_sha256``: as in ensemble.json, 64 hexadecimal digits."""
 
     study: str
     ensemble: str
-    booster_sha256: str
+    method_sha256: str
 
     @property
     def device_uid(self) -> str:
-        """UID of this version and booster, derived from a name-based UUID (PS3.5 B.2)."""
-        name = f"{NAME} {__version__} {self.booster_sha256}"
+        """UID of this version and fit of stage 2, derived from a name-based UUID (PS3.5 B.2)."""
+        name = f"{NAME} {__version__} {self.method_sha256}"
         return f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, name).int}"
 
     @property
@@ -47,7 +47,7 @@ class Software:
             "manufacturer": NAME,
             "manufacturer_model_name": f"{NAME} ({USE.lower()})",
             "software_versions": __version__,
-            "device_serial_number": self.booster_sha256,
+            "device_serial_number": self.method_sha256,
         }
 
     @property
@@ -56,7 +56,7 @@ class Software:
         parameters = [
             f"study={self.study}",
             f"ensemble={self.ensemble}",
-            f"booster_sha256={self.booster_sha256}",
+            f"method_sha256={self.method_sha256}",
         ]
         return AlgorithmIdentification(NAME, __version__, parameters=parameters)
 

@@ -27,7 +27,7 @@ _DIRECTIONS = ("LPH", "RAF")  # PatientOrientation of the axes' positive and neg
 
 
 def shown_slice(result: ScanResult) -> int:
-    """Return the index of the key picture's slice: the one that contributed most, else the one with most lung."""
+    """Return the index of the key picture's slice: the first key slice, else the one with most lung."""
     if result.explanation is not None and result.explanation.keys:
         return result.explanation.keys[0].index
     return int(result.prepared.lungs.sum(axis=(1, 2)).argmax())
@@ -48,8 +48,10 @@ def key_picture(result: ScanResult, ensemble: Ensemble) -> NDArray[np.uint8]:
     header.add(CLOSED_SET.format(first=ensemble.classes[0]), colour=_GREY)
     z = float(prepared.z_mm[index])
     place = f"Slice {index + 1} of {len(prepared.grey)}, {'z not known' if math.isnan(z) else f'z {z:.1f} mm'}"
-    has_keys = explanation is not None and bool(explanation.keys)
-    reason = "contributed most" if has_keys else "most lung; no slice supports the predicted class"
+    reason = "most lung; no slice supports the predicted class"
+    if explanation is not None and explanation.keys:
+        without = explanation.keys[0].contribution is None
+        reason = "highest probability of the predicted class" if without else "contributed most"
     captions = (f"{place}: {reason}", "Grad-CAM: model sensitivity, not lesion or cause")
     level, width = sum(LUNG_WINDOW) / 2, LUNG_WINDOW[1] - LUNG_WINDOW[0]
     footer = _TextBlock(width=2 * SIDE + _GAP)

@@ -28,7 +28,7 @@ def structured_report(
     Args:
         prediction: The scan's entry in predictions.json.
         ensemble: Which made the prediction.
-        keys: The slices that contributed most.
+        keys: The key slices.
         source: The scan's images.
         software: What made it.
 
@@ -42,7 +42,7 @@ def structured_report(
             name=NAME,
             manufacturer_name=NAME,
             model_name=f"{NAME} {software.equipment['software_versions']}",
-            serial_number=software.booster_sha256,
+            serial_number=software.method_sha256,
         ),
     )
     groups = [_scan_group(prediction, source, software), *_key_slice_groups(prediction, keys, source, software)]
@@ -98,18 +98,21 @@ def _key_slice_groups(
 ) -> Iterator[sr.MeasurementsAndQualitativeEvaluations]:
     """Yield a measurement group for each key slice, with a reference to its image."""
     for rank, key in enumerate(keys, 1):
+        chosen = "highest probability" if key.contribution is None else "contributed most"
+        values = [
+            ("RANK", "Rank among the key slices", float(rank)),
+            ("LOGODDS", "Contribution of its group of slices, log-odds", key.contribution),
+            ("MEAN", "Mean output of the networks for the slice", key.probability),
+        ]
         yield sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(
-                uid=hd.UID(), identifier=f"{NAME} slice {key.index + 1} of {prediction['n_slices']}, contributed most"
+                uid=hd.UID(), identifier=f"{NAME} slice {key.index + 1} of {prediction['n_slices']}, {chosen}"
             ),
             algorithm_id=software.algorithm,
             measurements=[
                 sr.Measurement(private_code(value, meaning), number, _NO_UNITS)
-                for value, meaning, number in (
-                    ("RANK", "Rank among slices that contributed most", rank),
-                    ("LOGODDS", "Contribution of its group of slices, log-odds", key.contribution),
-                    ("MEAN", "Mean output of the networks for the slice", key.probability),
-                )
+                for value, meaning, number in values
+                if number is not None
             ],
             source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source.images[key.index])],
         )

@@ -59,7 +59,7 @@ class DicomWriter:
         self._folder = folder / FOLDER
         self._ensemble = loaded.ensemble
         self._software = Software(
-            study=loaded.ensemble.study, ensemble=loaded.name, booster_sha256=loaded.ensemble.files["booster.ubj"]
+            study=loaded.ensemble.study, ensemble=loaded.name, method_sha256=loaded.ensemble.method_sha256
         )
         self._options = options
         self._lungs = loaded.ensemble.pixels.lungs if segmentation else None

@@ -1,12 +1,12 @@
 """Input ablations: mask out everything but the lungs, the lungs, or the slice position, on the validation scans.
 
-The booster stays as it is. The networks have never seen an altered image, so that a fall may also come from its
+Stage 2 stays as it is. The networks have never seen an altered image, so that a fall may also come from its
 strangeness; an ensemble that is as good without the lungs does not need them. Networks get the altered image at their
 own size, after all resizing, so that no interpolated pixel keeps anything of what was masked out. The channels are
 those of ``ct.window.three_channels``: grey, lung mask, grey within the mask.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from cnr_iemn.stage1.models.network import position_inputs
 from cnr_iemn.stage1.training.hardware import choose_hardware
 from cnr_iemn.stage1.training.progress import show_progress
 from cnr_iemn.stage2.ensemble import Ensemble
-from cnr_iemn.stage2.group_features import features_of_sets
 from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets, by_fold
 from cnr_iemn.statistics.confidence_intervals import proportion_intervals
 from cnr_iemn.statistics.metrics import evaluate, most_probable
@@ -36,7 +35,7 @@ MIN_AGREEMENT = 0.95
 
 Batch = dict[str, Tensor]
 Alteration = Callable[[Batch], Batch]
-Predict = Callable[[Sequence[pd.DataFrame]], NDArray[np.float64]]
+Predict = Callable[[SliceSets], NDArray[np.float64]]
 AlteredSets = dict[str, dict[str, tuple[ScanArray, ...]]]
 """``SliceSets`` of the scans by alteration."""
 
@@ -65,7 +64,7 @@ def ablate(
         store: The slices that the study was trained on.
         patients: Split and label, index scan_id.
         slices: What the networks predicted when they were trained.
-        predict: Class probabilities of scans, float64 [scans, classes], from their features.
+        predict: Class probabilities of scans, float64 [scans, classes], from their slices.
         gpus: As ``choose_hardware`` takes it.
         seed: Of the permutations.
 
@@ -114,8 +113,7 @@ def altered_slices(networks: EnsembleNetworks, store: SliceStore, scan_ids: list
 def _measure(altered: AlteredSets, ensemble: Ensemble, predict: Predict, labels: list[str]) -> dict[str, Ablation]:
     predicted: dict[str, list[str]] = {}
     for name, sets in altered.items():
-        features = features_of_sets(sets, ensemble.models, ensemble.classes)
-        predicted[name] = most_probable(predict(features), ensemble.classes)
+        predicted[name] = most_probable(predict(sets), ensemble.classes)
     correct = {name: np.array(classes) == np.array(labels) for name, classes in predicted.items()}
     comparisons = compare_with(correct.pop(UNALTERED), correct)
     rows: dict[str, Ablation] = {}

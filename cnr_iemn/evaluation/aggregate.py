@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import xgboost
 
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.parquet import write_parquet
@@ -28,17 +27,17 @@ from cnr_iemn.evaluation.study_metrics import (
 )
 from cnr_iemn.schemas import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.stage2.baselines import ScanSummary, baseline_predictions, slice_baselines
-from cnr_iemn.stage2.booster import save_booster
 from cnr_iemn.stage2.calibration import Calibrator, add_calibrated
-from cnr_iemn.stage2.group_features import feature_columns
+from cnr_iemn.stage2.methods.base import FittedMethod
+from cnr_iemn.stage2.methods.registry import METHODS, stage2_methods
 from cnr_iemn.stage2.out_of_fold import (
     OUT_OF_FOLD,
-    Features,
     Folds,
     SliceSets,
-    feature_modes,
+    StudyScans,
     out_of_fold_sets,
     paper_sets,
+    scans_by_mode,
 )
 from cnr_iemn.stage2.scan_predictions import ScanPredictions
 from cnr_iemn.stage2.shap_values import Contributions, contributions
@@ -55,10 +54,10 @@ class Results:
     Attributes:
         metrics: metrics.json.
         patients: One row a scan, training and validation, index scan_id.
-        features: ``Features.as_table``.
-        booster: Fitted on the features of the training scans.
+        features: ``StudyScans.percentages``.
+        fitted: The declared method, fitted on the training scans.
         calibration: Its temperature and abstention threshold.
-        contributions: SHAP values of the validation scans.
+        contributions: Of the validation scans; None where the method has none.
         slices: As the networks of the primary features predict them.
         seconds: By analysis.
     """
@@ -66,9 +65,9 @@ class Results:
     metrics: StudyMetrics
     patients: pd.DataFrame
     features: pd.DataFrame
-    booster: xgboost.Booster
+    fitted: FittedMethod
     calibration: Calibrator | None
-    contributions: Contributions
+    contributions: Contributions | None
     slices: SliceSets
     seconds: dict[str, float]
 
@@ -86,39 +85,47 @@ def assemble_results(
     eta: float = 0.3,
     seed: int = 0,
 ) -> Results:
-    """Fit XGBoost on the training scans; measure it, each backbone and each baseline on the validation scans.
+    """Fit the declared method on training scans; measure it, each backbone and each baseline on the validation scans.
 
     Args:
         predictions: By model, in ensemble order.
         summaries: Lung measurements by scan_id, of every scan of the cohort.
         cohort: Its name.
         folds: Predictions of the fold networks; with them the primary stage 2 is out of fold.
-        options: The evidence to collect.
+        options: The evidence to collect, and the declared method.
         shortcuts: Of every scan, index scan_id; None for no audit.
-        rounds, max_depth, eta, seed: As ``train_booster`` takes them.
+        rounds, max_depth, eta: Of XGBoost, as ``train_booster`` takes them.
+        seed: Of stage 2.
 
     Raises:
         RunError: The predictions do not fit together, a class has no training scan, or no scan is held out.
     """
     first = next(iter(predictions.values()))
-    fit = Stage2Fit(first.scans, first.metadata.classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
-    feature_sets = feature_modes(predictions, folds)
-    variants = {name: fit(features) for name, features in feature_sets.items()}
-    mode, features = next(iter(feature_sets.items()))
+    fit = Stage2Fit(
+        table=first.scans,
+        classes=first.metadata.classes,
+        methods=stage2_methods(rounds=rounds, max_depth=max_depth, eta=eta),
+        name=options.primary_method,
+        seed=seed,
+    )
+    modes = scans_by_mode(predictions, folds)
+    variants = {name: fit(scans) for name, scans in modes.items()}
+    mode, scans = next(iter(modes.items()))
     primary = variants[mode]
     slices = out_of_fold_sets(folds) if folds else paper_sets(predictions)
     overall = scan_metrics(primary.held_out, fit.classes, seed=seed)  # refuses a study without validation scans
-    evidence, seconds = collect_evidence(Study(fit, primary, features, slices, shortcuts), options)
-    validation_features = [table.loc[primary.held_out.index] for table in features.answering]
-    shap = contributions(primary.booster, validation_features, classes=fit.classes, models=tuple(predictions))
+    evidence, seconds = collect_evidence(Study(fit, primary, scans, slices, shortcuts), options)
+    held_out = {str(scan_id): scans.answering[scan_id] for scan_id in primary.held_out.index}
+    shap = contributions(primary.fitted, held_out)
+    features = scans.percentages(fit.table["fold"])
     metrics: StudyMetrics = {
-        **_description(predictions, features, cohort, mode, options.confirmatory, folds),
+        **_description(predictions, features, cohort, mode, options, folds),
         **overall,
         **evidence,
         "ablations": None,
-        "contributions": shap.summary(),
+        "contributions": None if shap is None else shap.summary(),
         **_variant_metrics(variants, predictions, fit, mode),
-        **_backbone_metrics(primary, features, predictions, fit),
+        **_backbone_metrics(primary, scans, fit),
         **_baseline_metrics(primary, summaries, fit),
         **_slice_metrics(predictions, summaries),
     }
@@ -127,8 +134,8 @@ def assemble_results(
     return Results(
         metrics=metrics,
         patients=add_calibrated(primary.patients, calibration, fit.classes),
-        features=features.as_table(fit.scans["fold"]),
-        booster=primary.booster,
+        features=features,
+        fitted=primary.fitted,
         calibration=calibration,
         contributions=shap,
         slices=slices,
@@ -138,10 +145,10 @@ def assemble_results(
 
 def _description(
     predictions: Mapping[str, Predictions],
-    features: Features,
+    features: pd.DataFrame,
     cohort: str,
     mode: str,
-    confirmatory: str,
+    options: EvidenceOptions,
     folds: Folds | None,
 ) -> Description:
     first = next(iter(predictions.values())).metadata
@@ -154,11 +161,11 @@ def _description(
         "models": list(predictions),
         "checkpoints": {name: run.metadata.checkpoint for name, run in predictions.items()},
         "features": mode,
-        "confirmatory": confirmatory,
+        "method": options.primary_method,
         "selected_on": _selected_on(predictions, mode),
         "slice_labels": first.slice_labels,
         "folds": None if folds is None else len(folds),
-        "n_features": features.training.shape[1],
+        "n_features": features.shape[1] - 2,
     }
 
 
@@ -177,10 +184,8 @@ def _variant_metrics(
     return {"variants": metrics, "variant_comparisons": _compare(variants[primary], alternatives)}
 
 
-def _backbone_metrics(
-    primary: ScanPredictions, features: Features, predictions: Mapping[str, Predictions], fit: Stage2Fit
-) -> BackboneMetrics:
-    backbones = {name: fit(features.only(feature_columns(name, fit.classes))) for name in predictions}
+def _backbone_metrics(primary: ScanPredictions, scans: StudyScans, fit: Stage2Fit) -> BackboneMetrics:
+    backbones = {name: fit(scans.of_model(name)) for name in scans.axes.models}
     return {
         "backbones": {name: backbone.evaluation(fit.classes) for name, backbone in backbones.items()},
         "comparisons": _compare(primary, backbones),
@@ -190,7 +195,7 @@ def _backbone_metrics(
 def _baseline_metrics(
     primary: ScanPredictions, summaries: Mapping[str, ScanSummary], fit: Stage2Fit
 ) -> BaselineMetrics:
-    labels, split = (dict(zip(fit.scans.index, fit.scans[name], strict=True)) for name in ("label", "split"))
+    labels, split = (dict(zip(fit.table.index, fit.table[name], strict=True)) for name in ("label", "split"))
     baselines = baseline_predictions(summaries, labels, split, fit.classes, seed=fit.seed)
     truth = primary.held_out["label"].tolist()
     correct = {name: np.array(predicted) == np.array(truth) for name, predicted in baselines.items()}
@@ -225,9 +230,12 @@ def _selected_on(predictions: Mapping[str, Predictions], mode: str) -> str | Non
 
 
 def write_results(folder: Path, results: Results) -> None:
-    """Write features.parquet, booster.ubj, patients.csv and, last, metrics.json; each whole or not at all."""
+    """Write features.parquet, the method's file, patients.csv and, last, metrics.json; each whole or not at all."""
     notice = {"notice": results.metrics["notice"]} if "notice" in results.metrics else {}
     table = pa.Table.from_pandas(results.features, preserve_index=False)
     write_parquet(folder / "features.parquet", table, {**notice, "schema_version": SCHEMA_VERSION})
-    save_booster(folder / "booster.ubj", results.booster)
+    method_file = METHODS[results.metrics["method"]].file
+    results.fitted.save(folder / method_file)
+    for stale in {method.file for method in METHODS.values()} - {method_file}:
+        (folder / stale).unlink(missing_ok=True)  # of an earlier aggregation with another method
     write_metrics(folder, results.patients, results.metrics)

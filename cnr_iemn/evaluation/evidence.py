@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cnr_iemn.constants import BOOSTER, BOOSTER_METHOD
+from cnr_iemn.constants import BOOSTER, BOOSTER_METHOD, method_name
 from cnr_iemn.evaluation.method_comparison import MethodChoice, MethodMetrics, compare_methods
 from cnr_iemn.evaluation.operating_point import AUTO, OperatingPoint, operating_point, threshold_class
 from cnr_iemn.evaluation.permutation_test import PermutationTest, permutation_test
@@ -25,9 +25,10 @@ from cnr_iemn.stage2.calibration import (
     calibration_scans,
     cross_validated_probabilities,
 )
-from cnr_iemn.stage2.methods import Method, methods_with
-from cnr_iemn.stage2.out_of_fold import Features, SliceSets
-from cnr_iemn.stage2.scan_predictions import ScanPredictions, train_and_predict
+from cnr_iemn.stage2.methods.base import Method
+from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.out_of_fold import SliceSets, StudyScans
+from cnr_iemn.stage2.scan_predictions import ScanPredictions, fit_and_predict
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,9 +44,9 @@ class EvidenceOptions:
         answer_share: Share of new scans that the abstention threshold aims to decide.
         methods: Whether the other stage-2 methods are compared.
         method_repeats: Cross-validations of each method on the training scans.
-        confirmatory: The primary method, the booster or one of ``constants.method_names``, named before the run.
+        confirmatory: The declared method, ``booster`` (the paper's) or one of ``constants.method_names``.
         threshold_class, threshold_sensitivity: Of the operating point.
-        refits: Of the booster on resampled training patients; 0 for none.
+        refits: Of stage 2 on resampled training patients; 0 for none.
         repeats: The study with other seeds or splits.
     """
 
@@ -67,47 +68,39 @@ class EvidenceOptions:
 
     @property
     def primary_method(self) -> str:
-        """The primary method under its name in the table of methods."""
-        return BOOSTER_METHOD if self.confirmatory == BOOSTER else self.confirmatory
+        """The declared method under its name in the table of methods."""
+        return method_name(self.confirmatory)
 
 
 @dataclass(frozen=True)
 class Stage2Fit:
-    """How stage 2 is fitted. ``scans``: patient, split and label, index scan_id. The others: of ``train_booster``."""
+    """How stage 2 is fitted.
 
-    scans: pd.DataFrame
+    ``table``: patient, split and label, index scan_id. ``classes``: in the order of the probabilities. ``methods``: all
+    by name, ``name`` the declared one. ``seed``: of the method.
+    """
+
+    table: pd.DataFrame
     classes: tuple[str, ...]
-    rounds: int = 100
-    max_depth: int = 6
-    eta: float = 0.3
+    methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)
+    name: str = BOOSTER_METHOD
     seed: int = 0
 
-    def __call__(self, features: Features, labels: list[str] | None = None) -> ScanPredictions:
-        """Fit on the training scans of ``features``. ``labels``: in place of theirs, in the features' order."""
-        return train_and_predict(
-            features,
-            scans=self.scans,
-            classes=self.classes,
-            rounds=self.rounds,
-            max_depth=self.max_depth,
-            eta=self.eta,
-            seed=self.seed,
-            labels=labels,
-        )
-
-    @property
-    def methods(self) -> Mapping[str, Method]:
-        """The stage-2 methods, of which XGBoost has these settings."""
-        return methods_with(rounds=self.rounds, max_depth=self.max_depth, eta=self.eta, seed=self.seed)
+    def __call__(self, scans: StudyScans, labels: list[str] | None = None) -> ScanPredictions:
+        """Fit on the training scans. ``labels``: in place of theirs, in their order."""
+        return fit_and_predict(self.methods[self.name], scans, self.table, seed=self.seed, labels=labels)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What all evidence starts from: the primary stage 2, its features and slices. ``shortcuts``: None for no audit."""
+    """What all evidence starts from: the primary stage 2 and its scans. ``shortcuts``: None for no audit.
+
+    ``slices``: every scan's, as the networks predict them.
+    """
 
     fit: Stage2Fit
     primary: ScanPredictions
-    features: Features
+    scans: StudyScans
     slices: SliceSets
     shortcuts: pd.DataFrame | None
 
@@ -118,8 +111,8 @@ class Study:
 
     @property
     def training(self) -> pd.DataFrame:
-        """The rows of the training scans, in the features' order."""
-        return self.primary.patients.loc[self.features.training.index]
+        """The rows of the training scans, in their order."""
+        return self.primary.patients.loc[list(self.scans.training_ids)]
 
     @property
     def training_truth(self) -> NDArray[np.int64]:
@@ -138,17 +131,17 @@ class Study:
 
     @cached_property
     def cross_validated(self) -> Floats | None:
-        """Of each training scan from a booster fitted without its patient; None where a class has a single patient."""
-        return cross_validated_probabilities(self.features, self.training, self.classes, self.fit, seed=self.fit.seed)
+        """Of each training scan from stage 2 fitted without its patient; None where a class has a single patient."""
+        return cross_validated_probabilities(self.scans, self.training, self.fit, seed=self.fit.seed)
 
     @property
     def calibration_scans(self) -> CalibrationScans:
         """The training scans that temperature and thresholds are fitted on."""
-        return calibration_scans(self.training, self.features.unseen)
+        return calibration_scans(self.training, self.scans.unseen)
 
     def predict(self, labels: list[str]) -> Floats:
         """Return the probabilities of the validation scans of stage 2 fitted on other training labels."""
-        return self._probabilities(self.fit(self.features, labels))
+        return self._probabilities(self.fit(self.scans, labels))
 
     def _indices(self, patients: pd.DataFrame) -> NDArray[np.int64]:
         return np.array([self.classes.index(label) for label in patients["label"]], dtype=np.int64)
@@ -173,8 +166,7 @@ def collect_evidence(study: Study, options: EvidenceOptions) -> tuple[Evidence, 
         "stability",
         measure_stability,
         study.primary,
-        study.features,
-        study.classes,
+        study.scans,
         study.fit,
         options.repeats,
         refits=options.refits,
@@ -234,9 +226,9 @@ def _methods(study: Study, options: EvidenceOptions) -> tuple[dict[str, MethodMe
         return None, None
     return compare_methods(
         study.slices,
-        study.fit.scans,
-        study.classes,
-        unseen=study.features.unseen,
+        study.fit.table,
+        study.scans.axes,
+        unseen=study.scans.unseen,
         primary=options.primary_method,
         repeats=options.method_repeats,
         label=threshold_class(options.threshold_class, study.classes),

@@ -33,7 +33,7 @@ class ExternalCalibration(TypedDict):
 class ExternalAccuracy(TypedDict):
     """The metrics of an external set that the model card repeats. ``missing_as_wrong``: scans without a prediction."""
 
-    booster_sha256: str
+    method_sha256: str
     set: str
     n_labelled: int
     n_predicted: int
@@ -45,10 +45,11 @@ class ExternalSource(Identity):
 
     study: str
     ensemble: str
+    method: str
     models: list[str]
     features: str
     phantom_study: bool
-    booster_sha256: str
+    method_sha256: str
     predictions: dict[str, str]
     labels: dict[str, str]
 
@@ -73,10 +74,10 @@ class ExternalMetrics(ExternalSource, ExternalSetMetrics):
     n_phantom_scans: int
 
 
-def read_external_accuracies(folder: Path, booster_sha256: str | None) -> list[ExternalAccuracy]:
-    """Return the accuracies of the external sets that this booster was scored on. ``folder``: the ensemble's."""
+def read_external_accuracies(folder: Path, method_sha256: str | None) -> list[ExternalAccuracy]:
+    """Return the accuracies of the external sets that this fit of stage 2 was scored on. ``folder``: the ensemble's."""
     scored = []
     for path in sorted(folder.glob("external/*/metrics.json")):
         again = f"Score the set again (aggregate.py evaluate=), or remove {path.parent}."
         scored.append(read_json(path, ExternalAccuracy, again=again, extra="ignore"))
-    return [metrics for metrics in scored if metrics["booster_sha256"] == booster_sha256]
+    return [metrics for metrics in scored if metrics["method_sha256"] == method_sha256]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import xgboost
 
 from cnr_iemn.data.label_files import TOGETHER, read_labels
 from cnr_iemn.errors import RunError
@@ -19,11 +18,12 @@ from cnr_iemn.evaluation.scan_metrics import scan_metrics
 from cnr_iemn.evaluation.study_metrics import Notice, write_metrics
 from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId, probability_columns
 from cnr_iemn.stage2.abstention import measure_undecided
-from cnr_iemn.stage2.booster import mean_probabilities
 from cnr_iemn.stage2.calibration import Calibrator, add_calibrated
 from cnr_iemn.stage2.calibration_metrics import measure_calibration
-from cnr_iemn.stage2.ensemble import Ensemble, aggregate_again, load_ensemble_booster, read_ensemble
+from cnr_iemn.stage2.ensemble import Ensemble, aggregate_again, load_ensemble_method, read_ensemble
+from cnr_iemn.stage2.methods.base import FittedMethod
 from cnr_iemn.stage2.new_scans import NewScans, read_new_scans
+from cnr_iemn.stage2.scan_predictions import predict_sets
 from cnr_iemn.statistics.confidence_intervals import Proportions, wilson
 from cnr_iemn.statistics.metrics import most_probable
 from cnr_iemn.utils.atomic_io import sha256_of_file
@@ -50,14 +50,13 @@ def score_external(
     """
     ensemble = read_ensemble(runs, study, name)
     folder = runs / study / "ensembles" / name
-    booster = load_ensemble_booster(folder, ensemble, again=aggregate_again(study, name, runs))
-    booster_sha256 = ensemble.files["booster.ubj"]
+    fitted = load_ensemble_method(folder, ensemble, again=aggregate_again(study, name, runs))
     files = {path: read_new_scans(path) for path in dict.fromkeys(predictions)}
-    check_scorable(files, ensemble.networks, booster_sha256, ensemble.learnt_from)
+    check_scorable(files, ensemble.networks, ensemble.method_sha256, ensemble.learnt_from)
     new = list(files.values())
     scan_ids = [scan_id for file in new for scan_id in (*file.scans, *file.metadata.refused)]
     calibration = ensemble.calibration
-    patients = external_patients(new, read_labels(labels, scan_ids, ensemble.classes), booster, calibration)
+    patients = external_patients(new, read_labels(labels, scan_ids, ensemble.classes), fitted, calibration)
     source = _source(ensemble, name, files, labels)
     sets = split_sets(patients)
     phantoms = {scan_id for file in new for scan_id, scan in file.scans.items() if scan.phantom}
@@ -85,12 +84,13 @@ def _source(
         "schema_version": SCHEMA_VERSION,
         "study": ensemble.study,
         "ensemble": name,
+        "method": ensemble.method,
         "cohort": ensemble.cohort,
         "classes": list(ensemble.classes),
         "models": list(ensemble.models),
         "features": ensemble.features,
         "phantom_study": ensemble.phantom,
-        "booster_sha256": ensemble.files["booster.ubj"],
+        "method_sha256": ensemble.method_sha256,
         "predictions": {str(path): sha256_of_file(path) for path in predictions},
         "labels": {str(path): sha256_of_file(path) for path in labels},
     }
@@ -122,7 +122,7 @@ def _set_metrics(
 
 
 def check_scorable(
-    new: Mapping[Path, NewScans], networks: Sequence[NetworkId], booster_sha256: str, learnt_from: Mapping[str, str]
+    new: Mapping[Path, NewScans], networks: Sequence[NetworkId], method_sha256: str, learnt_from: Mapping[str, str]
 ) -> None:
     """Check that predictions are this ensemble's, that no scan occurs twice, and that none trained the ensemble.
 
@@ -131,8 +131,8 @@ def check_scorable(
     owner: dict[str, Path] = {}
     for path, file in new.items():
         metadata = file.metadata
-        if metadata.networks != tuple(networks) or metadata.booster_sha256 != booster_sha256:
-            differing = "booster" if metadata.networks == tuple(networks) else "networks"
+        if metadata.networks != tuple(networks) or metadata.method_sha256 != method_sha256:
+            differing = "stage-2 method" if metadata.networks == tuple(networks) else "networks"
             raise RunError(
                 f"{path} is not from this ensemble: the SHA-256 of the {differing} differs. It says "
                 f"study={metadata.study} ensemble={metadata.ensemble}: give that, or, where it was trained or "
@@ -160,7 +160,7 @@ def check_scorable(
 
 
 def external_patients(
-    new: Sequence[NewScans], labels: pd.DataFrame, booster: xgboost.Booster, calibration: Calibrator | None
+    new: Sequence[NewScans], labels: pd.DataFrame, fitted: FittedMethod, calibration: Calibrator | None
 ) -> pd.DataFrame:
     """Return one row a labelled scan, index scan_id: set, patient, label, predicted, probabilities, correct, refused.
 
@@ -169,7 +169,7 @@ def external_patients(
     """
     classes = new[0].metadata.classes
     columns = probability_columns(classes)
-    tables = [pd.DataFrame(mean_probabilities(booster, file.features()), list(file.scans), columns) for file in new]
+    tables = [pd.DataFrame(predict_sets(fitted, file.sets), list(file.scans), columns) for file in new]
     probabilities = pd.concat(tables)
     refused = {scan_id: reason for file in new for scan_id, reason in file.metadata.refused.items()}
     predicted = pd.Series(most_probable(probabilities.to_numpy(), classes), probabilities.index)

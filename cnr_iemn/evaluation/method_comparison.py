@@ -12,8 +12,10 @@ from cnr_iemn.constants import BOOSTER_METHOD
 from cnr_iemn.evaluation.operating_point import OperatingPoint, operating_point
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage2.calibration import FoldRows, calibration_scans, patient_folds
-from cnr_iemn.stage2.methods import METHODS, Answer, Method
-from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets
+from cnr_iemn.stage2.methods.base import Method
+from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.out_of_fold import Axes, ScanArray, SliceSets
+from cnr_iemn.stage2.scan_predictions import predict_sets
 from cnr_iemn.statistics.confidence_intervals import Proportions, proportion_intervals, weighted_metrics
 from cnr_iemn.statistics.metrics import Evaluation, evaluate, most_probable
 from cnr_iemn.statistics.paired_tests import Comparison, compare_with
@@ -48,7 +50,7 @@ class MethodChoice(TypedDict):
 def compare_methods(
     sets: SliceSets,
     scans: pd.DataFrame,
-    classes: tuple[str, ...],
+    axes: Axes,
     *,
     unseen: AbstractSet[str] = frozenset(),
     primary: str = BOOSTER_METHOD,
@@ -63,17 +65,19 @@ def compare_methods(
     Args:
         sets: Slices of each scan; one set for training scans.
         scans: Patient, split and label, index scan_id.
-        classes: In the order of the probabilities.
-        unseen: ``Features.unseen``, for the operating points.
+        axes: Of the slices.
+        unseen: ``StudyScans.unseen``, for the operating points.
         primary: The method named before the run.
         repeats: Number of cross-validations.
         label: The class of each method's operating point, from the first cross-validation; None for none.
         sensitivity: The target of the operating point.
-        seed: Of the folds.
+        seed: Of the folds and of the methods.
         methods: By name.
     """
     training, validation = scans[scans["split"] == TRAINING], scans[scans["split"] == VALIDATION]
+    classes = axes.classes
     labels, truth = _indices(training["label"], classes), _indices(validation["label"], classes)
+    held_out = {str(scan_id): sets[scan_id] for scan_id in validation.index}
     arrays = [sets[scan_id][0] for scan_id in training.index]
     splits = [folds for k in range(repeats) if (folds := patient_folds(training, seed=seed + k)) is not None]
     threshold_scans = calibration_scans(training, unseen)
@@ -81,8 +85,8 @@ def compare_methods(
     balanced: dict[str, list[float]] = {}
     points: dict[str, OperatingPoint | None] = {}
     for name, method in methods.items():
-        probabilities[name] = predict_sets(method(arrays, labels), sets, validation.index)
-        cross_validated = [cross_validate(method, arrays, labels, folds) for folds in splits]
+        probabilities[name] = predict_sets(method.fit(arrays, labels, axes, seed=seed), held_out)
+        cross_validated = [cross_validate(method, arrays, labels, axes, folds, seed=seed) for folds in splits]
         balanced[name] = [_balanced_accuracy(labels, values) for values in cross_validated]
         points[name] = None
         if label is not None and splits:
@@ -137,19 +141,14 @@ def _method_metrics(
     }
 
 
-def predict_sets(predict: Answer, sets: SliceSets, scan_ids: "pd.Index[str]") -> Floats:
-    """Return the mean over each scan's sets of a method's probabilities, float64 [scans, classes]."""
-    counts = [len(sets[scan_id]) for scan_id in scan_ids]
-    probabilities = predict([array for scan_id in scan_ids for array in sets[scan_id]])
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return np.asarray(np.add.reduceat(probabilities, starts, axis=0) / np.array(counts)[:, None])
-
-
-def cross_validate(method: Method, scans: Sequence[ScanArray], labels: NDArray[np.int64], folds: FoldRows) -> Floats:
+def cross_validate(
+    method: Method, scans: Sequence[ScanArray], labels: NDArray[np.int64], axes: Axes, folds: FoldRows, *, seed: int = 0
+) -> Floats:
     """Return the probabilities of each training scan from a method fitted on the other folds, [scans, classes]."""
-    probabilities = np.full((len(labels), int(labels.max()) + 1), np.nan)
+    probabilities = np.full((len(labels), len(axes.classes)), np.nan)
     for rest, fold in folds:
-        probabilities[fold] = method([scans[k] for k in rest], labels[rest])([scans[k] for k in fold])
+        fitted = method.fit([scans[k] for k in rest], labels[rest], axes, seed=seed)
+        probabilities[fold] = fitted.predict_proba([scans[k] for k in fold])
     return probabilities
 
 

@@ -1,7 +1,7 @@
 """Stability of the metrics: other training patients, other seeds of the networks, other splits.
 
-The confidence intervals keep the models fixed and resample validation patients; here the models vary. XGBoost's own
-seed is not among them: at these settings it draws nothing.
+The confidence intervals keep the models fixed and resample validation patients; here the models vary. The seed of
+stage 2 is not among them: XGBoost draws nothing at these settings.
 """
 
 import copy
@@ -28,7 +28,7 @@ from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import describe_config_diff
 from cnr_iemn.stage2.ensemble import Ensemble, aggregate_again, read_ensemble
 from cnr_iemn.stage2.ensemble_runs import EnsembleRuns, read_runs
-from cnr_iemn.stage2.out_of_fold import Features
+from cnr_iemn.stage2.out_of_fold import StudyScans
 from cnr_iemn.stage2.scan_predictions import ScanPredictions
 from cnr_iemn.statistics.confidence_intervals import has_enough_patients, resample_patients, weighted_metrics
 
@@ -41,19 +41,18 @@ _SPLIT_KEYS = (*_SEED_KEYS, "study", "data.split.seed")
 class Repeats:
     """The same study with other seeds or splits. ``tag``, ``study``: of the primary one.
 
-    ``seeds``: the primary features by tag, of networks with other seeds. ``splits``: metrics by study, of other splits.
+    ``seeds``: the scans by tag, of networks with other seeds. ``splits``: metrics by study, of other splits.
     """
 
     tag: str = ""
     study: str = ""
-    seeds: Mapping[str, Features] = field(default_factory=dict)
+    seeds: Mapping[str, StudyScans] = field(default_factory=dict)
     splits: Mapping[str, Replicate] = field(default_factory=dict)
 
 
 def measure_stability(
     primary: ScanPredictions,
-    features: Features,
-    classes: tuple[str, ...],
+    scans: StudyScans,
     fit: Fit,
     repeats: Repeats,
     *,
@@ -61,29 +60,26 @@ def measure_stability(
     seed: int,
 ) -> Stability:
     """Return how the metrics of the primary stage 2 vary. ``fit``: fits stage 2 alike. ``refits``: 0 for none."""
+    classes = scans.axes.classes
     reference = replicate_metrics(primary, classes)
-    seeds = {tag: replicate_metrics(fit(table), classes) for tag, table in repeats.seeds.items()}
+    seeds = {tag: replicate_metrics(fit(other), classes) for tag, other in repeats.seeds.items()}
     return {
-        "refits": measure_refits(primary, features, classes, fit, refits=refits, seed=seed) if refits else None,
+        "refits": measure_refits(primary, scans, fit, refits=refits, seed=seed) if refits else None,
         "seeds": _replicates({repeats.tag: reference, **seeds}) if seeds else None,
         "splits": _replicates({repeats.study: reference, **repeats.splits}) if repeats.splits else None,
     }
 
 
-def measure_refits(
-    primary: ScanPredictions, features: Features, classes: tuple[str, ...], fit: Fit, *, refits: int, seed: int
-) -> Refits:
-    """Fit the booster on resamples of the training patients within their class; the networks stay."""
-    training = primary.patients.loc[features.training.index]
+def measure_refits(primary: ScanPredictions, scans: StudyScans, fit: Fit, *, refits: int, seed: int) -> Refits:
+    """Fit stage 2 on resamples of the training patients within their class; the networks stay."""
+    classes, training = scans.axes.classes, primary.patients.loc[list(scans.training_ids)]
     truth = np.array([classes.index(label) for label in training["label"]], dtype=np.int64)
     patients = training["patient_id"].tolist()
     rng = np.random.default_rng(seed)
     replicates, changes = [], []
     for counts in resample_patients(truth, patients, resamples=refits, rng=rng):
-        rows = np.repeat(np.arange(len(truth)), counts.astype(np.int64))
-        # numbered, since a scan can occur twice
-        resample = Features(features.training.iloc[rows].set_axis(range(len(rows))), features.answering)
-        result = fit(resample, labels=training["label"].iloc[rows].tolist())
+        rows = np.repeat(np.arange(len(truth)), counts.astype(np.int64)).tolist()
+        result = fit(scans.with_training(rows))
         replicates.append(replicate_metrics(result, classes))
         changes.append((result.held_out["predicted"] != primary.held_out["predicted"]).to_numpy(dtype=bool))
     enough = has_enough_patients(truth, patients)
@@ -143,7 +139,7 @@ def _summarise(values: Sequence[float | None], *, enough: bool = True) -> Summar
 def find_repeats(
     runs: Path, primary: EnsembleRuns, ensemble: Ensemble, name: str, *, seeds: Sequence[str], splits: Sequence[str]
 ) -> Repeats:
-    """Return the features of the tags ``seeds`` and the metrics of the studies ``splits``.
+    """Return the scans of the tags ``seeds`` and the metrics of the studies ``splits``.
 
     ``primary``, ``ensemble``: of the study itself; ``name``: the ensemble's folder. Raises RunError where one of the
     repeats is missing, or differs from the study in more than its seeds.
@@ -152,16 +148,16 @@ def find_repeats(
     return Repeats(
         tag=first.tag,
         study=first.study,
-        seeds=_seed_features(runs, primary, ensemble, seeds),
+        seeds=_seed_scans(runs, primary, ensemble, seeds),
         splits={study: _split_metrics(runs, primary, ensemble, name, study) for study in splits},
     )
 
 
-def _seed_features(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, tags: Sequence[str]) -> dict[str, Features]:
+def _seed_scans(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, tags: Sequence[str]) -> dict[str, StudyScans]:
     first = next(iter(primary.predictions.values()))
     study, models = next(iter(primary.runs.values())).study, tuple(primary.runs)
     tag_by_seed = {first.metadata.seed: first.metadata.tag}
-    features: dict[str, Features] = {}
+    scans: dict[str, StudyScans] = {}
     for tag in tags:
         repeat = read_runs(runs, study, models, tag, features=ensemble.features)
         predictions = next(iter(repeat.predictions.values()))
@@ -176,14 +172,14 @@ def _seed_features(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, tags: 
             _require_same_settings(run, repeated, _SEED_KEYS)
         metadata = replace(predictions.metadata, seed=first.metadata.seed)
         check_same_study(first, replace(predictions, metadata=metadata))
-        features[tag] = repeat.declared_features
-    return features
+        scans[tag] = repeat.declared_scans
+    return scans
 
 
 def _split_metrics(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, name: str, study: str) -> Replicate:
     reference = next(iter(primary.runs.values())).study
     repeat = read_ensemble(runs, study, name)
-    for key in ("phantom", "cohort", "classes", "models", "features"):
+    for key in ("phantom", "cohort", "classes", "models", "features", "method"):
         expected, value = getattr(ensemble, key), getattr(repeat, key)
         if expected != value:
             raise RunError(

@@ -70,7 +70,7 @@ class Summaries(TypedDict):
 
 
 class Refits(Summaries):
-    """Of ``n`` boosters fitted on resampled training patients; the networks stay.
+    """Of ``n`` fits of stage 2 on resampled training patients; the networks stay.
 
     ``changes``: share of validation scans whose class a refit changes; ``changes_any``: that at least one changes.
     """
@@ -128,15 +128,16 @@ class Evidence(TypedDict):
 
 
 class Description(Identity):
-    """How stage 2 was fitted. ``features``: the primary feature mode. ``confirmatory``: the setting of that name.
+    """How stage 2 was fitted. ``features``: the primary feature mode. ``method``: the declared method.
 
-    ``selected_on``: the set that chose the networks' checkpoints; None where nothing was selected.
+    ``selected_on``: the set that chose the networks' checkpoints; None where nothing was selected. ``n_features``: the
+    number of the paper's percentages, in features.parquet.
     """
 
     models: list[str]
     checkpoints: dict[str, str]
     features: str
-    confirmatory: str
+    method: str
     selected_on: str | None
     slice_labels: str
     folds: int | None
@@ -182,10 +183,11 @@ class SliceMetrics(TypedDict):
 class StudyMetrics(Description, ScanMetrics, Evidence, VariantMetrics, BackboneMetrics, BaselineMetrics, SliceMetrics):
     """metrics.json of an ensemble: the primary stage 2 on the validation scans, its evidence, and its comparisons.
 
-    Fractions are 0 to 1. ``contributions``: mean absolute SHAP values, log-odds, by class, model and 20 groups.
+    Fractions are 0 to 1. ``contributions``: mean absolute contributions, log-odds, by class, model and 20 groups; None
+    where the method has none.
     """
 
-    contributions: dict[str, dict[str, list[float]]]
+    contributions: dict[str, dict[str, list[float]]] | None
     ablations: Ablations | None
 
 

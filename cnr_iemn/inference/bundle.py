@@ -15,11 +15,11 @@ from cnr_iemn.stage2.ensemble import LoadedEnsemble, check_pixels, parse_ensembl
 from cnr_iemn.utils.atomic_io import json_text, recover_folder, sha256_of_file, write_bytes_atomic, write_text_atomic
 from cnr_iemn.utils.json_io import read_json
 
-CHECKSUMS, CONFIG, ENSEMBLE, BOOSTER = "checksums.json", "config.json", "ensemble.json", "booster.ubj"
+CHECKSUMS, CONFIG, ENSEMBLE = "checksums.json", "config.json", "ensemble.json"
 README, PROVENANCE, ONNX = "README.md", "provenance.json", "onnx"
 BUNDLE_TENSORS = "model.safetensors"
 """The tensors of all networks, under Hugging Face's usual name. The format cannot contain code."""
-_REQUIRED = {CONFIG, ENSEMBLE, BOOSTER, BUNDLE_TENSORS}
+_REQUIRED = {CONFIG, ENSEMBLE, BUNDLE_TENSORS}
 _REMEDY = "Get the bundle again from its source, or write it again with export.py."
 
 
@@ -44,12 +44,14 @@ def open_bundle(folder: Path) -> LoadedEnsemble:
                 f"{folder / ENSEMBLE} has the weights of {member.name} in {member.checkpoint}, but those of a bundle "
                 f"are in {BUNDLE_TENSORS}. {_REMEDY}"
             )
+    if not (folder / ensemble.method_file).is_file():
+        raise RunError(f"The bundle {folder} lacks {ensemble.method_file}. {_REMEDY}")
     check_pixels(ensemble)
     return LoadedEnsemble(
         name=config["ensemble"],
         ensemble=ensemble,
         folder=folder,
-        booster=folder / BOOSTER,
+        files=folder,
         predictions=Path("predictions"),
         again=remedy,
     )

@@ -1,4 +1,4 @@
-"""Writes a bundle: weights, ONNX files, booster, configuration, model card, and the checksums of them all."""
+"""Writes a bundle: weights, ONNX files, stage-2 method, configuration, model card, and the checksums of them all."""
 
 import json
 import shutil
@@ -14,7 +14,6 @@ import numpy as np
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.errors import RunError
 from cnr_iemn.inference.bundle import (
-    BOOSTER,
     BUNDLE_TENSORS,
     CHECKSUMS,
     CONFIG,
@@ -27,6 +26,7 @@ from cnr_iemn.inference.bundle import (
 )
 from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
 from cnr_iemn.inference.onnx_export import export_onnx, largest_difference
+from cnr_iemn.stage2.booster import BOOSTER_FILE
 from cnr_iemn.stage2.ensemble import Ensemble, LoadedEnsemble, write_ensemble
 from cnr_iemn.stage2.provenance import StudyProvenance
 from cnr_iemn.utils.atomic_io import finished_folder, json_text, recover_folder, write_text_atomic
@@ -79,7 +79,7 @@ def write_bundle(
         ConfigurationError: A network cannot be written as ONNX.
     """
     ensemble = loaded.ensemble
-    require = partial(require_listed, loaded.booster.parent, listed=ensemble.files, again=loaded.again)
+    require = partial(require_listed, loaded.files, listed=ensemble.files, again=loaded.again)
     by_name = {member.name: network for member, network in networks.networks.items()}
     with finished_folder(folder) as new:
         write_ensemble(new, portable_ensemble(ensemble))
@@ -89,7 +89,7 @@ def write_bundle(
         card = require("model_card.md").read_text(encoding="utf-8")
         head = front_matter(ensemble, license_name)
         write_text_atomic(new / README, f"{head}\n{card}{_license_section(license_name)}")
-        shutil.copyfile(require(BOOSTER), new / BOOSTER)
+        shutil.copyfile(require(ensemble.method_file), new / ensemble.method_file)
         save_networks(new / BUNDLE_TENSORS, by_name)
         differences = _write_onnx(new / ONNX, networks) if onnx else {}
         write_checksums(new)
@@ -100,7 +100,7 @@ def write_bundle(
 def portable_ensemble(ensemble: Ensemble) -> Ensemble:
     """Return the ensemble for a bundle: all weights in one file, training scans identified by checksums alone."""
     members = tuple(replace(member, checkpoint=BUNDLE_TENSORS) for member in ensemble.members)
-    files = {BOOSTER: ensemble.files[BOOSTER]}  # all files are in checksums.json
+    files = {ensemble.method_file: ensemble.method_sha256}  # all files are in checksums.json
     learnt_from = {digest: digest for digest in ensemble.learnt_from.values()}
     return replace(ensemble, members=members, learnt_from=learnt_from, files=files)
 
@@ -124,7 +124,8 @@ def front_matter(ensemble: Ensemble, license_name: str) -> str:
     if license_name == "other":
         lines.append("license_name: terms-of-the-cohort")
     lines += ["library_name: cnr-iemn", "pipeline_tag: image-classification", "tags:"]
-    tags = ["medical", "computed-tomography", "covid-19", "xgboost", "onnx", "safetensors", "research-use-only"]
+    tags = ["medical", "computed-tomography", "covid-19", "onnx", "safetensors", "research-use-only"]
+    tags[3:3] = ["xgboost"] if ensemble.method_file == BOOSTER_FILE else []
     lines += [f"- {tag}" for tag in (*tags, *(["phantom"] if ensemble.phantom else []))]
     return "\n".join(["---", *lines, "---", ""])
 

@@ -1,4 +1,4 @@
-"""Why an ensemble predicted a class: the slices that contributed most, and Grad-CAM maps of them.
+"""Why an ensemble predicted a class: the slices that speak most for it, and Grad-CAM maps of them.
 
 Both show what the model is sensitive to, not where a lesion is or what causes a disease.
 """
@@ -37,13 +37,13 @@ class KeySlice:
     Attributes:
         index: 0-based, head first.
         group: Its group, 0 to 19.
-        contribution: Of the group to the predicted class, log-odds.
+        contribution: Of the group to the predicted class, log-odds; None where stage 2 has no contributions.
         probability: Of the predicted class, mean over the networks.
     """
 
     index: int
     group: int
-    contribution: float
+    contribution: float | None
     probability: float
 
 
@@ -56,28 +56,33 @@ class Explanation:
 
 
 def key_slices(
-    by_group: NDArray[np.float64], sets: Sequence[ScanArray], predicted: int, *, limit: int = 3
+    by_group: NDArray[np.float64] | None, sets: Sequence[ScanArray], predicted: int, *, limit: int = 3
 ) -> tuple[KeySlice, ...]:
     """Return a slice for each of the groups that contributed most to the predicted class, largest contribution first.
 
     It is the slice of the group to which the networks assign the highest probability of the class. Groups with a
-    negative contribution or without a slice are left out.
+    negative contribution or without a slice are left out. Without contributions the groups are ranked by that highest
+    probability instead.
 
     Args:
-        by_group: Contributions to the predicted class, float64 [models, groups].
+        by_group: Contributions to the predicted class, float64 [models, groups]; None where stage 2 has none.
         sets: Class probabilities from each set of networks, float32 [models, n_slices, classes].
         predicted: Index of the predicted class.
         limit: Most slices to return.
     """
-    total = by_group.sum(axis=0)
     probability = np.mean([array[:, :, predicted].mean(axis=0) for array in sets], axis=0)
     group_of_slice = assign_slice_groups(len(probability), N_GROUPS)
+    if by_group is None:
+        total = np.array([probability[group_of_slice == group].max(initial=0.0) for group in range(N_GROUPS)])
+    else:
+        total = by_group.sum(axis=0)
     keys = []
     for group in np.argsort(-total, kind="stable"):
         members = np.flatnonzero(group_of_slice == group)
         if total[group] > 0 and len(members):
             index = int(members[probability[members].argmax()])
-            keys.append(KeySlice(index, int(group), float(total[group]), float(probability[index])))
+            contribution = None if by_group is None else float(total[group])
+            keys.append(KeySlice(index, int(group), contribution, float(probability[index])))
     return tuple(keys[:limit])
 
 
@@ -85,15 +90,15 @@ def explain(
     networks: EnsembleNetworks,
     prepared: PreparedScan,
     *,
-    contributions: Contributions,
+    contributions: Contributions | None,
     sets: Sequence[ScanArray],
     predicted: int,
 ) -> Explanation:
-    """Return the slices that contributed most to a prediction, with their Grad-CAM maps.
+    """Return the key slices of a prediction, with their Grad-CAM maps.
 
     The arguments are those of ``key_slices`` and ``ensemble_maps``; ``contributions`` are of this scan alone.
     """
-    keys = key_slices(contributions.by_group[0, predicted], sets, predicted)
+    keys = key_slices(None if contributions is None else contributions.by_group[0, predicted], sets, predicted)
     heatmaps = ensemble_maps(networks, prepared, [key.index for key in keys], target=predicted, side=SIDE)
     return Explanation(keys, heatmaps)
 

@@ -115,7 +115,7 @@ class PredictionWriter:
             ensemble=self._loaded.name,
             classes=ensemble.classes,
             networks=ensemble.networks,
-            booster_sha256=ensemble.files["booster.ubj"],
+            method_sha256=ensemble.method_sha256,
             refused=self._refused,
             phantom=ensemble.phantom,
         )
@@ -126,6 +126,7 @@ class PredictionWriter:
         document: PredictionDocument = {
             "schema_version": SCHEMA_VERSION,
             "study": ensemble.study,
+            "method": ensemble.method,
             "models": list(ensemble.models),
             "classes": list(ensemble.classes),
             "calibration": None if ensemble.calibration is None else asdict(ensemble.calibration),

@@ -17,11 +17,10 @@ from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.inference.scan_result import Refusal, ScanResult, scan_prediction
 from cnr_iemn.read_options import STRICT, ReadOptions
 from cnr_iemn.stage1.training.hardware import Hardware, choose_hardware
-from cnr_iemn.stage2.booster import mean_probabilities
 from cnr_iemn.stage2.ensemble import LoadedEnsemble, load_study_ensemble
-from cnr_iemn.stage2.group_features import features_of_sets
 from cnr_iemn.stage2.new_scans import NewScan
 from cnr_iemn.stage2.out_of_fold import by_fold
+from cnr_iemn.stage2.scan_predictions import predict_sets
 from cnr_iemn.stage2.shap_values import contributions
 from cnr_iemn.utils.sandbox import refusal, run_limited
 
@@ -60,7 +59,7 @@ class Predictor:
         explanations: Add key slices and Grad-CAM maps to each result.
 
     Raises:
-        RunError: The booster is missing or damaged, or is not the ensemble's.
+        RunError: The file of the stage-2 method is missing or damaged, or is not the ensemble's.
         ConfigurationError: The engine cannot run here.
     """
 
@@ -79,7 +78,7 @@ class Predictor:
         self.ensemble = loaded.ensemble
         self._hardware = choose_hardware(None) if hardware is None else hardware
         self.engine = choose_engine(engine, self._hardware)
-        self._booster = loaded.load_booster()
+        self._method = loaded.load_method()
         self._pixels = replace(self.ensemble.pixels, read_options=read_options)
         self._batch_size = batch_size
         self._anonymous, self.explanations = anonymous, explanations
@@ -121,9 +120,8 @@ class Predictor:
         ensemble = self.ensemble
         networks = self.networks.predict_scan(prepared)
         sets = by_fold(networks, [member.fold for member in ensemble.members])
-        features = features_of_sets({scan_id: sets}, ensemble.models, ensemble.classes)
-        shap = contributions(self._booster, features, classes=ensemble.classes, models=ensemble.models)
-        (probabilities,) = mean_probabilities(self._booster, features)
+        shap = contributions(self._method, {scan_id: sets})
+        (probabilities,) = predict_sets(self._method, {scan_id: sets})
         explanation = None
         if self.explanations:
             explanation = explain(

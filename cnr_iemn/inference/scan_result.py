@@ -50,7 +50,7 @@ ScanPrediction = TypedDict(
         "n_slices": int,
         "lung_litres": float,
         "findings": list[str],
-        "contributions": dict[str, Any],  # Contributions.of_scan
+        "contributions": dict[str, Any] | None,  # Contributions.of_scan
         "page": str | None,
         "dicom": DicomFiles | None,
         "slices": list[SlicePrediction],
@@ -65,6 +65,7 @@ class PredictionDocument(TypedDict):
     notice: NotRequired[str]
     schema_version: int
     study: str
+    method: str
     models: list[str]
     classes: list[str]
     calibration: dict[str, Any] | None
@@ -90,7 +91,7 @@ class ScanResult:
         prepared: Its pixels and lung mask.
         probabilities: The networks' class probabilities of its slices.
         sets: The same by set of networks: one for each fold, or one in all.
-        contributions: SHAP values of the booster, of this scan alone.
+        contributions: Of stage 2, of this scan alone; None where the method has none.
         prediction: Its entry in predictions.json; ``page`` and ``dicom`` are None.
         explanation: Key slices and their Grad-CAM maps; None where no output needs them.
     """
@@ -99,7 +100,7 @@ class ScanResult:
     prepared: PreparedScan
     probabilities: NewScan
     sets: tuple[ScanArray, ...]
-    contributions: Contributions
+    contributions: Contributions | None
     prediction: ScanPrediction
     explanation: Explanation | None
 
@@ -115,7 +116,7 @@ def scan_prediction(
     *,
     sets: Sequence[ScanArray],
     probabilities: NDArray[np.float64],
-    contributions: Contributions,
+    contributions: Contributions | None,
     ensemble: Ensemble,
 ) -> ScanPrediction:
     """Return the entry of a scan in predictions.json.
@@ -124,8 +125,8 @@ def scan_prediction(
         scan_id: The scan's id.
         prepared: The scan.
         sets: Class probabilities from each set of networks, float32 [models, n_slices, classes].
-        probabilities: The booster's, float64 [classes].
-        contributions: SHAP values of the booster.
+        probabilities: Of stage 2, float64 [classes].
+        contributions: Of stage 2; None where the method has none.
         ensemble: Which made the prediction.
     """
     classes, calibration = ensemble.classes, ensemble.calibration
@@ -141,7 +142,7 @@ def scan_prediction(
         "n_slices": len(prepared.grey),
         "lung_litres": prepared.lung_litres,
         "findings": list(prepared.findings),
-        "contributions": contributions.of_scan(scan_id),
+        "contributions": None if contributions is None else contributions.of_scan(scan_id),
         "page": None,
         "dicom": None,
         "slices": [
@@ -201,7 +202,7 @@ def calibration_sentence(ensemble: Ensemble) -> str:
     """Return a sentence on where the calibrated probabilities come from."""
     calibration = ensemble.calibration
     if calibration is None:
-        return "Probabilities are XGBoost's own, not calibrated: the ensemble has no temperature."
+        return f"Probabilities are those of {ensemble.method}, not calibrated: the ensemble has no temperature."
     optimistic = ", some of which trained the networks: optimistic" if calibration.optimistic else ""
     return (
         f"Probabilities calibrated (temperature {calibration.temperature:.2f}) on {calibration.n} training scans of "

@@ -20,7 +20,9 @@ from cnr_iemn.statistics.metrics import Evaluation
 
 def study_figures(metrics: StudyMetrics) -> dict[str, Drawing]:
     """Return the figures of everything that was measured, by name."""
-    drawings = [confusion_figure(metrics), accuracy_figure(metrics), contribution_figure(metrics)]
+    drawings = [confusion_figure(metrics), accuracy_figure(metrics)]
+    if metrics["contributions"] is not None:
+        drawings.append(contribution_figure(metrics))
     if metrics["calibration"] is not None:
         drawings += [reliability_figure(metrics), risk_figure(metrics)]
     if metrics["methods"] is not None:
@@ -145,7 +147,8 @@ def risk_figure(metrics: StudyMetrics) -> Drawing:
 
 
 def contribution_figure(metrics: StudyMetrics) -> Drawing:
-    """Return mean absolute SHAP values: a panel for each class, a row for each backbone, groups head first."""
+    """Return mean absolute contributions: a panel for each class, a row for each backbone, groups head first."""
+    assert metrics["contributions"] is not None
     sizes = {name: np.array(list(rows.values())) for name, rows in metrics["contributions"].items()}
     models = [model_title(name) for name in metrics["models"]]
     highest = max(float(size.max()) for size in sizes.values()) or 1.0
@@ -163,9 +166,9 @@ def contribution_figure(metrics: StudyMetrics) -> Drawing:
         model, group = np.unravel_index(sizes[name].argmax(), sizes[name].shape)
         return f"Largest for {name}: {models[model]} in group {group + 1} of {N_GROUPS}, {sizes[name].max():.2f}."
 
-    text = "Mean absolute SHAP value, log-odds. " + " ".join(strongest(name) for name in sizes)
+    text = "Mean absolute contribution, log-odds. " + " ".join(strongest(name) for name in sizes)
     height = 0.8 + len(sizes) * (0.4 + 0.24 * len(models))
-    title = "Feature importance: mean absolute SHAP values of the booster"
+    title = "Feature importance: mean absolute contributions to stage 2"
     return draw("contributions", title, text, paint, height=height)
 
 

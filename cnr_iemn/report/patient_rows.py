@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.inference.slice_images import lung_extent, thumbnail
 from cnr_iemn.report.tables.results import model_title
-from cnr_iemn.schemas import probability_columns
 from cnr_iemn.stage2.group_features import group_percentages
 from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets
 from cnr_iemn.stage2.shap_values import LEVELS, Contributions
@@ -53,24 +52,24 @@ class PatientRow:
 
 
 def patient_rows(
-    patients: pd.DataFrame, contributions: Contributions, slices: SliceSets, store: SliceStore, *, budget: int
+    patients: pd.DataFrame, contributions: Contributions | None, slices: SliceSets, store: SliceStore, *, budget: int
 ) -> list[PatientRow]:
     """Return a row for each validation scan: errors, most confident first; then the others, least confident first.
 
     ``patients``: the rows of the validation scans, index scan_id. ``budget``: bytes of the rows in the page: after
     three quarters of it rows have no pictures, and after all of it there are no more rows.
     """
-    columns = probability_columns(contributions.classes)
+    columns = [str(name) for name in patients.columns if str(name).startswith("p_")]
+    classes = [name.removeprefix("p_") for name in columns]
     confidence = patients[columns].max(axis=1)
     order = np.lexsort((np.where(patients["correct"], confidence, -confidence), patients["correct"]))
-    place = {scan_id: k for k, scan_id in enumerate(contributions.scan_ids)}
     rows: list[PatientRow] = []
     spent = 0
     for scan_id, patient in patients.iloc[order].iterrows():
         if spent >= budget:
             break
         name = str(scan_id)
-        predicted, true = (contributions.classes.index(patient[key]) for key in ("predicted", "label"))
+        predicted, true = (classes.index(patient[key]) for key in ("predicted", "label"))
         pictured = spent < 0.75 * budget
         row = PatientRow(
             scan_id=name,
@@ -79,11 +78,11 @@ def patient_rows(
             probability=float(patient[columns[predicted]]),
             correct=bool(patient["correct"]),
             n_slices=slices[name][0].shape[1],
-            shares=dict(zip(contributions.classes, slice_shares(slices[name]).tolist(), strict=True)),
+            shares=dict(zip(classes, slice_shares(slices[name]).tolist(), strict=True)),
             strip=strip_paths(group_shares(slices[name])),
             thumbnails=_thumbnails(store, name, slices[name], predicted) if pictured else (),
             findings=store.scan(name).findings,
-            reasons=reasons(contributions, place[name], predicted, true),
+            reasons=reasons(contributions, name, predicted, true),
         )
         rows.append(row)
         spent += _MARKUP_BYTES + sum(len(text) for text in (*row.strip, *row.findings, *row.reasons))
@@ -137,8 +136,16 @@ def next_likely(contributions: Contributions, row: int, predicted: int) -> int:
     return max((k for k in range(len(margins)) if k != predicted), key=margins.__getitem__, default=predicted)
 
 
-def reasons(contributions: Contributions, row: int, predicted: int, true: int | None = None) -> tuple[str, ...]:
-    """Return the largest contributions, against the true class where the prediction is wrong, else the runner-up."""
+def reasons(
+    contributions: Contributions | None, scan_id: str, predicted: int, true: int | None = None
+) -> tuple[str, ...]:
+    """Return the largest contributions, against the true class where the prediction is wrong, else the runner-up.
+
+    There are none where the stage-2 method has no contributions.
+    """
+    if contributions is None:
+        return ()
+    row = contributions.scan_ids.index(scan_id)
     levels = contributions.by_level[row]
     other = next_likely(contributions, row, predicted) if true in (None, predicted) else true
     difference = levels[predicted] - levels[other]

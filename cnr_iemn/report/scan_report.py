@@ -80,8 +80,7 @@ class SliceView:
 def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
     """Return the page of a scan as HTML."""
     prediction, prepared, contributions = result.prediction, result.prepared, result.contributions
-    row = contributions.scan_ids.index(result.scan_id)
-    predicted = contributions.classes.index(prediction["class"])
+    predicted = ensemble.classes.index(prediction["class"])
     shares = zip(ensemble.classes, slice_shares(result.sets), strict=True)
     with_maps = [member for member in ensemble.members if member.library == "torchvision"]
     first, last = lung_extent(prepared.lungs.view(np.uint8))
@@ -108,8 +107,9 @@ def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
                 model_title(name) for name in ensemble.models if name not in {member.model for member in with_maps}
             ],
             sides=sorted({member.image_size for member in with_maps}),
-            reasons=reasons(contributions, row, predicted),
-            contributions=contribution_table(contributions, row, predicted),
+            reasons=reasons(contributions, result.scan_id, predicted),
+            contributions=None if contributions is None else contribution_table(contributions, 0, predicted),
+            method=ensemble.method,
             quality=quality_table(prediction, prepared),
         )
     )
@@ -139,7 +139,7 @@ def probability_table(prediction: ScanPrediction, ensemble: Ensemble) -> ResultT
     """Return the probabilities of each class beside its share of the training scans."""
     calibrated, counts = prediction["calibrated"], ensemble.training_counts
     total = sum(counts.values())
-    columns = ("class", *(("calibrated",) if calibrated else ()), "XGBoost", "training scans")
+    columns = ("class", *(("calibrated",) if calibrated else ()), "uncalibrated", "training scans")
     rows = tuple(
         (
             name,
@@ -174,7 +174,7 @@ def contribution_table(contributions: Contributions, row: int, predicted: int) -
         f"Contributions {title}, log-odds",
         ("backbone", *LEVELS, "all"),
         (*rows, ("before any slice", *[""] * len(LEVELS), f"{start:+.2f}")),
-        caption="Exact SHAP values of XGBoost; negative values are evidence against the class. Thirds of the slices.",
+        caption=f"{contributions.attribution}; negative values are evidence against the class. Thirds of the slices.",
     )
 
 

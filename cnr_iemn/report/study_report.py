@@ -21,6 +21,7 @@ from cnr_iemn.report.tables import ResultTable, with_interval
 from cnr_iemn.report.tables.evidence import evidence_by_topic, evidence_tables
 from cnr_iemn.report.tables.results import ensemble_title, provenance_tables, result_tables
 from cnr_iemn.schemas import READER, VALIDATION
+from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.provenance import StudyProvenance
 from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
 
@@ -97,18 +98,23 @@ def write_report(folder: Path, results: Results, store: SliceStore, provenance: 
     )
     write_text_atomic(folder / "report.html", page)
     card = templates.get_template("model_card.md").render(
-        **context, tables=[*result_tables(metrics), *evidence_tables(metrics)], external=external_accuracies(folder)
+        **context,
+        tables=[*result_tables(metrics), *evidence_tables(metrics)],
+        external=external_accuracies(folder, METHODS[metrics["method"]].file),
     )
     write_text_atomic(folder / "model_card.md", card)
 
 
-def external_accuracies(folder: Path) -> dict[str, str]:
-    """Return the accuracy of each external set that this very booster was scored on, by set, in words."""
-    booster = sha256_of_file(folder / "booster.ubj") if (folder / "booster.ubj").is_file() else None
+def external_accuracies(folder: Path, method_file: str) -> dict[str, str]:
+    """Return the accuracy of each external set that this very fit of stage 2 was scored on, by set, in words.
+
+    ``method_file``: of the declared method, in the folder.
+    """
+    fitted = sha256_of_file(folder / method_file) if (folder / method_file).is_file() else None
     return {
         metrics["set"]: f"{with_interval(metrics['missing_as_wrong']['accuracy'])}, {metrics['n_predicted']} of "
         f"{metrics['n_labelled']} scans predicted"
-        for metrics in read_external_accuracies(folder, booster)
+        for metrics in read_external_accuracies(folder, fitted)
     }
 
 
@@ -167,12 +173,16 @@ def sections(metrics: StudyMetrics, drawings: Mapping[str, Drawing]) -> list[Sec
         Section(
             "importance",
             "Feature importance",
-            "Model sensitivity, not lesion or cause: the mean absolute contribution (exact SHAP value) of each "
-            "backbone's percentages in a group of slices to a class's log-odds, over the validation scans.",
+            "Model sensitivity, not lesion or cause: the mean absolute contribution of each backbone's slices in a "
+            "group to a class's log-odds, over the validation scans (of XGBoost, exact SHAP values).",
             drawings=figures("contributions"),
         ),
     ]
-    return [section for section in every if section.drawings or section.tables or section.details]
+    shown = [section for section in every if section.drawings or section.tables or section.details]
+    if metrics["contributions"] is None:
+        text = f"The stage-2 method, {metrics['method']}, does not say what each slice contributes."
+        shown.append(Section("importance", "Feature importance", text))
+    return shown
 
 
 def data_quality(scans: Sequence[StoredScan]) -> DataQuality:

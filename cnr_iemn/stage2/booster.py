@@ -1,4 +1,4 @@
-"""XGBoost on the features of scans: the classifier of stage 2 (paper, section 2.2). No other module imports it."""
+"""XGBoost on the features of scans: the classifier of stage 2 (paper, section 2.2)."""
 
 import json
 import re
@@ -12,10 +12,13 @@ import pandas as pd
 import xgboost
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from cnr_iemn.errors import RunError
 from cnr_iemn.utils.atomic_io import write_bytes_atomic
 
+BOOSTER_FILE = "booster.ubj"
+"""Name of a booster's file in the folder of an ensemble or bundle."""
 _CLASSES = "classes"
 _PLACE = re.compile(r"^\[[\d:]+\] \S+: ")  # XGBoost's messages begin with their place in its sources
 # XGBoost reserves [, ] and < in feature names; escaping % too keeps the names unambiguous
@@ -103,11 +106,6 @@ def predict_probabilities(booster: xgboost.Booster, features: pd.DataFrame) -> N
     return np.asarray(booster.predict(data), dtype=np.float64).reshape(len(features), len(booster_classes(booster)))
 
 
-def mean_probabilities(booster: xgboost.Booster, tables: Sequence[pd.DataFrame]) -> NDArray[np.float64]:
-    """Return the booster's mean probabilities over several tables of the same scans, float64 [scans, classes]."""
-    return np.asarray(np.mean([predict_probabilities(booster, table) for table in tables], axis=0))
-
-
 def margin_contributions(booster: xgboost.Booster, features: pd.DataFrame) -> NDArray[np.float64]:
     """Return each feature's exact contribution to each class's margin (log-odds before the softmax).
 
@@ -157,15 +155,30 @@ def load_booster(path: Path) -> xgboost.Booster:
     """Read a booster of ``save_booster``. Raises RunError where it is missing or damaged."""
     if not path.is_file():
         raise RunError(f"There is no booster at {path}. Run aggregate.py for this study and ensemble first.")
-    booster, data = xgboost.Booster(), path.read_bytes()
+    data = path.read_bytes()
     if not data:  # XGBoost ends the process on an empty file
         raise RunError(f"{path} is not a readable booster (it is empty). Run aggregate.py again.")
+    return _parse_model(data, source=str(path))
+
+
+def booster_document(booster: xgboost.Booster) -> dict[str, object]:
+    """Return the booster as XGBoost's own JSON, to be part of another file."""
+    return TypeAdapter(dict[str, object]).validate_json(bytes(booster.save_raw(raw_format="json")))
+
+
+def parse_booster(document: dict[str, object], *, source: str) -> xgboost.Booster:
+    """Return the booster of ``booster_document``, the same to the bit. Raises RunError where it is damaged."""
+    return _parse_model(to_json(document), source=source)
+
+
+def _parse_model(data: bytes, *, source: str) -> xgboost.Booster:
+    booster = xgboost.Booster()
     try:
         booster.load_model(bytearray(data))
         booster_classes(booster)
     except (xgboost.core.XGBoostError, UnicodeDecodeError) as error:
         reason = _PLACE.sub("", str(error).strip().splitlines()[0])
-        raise RunError(f"{path} is not a readable booster ({reason}). Run aggregate.py again.") from error
+        raise RunError(f"{source} is not a readable booster ({reason}). Run aggregate.py again.") from error
     return booster
 
 

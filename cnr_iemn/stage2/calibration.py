@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from cnr_iemn.schemas import TRAINING, calibrated_columns, probability_columns
 from cnr_iemn.stage2.abstention import Undecided, measure_undecided, threshold_for
 from cnr_iemn.stage2.calibration_metrics import Calibration, measure_calibration, temperature_of, with_temperature
-from cnr_iemn.stage2.out_of_fold import Features
+from cnr_iemn.stage2.out_of_fold import StudyScans
 from cnr_iemn.stage2.scan_predictions import ScanPredictions
 
 ENOUGH = 20
@@ -25,7 +25,7 @@ ENOUGH = 20
 class CalibrationScans:
     """The training scans that temperature and thresholds are fitted on.
 
-    ``rows``: mask of the training scans, bool [training scans] in the features' order. ``weights``: of the scans in
+    ``rows``: mask of the training scans, bool [training scans] in their order. ``weights``: of the scans in
     the mask, float64, mean 1; they restore the class shares of all training scans. ``optimistic``: some of the scans
     trained the networks that score them, so that the fit flatters new scans.
     """
@@ -40,7 +40,7 @@ def calibration_scans(training: pd.DataFrame, unseen: AbstractSet[str]) -> Calib
 
     Args:
         training: Label of each training scan, index scan_id.
-        unseen: ``Features.unseen``; out of fold, all training scans.
+        unseen: ``StudyScans.unseen``; out of fold, all training scans.
 
     Returns:
         The unseen scans where they are all training scans, or at least ``ENOUGH`` of each class; else all.
@@ -100,13 +100,13 @@ class Calibrator:
         return cls(evidence["temperature"], *shares, evidence["learnt_on"], cohort, date, evidence["optimistic"])
 
     def calibrated(self, probabilities: Floats) -> Floats:
-        """Apply the temperature to the booster's probabilities, float64 [scans, classes]; their ranking stays."""
+        """Apply the temperature to the probabilities of stage 2, float64 [scans, classes]; their ranking stays."""
         return with_temperature(probabilities, self.temperature)
 
     def undecided(self, probabilities: Floats) -> NDArray[np.bool_]:
         """Mark the scans whose calibrated probability is below the threshold, bool [scans].
 
-        ``probabilities``: the booster's, float64 [scans, classes].
+        ``probabilities``: of stage 2, float64 [scans, classes].
         """
         return np.asarray(self.calibrated(probabilities).max(axis=1) < self.threshold)
 
@@ -115,7 +115,7 @@ def add_calibrated(patients: pd.DataFrame, calibrator: Calibrator | None, classe
     """Return the table with the additional columns ``calibrated_<class>`` and ``undecided`` (nullable).
 
     ``patients``: with ``p_<class>``. The new columns are empty without a calibrator, where probabilities are missing,
-    and for training scans: the booster was fitted on them, which the temperature does not correct for.
+    and for training scans: stage 2 was fitted on them, which the temperature does not correct for.
     """
     probabilities = patients[probability_columns(classes)].to_numpy(dtype=np.float64)
     rows = ~np.isnan(probabilities).any(axis=1)
@@ -174,25 +174,24 @@ def calibration_evidence(
 
 
 def cross_validated_probabilities(
-    features: Features,
+    scans: StudyScans,
     training: pd.DataFrame,
-    classes: tuple[str, ...],
-    fit: Callable[[Features], ScanPredictions],
+    fit: Callable[[StudyScans], ScanPredictions],
     *,
     seed: int,
 ) -> NDArray[np.float64] | None:
-    """Return each training scan's probabilities by a booster fitted on other patients, [scans, classes].
+    """Return each training scan's probabilities by stage 2 fitted on other patients, [scans, classes].
 
-    ``training``: patient_id and label of the scans, in the features' order. None where ``patient_folds`` has none.
+    ``training``: patient_id and label of the training scans, in their order. None where ``patient_folds`` has none.
     """
     folds = patient_folds(training, seed=seed)
     if folds is None:
         return None
-    probabilities = np.full((len(training), len(classes)), np.nan)
-    table = features.training
+    columns = probability_columns(scans.axes.classes)
+    probabilities = np.full((len(training), len(columns)), np.nan)
     for rest, fold in folds:
-        rows = fit(Features(table.iloc[rest], (table.iloc[fold],))).patients.loc[table.index[fold]]
-        probabilities[fold] = rows[probability_columns(classes)].to_numpy(dtype=np.float64)
+        held_out = fit(scans.hold_out(rest, fold)).patients.loc[[scans.training_ids[k] for k in fold]]
+        probabilities[fold] = held_out[columns].to_numpy(dtype=np.float64)
     return probabilities
 
 

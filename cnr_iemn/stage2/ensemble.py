@@ -1,4 +1,4 @@
-"""ensemble.json and the booster: the networks of an ensemble in their order. Prediction reads no other files."""
+"""ensemble.json and the file of its stage-2 method. Prediction reads no other files but the networks'."""
 
 import hashlib
 import json
@@ -7,17 +7,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 from pydantic import Field
-from xgboost import Booster
 
-from cnr_iemn.constants import N_GROUPS, PHANTOM_NOTICE
+from cnr_iemn.constants import BOOSTER_METHOD, N_GROUPS, PHANTOM_NOTICE
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId
-from cnr_iemn.stage2.booster import booster_classes, load_booster, predict_probabilities
 from cnr_iemn.stage2.calibration import Calibrator
-from cnr_iemn.stage2.group_features import feature_columns
+from cnr_iemn.stage2.methods.base import FittedMethod
+from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.out_of_fold import Axes
 from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
 from cnr_iemn.utils.checksums import require_listed
 from cnr_iemn.utils.json_io import parse_json, read_json
@@ -70,12 +69,13 @@ UNKNOWN_SCANS = TrainingScans()
 class Ensemble:
     """All that predicting a new scan needs.
 
-    ``features``: the feature mode, paper or out_of_fold; out of fold each fold has its members, and the booster's
-    probabilities are averaged over the folds. ``calibration``: None where the fit was not possible. ``learnt_from``:
-    SHA-256 of the training scans' grey slices in the store, by scan_id. ``training_counts``: number of training scans
-    of each class. ``store``: fingerprint of the slice store that the networks were trained on. ``values``,
-    ``fewest_slices``: see ``TrainingScans``. ``files``: SHA-256 of the files beside ensemble.json, by name
-    (``listed_files``). In files of earlier versions training_counts, store and values may be empty.
+    ``method``: the declared stage-2 method, a key of ``METHODS``. ``features``: the feature mode, paper or out_of_fold;
+    out of fold each fold has its members, and the probabilities of stage 2 are averaged over the folds.
+    ``calibration``: None where the fit was not possible. ``learnt_from``: SHA-256 of the training scans' grey slices in
+    the store, by scan_id. ``training_counts``: number of training scans of each class. ``store``: fingerprint of the
+    slice store that the networks were trained on. ``values``, ``fewest_slices``: see ``TrainingScans``. ``files``:
+    SHA-256 of the files beside ensemble.json, by name (``listed_files``). In files of earlier versions training_counts,
+    store and values may be empty.
     """
 
     study: str
@@ -84,6 +84,7 @@ class Ensemble:
     pixels: PixelSettings
     phantom: bool
     cohort: str
+    method: str = BOOSTER_METHOD
     features: Literal["paper", "out_of_fold"] = "paper"
     calibration: Calibrator | None = None
     learnt_from: Mapping[str, str] = field(default_factory=dict)
@@ -101,8 +102,23 @@ class Ensemble:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The members' models, in the order of the booster's features."""
+        """The members' models, in the order of stage 2."""
         return tuple(dict.fromkeys(member.model for member in self.members))
+
+    @property
+    def axes(self) -> Axes:
+        """Of the scans that stage 2 takes."""
+        return Axes(self.models, self.classes)
+
+    @property
+    def method_file(self) -> str:
+        """Name of the file of the fitted method."""
+        return METHODS[self.method].file
+
+    @property
+    def method_sha256(self) -> str:
+        """SHA-256 of the file of the fitted method: which fit of stage 2 this is."""
+        return self.files[self.method_file]
 
     @property
     def networks(self) -> tuple[NetworkId, ...]:
@@ -167,6 +183,8 @@ def parse_ensemble(path: Path, *, again: str) -> Ensemble:
             f"{path} is damaged: its members are {', '.join(names)}, where each fold has each model once, in one "
             f"order. {again}"
         )
+    if ensemble.method not in METHODS:
+        raise RunError(f"{path} has the stage-2 method {ensemble.method}, which this version does not have. {again}")
     if len(set(ensemble.classes)) < len(ensemble.classes):
         raise RunError(f"{path} is damaged: its classes are {', '.join(ensemble.classes)}. {again}")
     return ensemble
@@ -181,7 +199,7 @@ def _absent_keys(expected: Mapping[str, Any], values: Mapping[str, Any]) -> list
 
 
 def checkpoint_path(study: Path, member: Member) -> Path:
-    """Return a member's checkpoint. Raises RunError where it is missing or not the one the booster was trained for."""
+    """Return a member's checkpoint. Raises RunError where it is missing or not the one the ensemble was made with."""
     path = study / member.checkpoint
     if not path.is_file():
         raise RunError(f"The checkpoint {path} of {member.model} is missing. Copy it back, or train the run again.")
@@ -197,21 +215,21 @@ def checkpoint_path(study: Path, member: Member) -> Path:
 class LoadedEnsemble:
     """An ensemble and its files.
 
-    ``name``: of the ensemble in its study. ``folder``: the root of its members' paths. ``booster``: its file.
-    ``predictions``: the default output folder of predict.py. ``again``: the remedy where a file is damaged, a
-    sentence.
+    ``name``: of the ensemble in its study. ``folder``: the root of its members' paths. ``files``: the folder of the
+    files that it lists. ``predictions``: the default output folder of predict.py. ``again``: the remedy where a file is
+    damaged, a sentence.
     """
 
     name: str
     ensemble: Ensemble
     folder: Path
-    booster: Path
+    files: Path
     predictions: Path
     again: str
 
-    def load_booster(self) -> Booster:
-        """Return the booster. Raises RunError as ``load_ensemble_booster`` does."""
-        return load_ensemble_booster(self.booster.parent, self.ensemble, again=self.again)
+    def load_method(self) -> FittedMethod:
+        """Return the fitted stage-2 method. Raises RunError as ``load_ensemble_method`` does."""
+        return load_ensemble_method(self.files, self.ensemble, again=self.again)
 
 
 def load_study_ensemble(runs: Path, study: str, name: str) -> LoadedEnsemble:
@@ -219,34 +237,32 @@ def load_study_ensemble(runs: Path, study: str, name: str) -> LoadedEnsemble:
     folder = runs / study
     ensemble = read_ensemble(runs, study, name)
     check_pixels(ensemble)
-    booster, again = folder / "ensembles" / name / "booster.ubj", aggregate_again(study, name, runs)
-    return LoadedEnsemble(name, ensemble, folder, booster, folder / "predictions", again)
+    return LoadedEnsemble(
+        name=name,
+        ensemble=ensemble,
+        folder=folder,
+        files=folder / "ensembles" / name,
+        predictions=folder / "predictions",
+        again=aggregate_again(study, name, runs),
+    )
 
 
-def load_ensemble_booster(folder: Path, ensemble: Ensemble, *, again: str) -> Booster:
-    """Return the booster of an ensemble. Its checksum is compared before it is parsed.
+def load_ensemble_method(folder: Path, ensemble: Ensemble, *, again: str) -> FittedMethod:
+    """Return the fitted stage-2 method of an ensemble. The checksum of its file is compared before it is parsed.
 
     Args:
-        folder: The folder of booster.ubj.
+        folder: The folder of the file.
         ensemble: Its ensemble.
         again: The remedy where it is damaged, a sentence.
 
     Returns:
-        A booster of the ensemble's classes and its models' features.
+        The method, fitted for the ensemble's models and classes.
 
     Raises:
-        RunError: It is missing, damaged, or of another ensemble.
+        RunError: The file is missing, damaged, or of another ensemble.
     """
-    path = require_listed(folder, "booster.ubj", ensemble.files, again=again)
-    booster = load_booster(path)
-    classes = booster_classes(booster)
-    if classes != ensemble.classes:
-        raise RunError(
-            f"{path} predicts the classes {', '.join(classes)}, its ensemble has {', '.join(ensemble.classes)}. {again}"
-        )
-    columns = [name for model in ensemble.models for name in feature_columns(model, classes)]
-    predict_probabilities(booster, pd.DataFrame(columns=columns))  # without a scan: compares the features
-    return booster
+    path = require_listed(folder, ensemble.method_file, ensemble.files, again=again)
+    return METHODS[ensemble.method].load(path, ensemble.axes, again=again)
 
 
 def check_pixels(ensemble: Ensemble) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cnr_iemn.constants import N_GROUPS
+from cnr_iemn.constants import BOOSTER_METHOD, N_GROUPS
 from cnr_iemn.ct.io.image_stack import values_of
 from cnr_iemn.data.slice_predictions import Predictions, check_joinable, read_predictions
 from cnr_iemn.data.slice_store import SliceStore
@@ -16,7 +16,7 @@ from cnr_iemn.schemas import TRAINING
 from cnr_iemn.stage1.training.run_folder import RunFolder, finished_runs
 from cnr_iemn.stage1.training.run_record import stored_pixels
 from cnr_iemn.stage2.ensemble import Ensemble, Member
-from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, Features, Folds, feature_modes
+from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, Folds, StudyScans, scans_by_mode
 from cnr_iemn.stage2.run_settings import RunSettings
 from cnr_iemn.utils.atomic_io import sha256_of_file
 
@@ -43,9 +43,9 @@ class EnsembleRuns:
         return None if self.folds is None else {fold: runs.predictions for fold, runs in self.folds.items()}
 
     @property
-    def declared_features(self) -> Features:
-        """The booster's features in the declared mode. Raises RunError where the predictions do not fit together."""
-        return next(iter(feature_modes(self.predictions, self.fold_predictions).values()))
+    def declared_scans(self) -> StudyScans:
+        """The scans in the declared mode. Raises RunError where the predictions do not fit together."""
+        return next(iter(scans_by_mode(self.predictions, self.fold_predictions).values()))
 
     @property
     def scans(self) -> pd.DataFrame:
@@ -124,8 +124,10 @@ def _check_origin(run: RunFolder, predictions: Predictions) -> None:
         raise RunError(f"{run.predictions} is not the file that this run wrote{reason}. {again}")
 
 
-def describe_ensemble(runs: EnsembleRuns) -> Ensemble:
+def describe_ensemble(runs: EnsembleRuns, *, method: str = BOOSTER_METHOD) -> Ensemble:
     """Return the ensemble of finished runs in their order. Out of fold, its members are the networks of the folds.
+
+    ``method``: the declared stage-2 method, one of ``constants.method_names``.
 
     Raises:
         RunError: A run is of an earlier version.
@@ -145,6 +147,7 @@ def describe_ensemble(runs: EnsembleRuns) -> Ensemble:
         pixels=settings.pixels,
         phantom=first.phantom,
         cohort=settings.cohort,
+        method=method,
         features="paper" if runs.folds is None else "out_of_fold",
         store=first.store,
     )

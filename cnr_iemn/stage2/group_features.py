@@ -32,7 +32,8 @@ def percentages(scan: NDArray[np.float32]) -> NDArray[np.float64]:
     ``scan``: class probabilities of its slices, head first, float32 [models, n_slices, classes].
     """
     n_classes = scan.shape[2]
-    return np.concatenate([group_percentages(model.argmax(axis=1), n_classes=n_classes).ravel() for model in scan])
+    predicted = scan.argmax(axis=2)
+    return np.concatenate([group_percentages(model, n_classes=n_classes).ravel() for model in predicted])
 
 
 def features_of_sets(
@@ -61,13 +62,18 @@ def group_features(predictions: Mapping[str, Predictions], *, n_groups: int = N_
     slice.
     """
     check_joinable(predictions)
+    check_several_slices(predictions)
+    features = [_model_features(name, run, n_groups) for name, run in predictions.items()]
+    return pd.concat([table.loc[features[0].index] for table in features], axis=1)
+
+
+def check_several_slices(predictions: Mapping[str, Predictions]) -> None:
+    """Raise RunError where every scan has one slice."""
     if all((run.table["n_slices"] == 1).all() for run in predictions.values()):
         raise RunError(
             "Every scan of this study has one slice, and percentages in groups of slices need several: there is "
             "nothing to aggregate. The metrics of the slices are in metrics.json of each run."
         )
-    features = [_model_features(name, run, n_groups) for name, run in predictions.items()]
-    return pd.concat([table.loc[features[0].index] for table in features], axis=1)
 
 
 def _model_features(model: str, predictions: Predictions, n_groups: int) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from cnr_iemn.constants import notice_for
 from cnr_iemn.data.prediction_checks import network_numbers
 from cnr_iemn.data.prediction_file import read_table, write_table
 from cnr_iemn.schemas import NetworkId, NewScansMetadata, probability_columns
-from cnr_iemn.stage2.group_features import features_of_sets
 from cnr_iemn.stage2.out_of_fold import SliceSets, by_fold
 
 
@@ -39,7 +38,7 @@ class NewScans:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models, in the order of the booster's features."""
+        """The models, in the order of the ensemble."""
         return tuple(dict.fromkeys(network.model for network in self.metadata.networks))
 
     @property
@@ -52,10 +51,6 @@ class NewScans:
         """Each scan's predictions by every set of networks: one set for each fold, or one for all without folds."""
         folds = [network.fold for network in self.metadata.networks]
         return {scan_id: by_fold(scan.networks, folds) for scan_id, scan in self.scans.items()}
-
-    def features(self) -> tuple[pd.DataFrame, ...]:
-        """Return the booster's features of the scans from each set of networks, percent, one row each (section 2.2)."""
-        return features_of_sets(self.sets, self.models, self.metadata.classes)
 
 
 def write_new_scans(path: Path, new: NewScans) -> None:

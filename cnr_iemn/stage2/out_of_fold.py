@@ -1,12 +1,12 @@
-"""Features of stage 2: as in the paper, or out of fold.
+"""The slice predictions that stage 2 learns from: as in the paper, or out of fold.
 
-In the paper, XGBoost is fitted on scans that partly trained the networks, whose predictions on them are over-confident.
+In the paper, stage 2 is fitted on scans that partly trained the networks, whose predictions on them are over-confident.
 Out of fold, each training scan is scored by the network of its own fold, which has not seen it; a new scan is scored by
-every fold's networks, and the booster's probabilities, not the features, are averaged.
+every fold's networks, and the probabilities of stage 2, not its inputs, are averaged.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,65 +15,135 @@ from numpy.typing import NDArray
 from cnr_iemn.data.slice_predictions import Predictions, check_joinable, check_same_study
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import TRAINING
-from cnr_iemn.stage2.group_features import group_features
+from cnr_iemn.stage2.group_features import check_several_slices, features_of_sets
 
 PAPER, OUT_OF_FOLD, FULL_DATA = "paper", "out_of_fold", "out_of_fold_full_data_networks"
-"""Feature modes. The last one fits the booster out of fold, but scores new scans with the full-data networks."""
+"""Feature modes. The last one fits stage 2 out of fold, but scores new scans with the full-data networks."""
 
 Folds = Mapping[int, Mapping[str, Predictions]]
 """Predictions by fold held out, then by model in ensemble order."""
 
 
-@dataclass(frozen=True)
-class Features:
-    """Percentages in groups of slices, one row a scan, index scan_id; all tables have the same columns.
+ScanArray = NDArray[np.float32]
+"""Class probabilities of one scan's slices, head first: float32 [models, n_slices, classes]."""
 
-    ``training``: the scans that the booster is fitted on. ``answering``: all other scans, one table for each set of
-    networks; a scan's probabilities are the mean over them. ``unseen``: scan_ids of the training scans whose patients
-    are new to the networks that score them.
+SliceSets = Mapping[str, tuple[ScanArray, ...]]
+"""By scan_id, one array for each set of networks that scores the scan."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Names along a scan's array: the models of its first axis, the classes of its last."""
+
+    models: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyScans:
+    """The slice predictions of a study's scans, as stage 2 takes them.
+
+    Attributes:
+        axes: Of every array.
+        training_ids: The scans that stage 2 is fitted on.
+        training: Their arrays, in the same order.
+        answering: All other scans, by every set of networks; a scan's probabilities are the mean over the sets.
+        unseen: Training scans whose patients are new to the networks that score them.
     """
 
-    training: pd.DataFrame
-    answering: tuple[pd.DataFrame, ...]
+    axes: Axes
+    training_ids: tuple[str, ...]
+    training: tuple[ScanArray, ...]
+    answering: SliceSets
     unseen: frozenset[str] = frozenset()
 
-    def only(self, columns: list[str]) -> "Features":
-        """Return these columns."""
-        return Features(self.training[columns], tuple(table[columns] for table in self.answering), self.unseen)
+    def of_model(self, model: str) -> "StudyScans":
+        """Return the predictions of one model alone."""
+        k = self.axes.models.index(model)
+        return replace(
+            self,
+            axes=Axes((model,), self.axes.classes),
+            training=tuple(array[[k]] for array in self.training),
+            answering={scan_id: tuple(array[[k]] for array in sets) for scan_id, sets in self.answering.items()},
+        )
 
-    def as_table(self, fold: "pd.Series[int]") -> pd.DataFrame:
-        """Return one table: scan_id, fold, features.
+    def with_training(self, rows: Iterable[int]) -> "StudyScans":
+        """Return the study with these training scans, by number; a scan may occur several times."""
+        rows = list(rows)
+        return replace(
+            self,
+            training_ids=tuple(self.training_ids[k] for k in rows),
+            training=tuple(self.training[k] for k in rows),
+        )
 
-        The fold is that of the networks that scored the row, missing where one set of networks scores all scans.
-        ``fold``: the fold of each training scan. Other scans have a row for each set of networks.
+    def hold_out(self, rest: Iterable[int], fold: Iterable[int]) -> "StudyScans":
+        """Return some training scans as training scans, and others as those to be predicted."""
+        answering = {self.training_ids[k]: (self.training[k],) for k in fold}
+        return replace(self.with_training(rest), answering=answering)
+
+    def percentages(self, fold: "pd.Series[int]") -> pd.DataFrame:
+        """Return the paper's features of every scan: scan_id, fold, percentages.
+
+        The fold is that of the networks that scored the row, missing where one set of networks scores all scans. A scan
+        to be predicted has a row for each set of networks. ``fold``: the fold of each training scan.
         """
-        table = pd.concat([self.training, *self.answering]).rename_axis("scan_id").reset_index()
+        training = {scan_id: (array,) for scan_id, array in zip(self.training_ids, self.training, strict=True)}
+        answering = features_of_sets(self.answering, self.axes.models, self.axes.classes)
+        tables = [*features_of_sets(training, self.axes.models, self.axes.classes), *answering]
+        table = pd.concat(tables).rename_axis("scan_id").reset_index()
         folds: list[int | None] = [None] * len(table)
-        if len(self.answering) > 1:
-            sets = (k for k, rows in enumerate(self.answering) for _ in range(len(rows)))
-            folds = [*fold.loc[self.training.index], *sets]
+        if len(answering) > 1:
+            sets = (k for k, rows in enumerate(answering) for _ in range(len(rows)))
+            folds = [*fold.loc[list(self.training_ids)], *sets]
         table.insert(1, "fold", pd.Series(folds, dtype="Int64"))
         return table
 
 
-def feature_modes(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, Features]:
-    """Return the features of each available mode, the declared mode first.
+def scans_by_mode(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, StudyScans]:
+    """Return the scans in each available feature mode, the declared mode first.
 
     Raises RunError where the predictions, or those of the folds, do not fit together.
     """
-    paper = paper_features(predictions)
+    paper = paper_scans(predictions)
     if folds is None:
         return {PAPER: paper}
     check_folds(predictions, folds)
-    out_of_fold = out_of_fold_features(folds)
-    return {OUT_OF_FOLD: out_of_fold, PAPER: paper, FULL_DATA: Features(out_of_fold.training, paper.answering)}
+    out_of_fold = out_of_fold_scans(folds)
+    full_data = replace(out_of_fold, answering=paper.answering, unseen=frozenset())
+    return {OUT_OF_FOLD: out_of_fold, PAPER: paper, FULL_DATA: full_data}
 
 
-def paper_features(predictions: Mapping[str, Predictions]) -> Features:
-    """Return the paper's features: one set of networks scores training and new scans (section 2.2)."""
-    features = group_features(predictions)
-    training = next(iter(predictions.values())).scans["split"] == TRAINING
-    return Features(features[training], (features[~training],), _unseen(predictions))
+def paper_scans(predictions: Mapping[str, Predictions]) -> StudyScans:
+    """Return the paper's scans: one set of networks scores training and new scans (section 2.2).
+
+    Raises RunError where the predictions do not fit together, or every scan has one slice.
+    """
+    check_joinable(predictions)
+    check_several_slices(predictions)
+    return _study_scans(predictions, paper_sets(predictions), _unseen(predictions))
+
+
+def out_of_fold_scans(folds: Folds) -> StudyScans:
+    """Return scans of which a fold's networks score its training scans, and all folds' networks the others.
+
+    ``folds``: must have passed ``check_folds``.
+    """
+    predictions = next(iter(folds.values()))
+    scans = next(iter(predictions.values())).scans
+    return _study_scans(predictions, out_of_fold_sets(folds), frozenset(scans.index[scans["split"] == TRAINING]))
+
+
+def _study_scans(predictions: Mapping[str, Predictions], sets: SliceSets, unseen: frozenset[str]) -> StudyScans:
+    first = next(iter(predictions.values()))
+    in_training = first.scans["split"] == TRAINING
+    training = [str(scan_id) for scan_id in first.scans.index[in_training]]
+    return StudyScans(
+        axes=Axes(tuple(predictions), first.metadata.classes),
+        training_ids=tuple(training),
+        training=tuple(sets[scan_id][0] for scan_id in training),
+        answering={str(scan_id): sets[scan_id] for scan_id in first.scans.index[~in_training]},
+        unseen=unseen,
+    )
 
 
 def _unseen(predictions: Mapping[str, Predictions]) -> frozenset[str]:
@@ -83,19 +153,6 @@ def _unseen(predictions: Mapping[str, Predictions]) -> frozenset[str]:
         patients |= run.seen_patients | set(run.table.loc[run.table["used_for_selection"], "patient_id"])
     scans = next(iter(predictions.values())).scans
     return frozenset(scans.index[(scans["split"] == TRAINING) & ~scans["patient_id"].isin(patients)])
-
-
-def out_of_fold_features(folds: Folds) -> Features:
-    """Return features for which a fold's networks score its training scans, and all folds' networks the other scans.
-
-    ``folds``: must have passed ``check_folds``.
-    """
-    scans = next(iter(next(iter(folds.values())).values())).scans
-    training = scans["split"] == TRAINING
-    tables = {fold: group_features(predictions) for fold, predictions in folds.items()}
-    of_fold = [table[training & (scans["fold"] == fold)] for fold, table in tables.items()]
-    features = pd.concat(of_fold).loc[scans.index[training]]
-    return Features(features, tuple(table[~training] for table in tables.values()), frozenset(features.index))
 
 
 def check_folds(whole: Mapping[str, Predictions], folds: Folds) -> None:
@@ -135,13 +192,6 @@ def _check_unseen(model: str, predictions: Predictions, fold: int) -> None:
             "the networks of a fold must select nothing. Train the folds with trainer.checkpoint=last and without "
             "trainer.early_stopping (overwrite=true)."
         )
-
-
-ScanArray = NDArray[np.float32]
-"""Class probabilities of one scan's slices, head first: float32 [models, n_slices, classes]."""
-
-SliceSets = Mapping[str, tuple[ScanArray, ...]]
-"""By scan_id, one array for each set of networks that scores the scan."""
 
 
 def by_fold(networks: NDArray[np.float32], folds: Sequence[int | None]) -> tuple[ScanArray, ...]:

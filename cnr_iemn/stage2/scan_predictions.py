@@ -1,26 +1,26 @@
-"""The booster's predictions of all scans, and their metrics on the validation scans."""
+"""The predictions of stage 2 for all scans, and their metrics on the validation scans."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import xgboost
 from numpy.typing import NDArray
 
 from cnr_iemn.schemas import TRAINING, VALIDATION, probability_columns
-from cnr_iemn.stage2.booster import mean_probabilities, predict_probabilities, train_booster
-from cnr_iemn.stage2.out_of_fold import Features
+from cnr_iemn.stage2.booster import class_indices
+from cnr_iemn.stage2.methods.base import FittedMethod, Method
+from cnr_iemn.stage2.out_of_fold import SliceSets, StudyScans
 from cnr_iemn.statistics.metrics import Evaluation, evaluate, most_probable
 
 
 @dataclass(frozen=True)
 class ScanPredictions:
-    """A booster and its predictions; it was fitted on the training scans among them.
+    """A fitted method and its predictions; it was fitted on the training scans among them.
 
     ``patients``: one row a scan, index scan_id: patient_id, split, label, predicted, ``p_<class>``, correct.
     """
 
-    booster: xgboost.Booster
+    fitted: FittedMethod
     patients: pd.DataFrame
 
     @property
@@ -38,34 +38,41 @@ class ScanPredictions:
         return evaluate(self.held_out["label"].tolist(), self.held_out["predicted"].tolist(), classes)
 
 
-def train_and_predict(
-    features: Features,
-    *,
-    scans: pd.DataFrame,
-    classes: tuple[str, ...],
-    rounds: int,
-    max_depth: int,
-    eta: float,
-    seed: int,
-    labels: list[str] | None = None,
+def fit_and_predict(
+    method: Method, scans: StudyScans, table: pd.DataFrame, *, seed: int, labels: list[str] | None = None
 ) -> ScanPredictions:
-    """Train a booster on the training scans and predict all scans.
+    """Fit a method on the training scans and predict all scans.
 
-    ``scans``: ``Predictions.scans`` of the study. ``labels``: replace those of the training scans, in the features'
-    order. The other arguments are those of ``train_booster``.
+    Args:
+        method: The stage-2 method.
+        scans: The slice predictions.
+        table: ``Predictions.scans`` of the study.
+        seed: Of the method.
+        labels: Replace those of the training scans, in their order.
+
+    Raises:
+        RunError: A class has no training scan, or a label is no class.
     """
-    labels = scans.loc[features.training.index, "label"].tolist() if labels is None else labels
-    booster = train_booster(features.training, labels, classes, rounds=rounds, max_depth=max_depth, eta=eta, seed=seed)
+    classes, training_ids = scans.axes.classes, list(scans.training_ids)
+    labels = table.loc[training_ids, "label"].tolist() if labels is None else labels
+    fitted = method.fit(scans.training, class_indices(labels, classes), scans.axes, seed=seed)
     columns = probability_columns(classes)
-    new = features.answering
-    probabilities = pd.concat(
-        [
-            pd.DataFrame(predict_probabilities(booster, features.training), features.training.index, columns),
-            pd.DataFrame(mean_probabilities(booster, new), new[0].index, columns),
-        ]
-    )
-    rows = scans[scans["split"].isin([TRAINING, VALIDATION]) & scans.index.isin(probabilities.index)]
+    training = pd.DataFrame(fitted.predict_proba(scans.training), training_ids, columns)
+    training = training[~training.index.duplicated()]
+    answering = pd.DataFrame(predict_sets(fitted, scans.answering), list(scans.answering), columns)
+    probabilities = pd.concat([training, answering])
+    rows = table[table["split"].isin([TRAINING, VALIDATION]) & table.index.isin(probabilities.index)]
     probabilities = probabilities.loc[rows.index]
     patients = rows[["patient_id", "split", "label"]].assign(predicted=most_probable(probabilities.to_numpy(), classes))
     patients[columns] = probabilities
-    return ScanPredictions(booster, patients.assign(correct=patients["predicted"] == patients["label"]))
+    return ScanPredictions(fitted, patients.assign(correct=patients["predicted"] == patients["label"]))
+
+
+def predict_sets(fitted: FittedMethod, sets: SliceSets) -> NDArray[np.float64]:
+    """Return a method's probabilities of scans, the mean over each scan's sets, float64 [scans, classes]."""
+    if not sets:
+        return np.empty((0, len(fitted.axes.classes)))
+    counts = np.array([len(arrays) for arrays in sets.values()])
+    probabilities = fitted.predict_proba([array for arrays in sets.values() for array in arrays])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.asarray(np.add.reduceat(probabilities, starts, axis=0) / counts[:, None])

@@ -1,19 +1,16 @@
-"""SHAP values of the booster: exact contributions to its margins, by backbone and level of the lungs.
+"""What the slices contribute to the margins of stage 2, by backbone and level of the lungs; of XGBoost, SHAP values.
 
-They show how sensitive the booster is to a feature, not the cause of a disease or the place of a lesion.
+They show how sensitive the method is to its inputs, not the cause of a disease or the place of a lesion.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import xgboost
 from numpy.typing import NDArray
 
-from cnr_iemn.constants import N_GROUPS
-from cnr_iemn.stage2.booster import margin_contributions
+from cnr_iemn.stage2.methods.base import FittedMethod
+from cnr_iemn.stage2.out_of_fold import SliceSets
 
 Floats = NDArray[np.float64]
 LEVELS = ("upper third", "middle third", "lower third")
@@ -25,8 +22,9 @@ _LEVEL_OF_GROUP = np.repeat(np.arange(3), (7, 6, 7))
 class Contributions:
     """Contributions to the margin of each class, by scan.
 
-    ``by_group``: float64 [scans, classes, models, 20 groups], sum over a group's percentages, mean over the sets of
+    ``by_group``: float64 [scans, classes, models, 20 groups], sum over a group's numbers, mean over the sets of
     networks. ``base``: float64 [classes], the margin without features. The base plus a scan's sum is its margin.
+    ``attribution``: what they are, see ``FittedMethod``.
     """
 
     scan_ids: tuple[str, ...]
@@ -34,6 +32,7 @@ class Contributions:
     models: tuple[str, ...]
     by_group: Floats
     base: Floats
+    attribution: str = "Exact SHAP values of XGBoost"
 
     @property
     def by_level(self) -> Floats:
@@ -63,14 +62,21 @@ class Contributions:
         }
 
 
-def contributions(
-    booster: xgboost.Booster, tables: Sequence[pd.DataFrame], *, classes: tuple[str, ...], models: tuple[str, ...]
-) -> Contributions:
-    """Return the booster's contributions for these scans.
+def contributions(fitted: FittedMethod, sets: SliceSets) -> Contributions | None:
+    """Return a method's contributions for scans, the mean over their sets; None where the method has none.
 
-    ``tables``: features of the same scans from each set of networks, columns as in ``group_features``.
+    ``sets``: at least one scan, with the same number of sets each.
     """
-    values = np.mean([margin_contributions(booster, table) for table in tables], axis=0)
-    shape = len(tables[0]), len(classes), len(models), N_GROUPS, len(classes)
-    by_group = values[:, :, :-1].reshape(shape).sum(axis=-1)
-    return Contributions(tuple(tables[0].index), classes, models, by_group, values[0, :, -1])
+    scans = list(sets.values())
+    by_set = [fitted.contributions([arrays[k] for arrays in scans]) for k in range(len(scans[0]))]
+    known = [each for each in by_set if each is not None]
+    if not known:
+        return None
+    return Contributions(
+        scan_ids=tuple(sets),
+        classes=fitted.axes.classes,
+        models=fitted.axes.models,
+        by_group=np.mean([each.by_group for each in known], axis=0),
+        base=known[0].base,
+        attribution=fitted.attribution,
+    )

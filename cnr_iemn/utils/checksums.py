@@ -10,8 +10,16 @@ from cnr_iemn.utils.atomic_io import sha256_of_file
 from cnr_iemn.utils.json_io import read_json
 
 LIST = "ensemble.json"
-ENSEMBLE_FILES = ("booster.ubj", "features.parquet", "metrics.json", "model_card.md", "patients.csv", "provenance.json")
-"""What aggregate.py writes that any command reads again."""
+ENSEMBLE_FILES = (
+    "booster.ubj",
+    "method.json",
+    "features.parquet",
+    "metrics.json",
+    "model_card.md",
+    "patients.csv",
+    "provenance.json",
+)
+"""What aggregate.py writes that any command reads again; of the first two, the one of the declared method."""
 
 
 class _List(TypedDict):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from cnr_iemn.config import aggregate_schema, prediction_schema, schema
 from cnr_iemn.config.entry_point import configuration_folder
 from cnr_iemn.config.validation import check_settings, ensemble_models, ensemble_name
-from cnr_iemn.constants import BACKBONES, method_names
+from cnr_iemn.constants import BACKBONES, method_name, method_names
 from cnr_iemn.errors import ConfigurationError
 
 SCHEMAS = {
@@ -81,12 +81,13 @@ def test_what_aggregate_cannot_do_is_said_before_anything_is_read(words: str, me
         compose("aggregate", *words.split())
 
 
-def test_every_method_may_be_declared_but_needs_the_table_of_methods() -> None:
+def test_every_method_may_be_declared_with_or_without_the_table_of_methods() -> None:
     assert compose("aggregate").confirmatory == "booster"
     for name in (method_names()[k] for k in (1, 5, 10)):  # a per cent sign, a comma
         assert compose("aggregate", f'confirmatory="{name}"').confirmatory == name
-    with pytest.raises(ConfigurationError, match=r"methods=false leaves them out\. Give methods=true"):
-        compose("aggregate", 'confirmatory="infected first, then which"', "methods=false")
+    alone = compose("aggregate", 'confirmatory="infected first, then which"', "methods=false")
+    assert method_name(alone.confirmatory) == "infected first, then which"
+    assert method_name("booster") == "XGBoost on percentages"
     assert compose("aggregate", "threshold_class=null").threshold_class is None
 
 

@@ -75,7 +75,7 @@ def test_unknown_values_are_reported_as_not_measured(tmp_path: Path) -> None:
     texts_by_name = texts(again)
     assert texts_by_name["Volume of the lungs"] == "not known"
     assert texts_by_name["Whether the model is undecided"] == "not known: the ensemble is not calibrated"
-    assert texts_by_name["Calibration"].startswith("Probabilities are XGBoost's own, not calibrated")
+    assert texts_by_name["Calibration"].startswith("Probabilities are those of XGBoost on percentages, not calibrated")
     assert texts_by_name["Remark on the images as files"] == "Rückseite \\ z"
     assert "Notice on synthetic images" not in texts_by_name
     assert str(again.PatientName) == "Ünal^Åsa"
@@ -150,7 +150,7 @@ def test_a_capture_keeps_lossy_compression_and_patient_position(tmp_path: Path) 
 
 def test_the_device_identifier_follows_the_booster() -> None:
     assert SOFTWARE.device_uid == replace(SOFTWARE, study="other").device_uid
-    assert SOFTWARE.device_uid != replace(SOFTWARE, booster_sha256="cd" * 32).device_uid
+    assert SOFTWARE.device_uid != replace(SOFTWARE, method_sha256="cd" * 32).device_uid
     assert pydicom.uid.UID(SOFTWARE.device_uid).is_valid
 
 

@@ -35,9 +35,10 @@ from cnr_iemn.report.tables.methods import ablation_table
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage1.models.network import position_inputs
 from cnr_iemn.stage1.training.hardware import Hardware
-from cnr_iemn.stage2.booster import mean_probabilities, train_booster
 from cnr_iemn.stage2.ensemble import Ensemble, Member
-from cnr_iemn.stage2.group_features import features_of_sets
+from cnr_iemn.stage2.methods.boosted import Boosted, TreeSettings
+from cnr_iemn.stage2.methods.descriptions import PERCENTAGES
+from cnr_iemn.stage2.scan_predictions import predict_sets
 
 CLASSES = ("a", "b", "c")
 SCANS = {f"{label}{k}": label for label in CLASSES for k in range(12)}
@@ -145,7 +146,7 @@ class Ablated(NamedTuple):
 def ablated(
     reads: Reads, store: SliceStore, monkeypatch: pytest.MonkeyPatch, folds: tuple[int | None, ...] = (None,)
 ) -> Ablated:
-    """Train a booster on what the network says of the training scans, and ablate."""
+    """Fit stage 2 on what the network says of the training scans, and ablate."""
 
     class Networks(EnsembleNetworks):
         def _load(self, study: Path, member: Member) -> Planted:  # type: ignore[override]
@@ -156,11 +157,12 @@ def ablated(
     whole = ensemble(folds)
     networks = Networks(store.root, whole, Hardware(torch.device("cpu"), "32"), batch_size=8)
     saved = ablation.altered_slices(networks, store, list(SCANS), seed=0)[UNALTERED]
-    features = features_of_sets(saved, whole.models, CLASSES)[0]
     training = [name for name in SCANS if name not in HELD_OUT]
-    booster = train_booster(features.loc[training], [SCANS[name] for name in training], CLASSES, rounds=10)
+    labels = np.array([CLASSES.index(SCANS[name]) for name in training])
+    method = Boosted(PERCENTAGES, TreeSettings(rounds=10))
+    fitted = method.fit([saved[name][0] for name in training], labels, whole.axes)
     patients = pd.DataFrame({"label": SCANS, "split": dict.fromkeys(training, TRAINING)}).fillna({"split": VALIDATION})
-    predict = partial(mean_probabilities, booster)
+    predict = partial(predict_sets, fitted)
     found = ablation.ablate(store.root, whole, store, patients, saved, predict)
     return Ablated(found, patients, predict)
 

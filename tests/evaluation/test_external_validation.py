@@ -30,8 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with an ensemble, predictions of two external sets, two refused scans, and the labels."""
     folder = tmp_path_factory.mktemp("external")
     booster, _ = write_study(folder, learnt_from={"P001": "grey of P001"})
-    write_new_scans(folder / "T1.parquet", make_new_scans(T1, skill=0.55, booster_sha256=booster))
-    write_new_scans(folder / "T2.parquet", make_new_scans(T2, skill=0.4, booster_sha256=booster, refused=REFUSED))
+    write_new_scans(folder / "T1.parquet", make_new_scans(T1, skill=0.55, method_sha256=booster))
+    write_new_scans(folder / "T2.parquet", make_new_scans(T2, skill=0.4, method_sha256=booster, refused=REFUSED))
     for name, scans in (("T1", T1), ("T2", {**T2, "T2_009": FakeScan("CAP"), "T2_010": FakeScan("CAP")})):
         lines = [f"{scan_id.replace('_', '-')},{scan.label.lower()}" for scan_id, scan in scans.items()]
         (folder / f"{name}-labels.csv").write_text("\ufeffStudy,Label\n" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -158,7 +158,7 @@ def test_the_paper_s_figures_are_shown_for_the_real_cohort_only(
 def change_study(runs: Path, change: str) -> Callable[[], None]:
     """Make a copy of T1's predictions of something else; return what is to be called for it."""
     booster, folder = write_study(runs, learnt_from={"P001": "grey of T1_004"} if change == "training scan" else {})
-    new = make_new_scans(T1, booster_sha256="other" if change == "booster" else booster)
+    new = make_new_scans(T1, method_sha256="other" if change == "booster" else booster)
     if change == "network":
         networks = tuple(replace(each, checkpoint_sha256="f" * 64) for each in new.metadata.networks)
         new = replace(new, metadata=replace(new.metadata, networks=networks))
@@ -180,7 +180,7 @@ def change_study(runs: Path, change: str) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("booster", r"is not from this ensemble: the SHA-256 of the booster differs.* study=study ensemble=two"),
+        ("booster", r"is not from this ensemble: the SHA-256 of the stage-2 method differs.* study=study ensemble=two"),
         ("network", r"is not from this ensemble: the SHA-256 of the networks differs"),
         ("training scan", r"The study was trained on T1_004 \(training scan P001\): the pixels are the same"),
         ("twice", r"Scan T1_000 is in .*T1\.parquet and in .*T1b\.parquet"),
@@ -193,7 +193,7 @@ def test_sets_that_cannot_be_scored_are_refused(change: str, message: str, tmp_p
 
 def test_a_set_without_predictions_and_an_ensemble_without_calibration(tmp_path: Path) -> None:
     booster, _ = write_study(tmp_path, calibration=None)
-    new = make_new_scans(T1, booster_sha256=booster, refused={"T3_001": "T3_001: damaged"}, phantom_scans=True)
+    new = make_new_scans(T1, method_sha256=booster, refused={"T3_001": "T3_001: damaged"}, phantom_scans=True)
     write_new_scans(tmp_path / "all.parquet", new)
     lines = [f"{scan_id},{scan.label}" for scan_id, scan in T1.items()]
     (tmp_path / "T1.csv").write_text("Study,Label\n" + "\n".join(lines), encoding="utf-8")
@@ -214,7 +214,7 @@ def test_a_set_without_predictions_and_an_ensemble_without_calibration(tmp_path:
 
 def test_real_scans_in_a_phantom_study_are_named(tmp_path: Path) -> None:
     booster, _ = write_study(tmp_path, phantom=True)
-    write_new_scans(tmp_path / "T1.parquet", make_new_scans(T1, booster_sha256=booster, phantom=True))
+    write_new_scans(tmp_path / "T1.parquet", make_new_scans(T1, method_sha256=booster, phantom=True))
     lines = [f"{scan_id},{scan.label}" for scan_id, scan in T1.items()]
     (tmp_path / "T1-labels.csv").write_text("Study,Label\n" + "\n".join(lines), encoding="utf-8")
     metrics = score(tmp_path, "T1")["T1"]

@@ -16,8 +16,9 @@ from cnr_iemn.evaluation.study_metrics import Replicate, StudyMetrics
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.stage2.booster import booster_parameters, train_booster
 from cnr_iemn.stage2.group_features import group_features
-from cnr_iemn.stage2.out_of_fold import paper_features
-from cnr_iemn.stage2.scan_predictions import train_and_predict
+from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.out_of_fold import paper_scans
+from cnr_iemn.stage2.scan_predictions import fit_and_predict
 from cnr_iemn.statistics.confidence_intervals import resample_patients
 from tests.builders import FakeScan, make_predictions, make_scans, make_summaries
 
@@ -46,7 +47,7 @@ def metrics_with(**options: Any) -> StudyMetrics:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    other = paper_features({"resnext50": make_predictions(scans=SCANS, skill=0.2, seed=1)})
+    other = paper_scans({"resnext50": make_predictions(scans=SCANS, skill=0.2, seed=1)})
     own = replicate_of(metrics_with())
     repeats = Repeats("seed0", "here", {"seed1": other}, {"there": {**own, "accuracy": 0.75}})
     return metrics_with(refits=REFITS, repeats=repeats)
@@ -138,15 +139,8 @@ def test_analyses_that_were_not_requested_are_null_and_have_no_table() -> None:
 def test_a_single_class_to_judge_has_no_auc() -> None:
     scans = {name: scan for name, scan in SCANS.items() if scan.split == "training" or scan.label == "CAP"}
     predictions = {"resnext50": make_predictions(scans=scans)}
-    told = train_and_predict(
-        paper_features(predictions),
-        scans=predictions["resnext50"].scans,
-        classes=SPGC_CLASSES,
-        rounds=5,
-        max_depth=6,
-        eta=0.3,
-        seed=0,
-    )
+    method, table = METHODS["XGBoost on few features"], predictions["resnext50"].scans
+    told = fit_and_predict(method, paper_scans(predictions), table, seed=0)
     assert replicate_metrics(told, SPGC_CLASSES)["macro_auc"] is None
     metrics = assemble_results(
         predictions, make_summaries(scans), cohort="x", rounds=5, options=EvidenceOptions(refits=2)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 
 from benchmarks.aggregate import write_store
@@ -20,7 +20,7 @@ from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage2.ensemble import write_ensemble
 from cnr_iemn.stage2.ensemble_runs import describe_ensemble, read_runs
-from cnr_iemn.stage2.group_features import group_features
+from cnr_iemn.stage2.group_features import group_features, percentages
 from cnr_iemn.utils.atomic_io import sha256_of_file
 from cnr_iemn.utils.checksums import file_digests
 from tests.builders import NO_SCANS, FakeScan, make_predictions, make_scans
@@ -120,19 +120,22 @@ def test_another_seed_s_runs_are_joined_as_the_first_s(root: Path) -> None:
     assert (found.tag, found.study, list(found.seeds), found.splits) == ("seed0", "here", ["seed1"], {})
     features = group_features({model: make_predictions(model, SCANS, seed=1) for model in MODELS})
     training = [name for name, scan in SCANS.items() if scan.split == "training"]
-    pd.testing.assert_frame_equal(found.seeds["seed1"].training, features.loc[training], check_names=False)
+    assert list(found.seeds["seed1"].training_ids) == training
+    rows = [percentages(array) for array in found.seeds["seed1"].training]
+    np.testing.assert_array_equal(rows, features.loc[training])
 
 
 def test_out_of_fold_the_folds_of_the_other_seed_are_joined(root: Path) -> None:
     write_study(root, "here", tags={f"seed{s}-fold{k}": s for s in (0, 1) for k in (0, 1)})
     found = repeats(root, features="out_of_fold", seeds=["seed1"]).seeds["seed1"]
-    assert len(found.answering) == 2
+    assert {len(sets) for sets in found.answering.values()} == {2}
+    rows = dict(zip(found.training_ids, map(percentages, found.training), strict=True))
     joined = read_runs(root, "here", MODELS, "seed1", features="out_of_fold")
     assert joined.folds is not None
     for fold, fold_runs in joined.folds.items():
         own = group_features(fold_runs.predictions)
         names = [name for name, scan in SCANS.items() if scan.split == "training" and scan.fold == fold]
-        pd.testing.assert_frame_equal(found.training.loc[names], own.loc[names])
+        np.testing.assert_array_equal([rows[name] for name in names], own.loc[names])
 
 
 def test_a_missing_tag_lists_the_existing_ones(root: Path) -> None:

@@ -26,10 +26,9 @@ from cnr_iemn.inference.bundle_writer import check_output, onnx_test_slices, wri
 from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.inference.onnx_export import largest_difference
 from cnr_iemn.stage1.training.hardware import choose_hardware
-from cnr_iemn.stage2.booster import load_booster, mean_probabilities
 from cnr_iemn.stage2.ensemble import LoadedEnsemble, load_study_ensemble, read_ensemble, signed_text, write_ensemble
-from cnr_iemn.stage2.group_features import features_of_sets
 from cnr_iemn.stage2.new_scans import read_new_scans
+from cnr_iemn.stage2.scan_predictions import predict_sets
 from cnr_iemn.utils.checksums import file_digests
 from tests.pipeline import MODELS, ROOT, entry_point
 
@@ -244,7 +243,7 @@ def test_onnx_and_the_documented_recipe_give_torchs_predictions(
     loaded = open_bundle(bundle[0])
     (member,) = (replace(item, precision="32") for item in loaded.ensemble.members)
     exact = load_networks(replace(loaded, ensemble=replace(loaded.ensemble, members=(member,))))
-    booster = load_booster(loaded.booster)
+    method = loaded.load_method()
     (listed,) = json.loads((bundle[0] / "ensemble.json").read_text())["members"]
     session = onnxruntime.InferenceSession(bundle[0] / "onnx" / f"{MODEL}.onnx")
     scan_ids = list(pd.read_csv(tiny_study / "runs" / "tiny" / "split.csv")["scan_id"])
@@ -256,9 +255,7 @@ def test_onnx_and_the_documented_recipe_give_torchs_predictions(
         inputs = {"image": (batch["image"].float() / 255).numpy(), "position": batch["position"].numpy()}
         onnxs = session.run(["class_probabilities"], inputs)[0]
         assert onnxs == pytest.approx(torchs, abs=1e-4)
-        sets = {"torch": [torchs[None]], "onnx": [onnxs[None]]}
-        (features,) = features_of_sets(sets, loaded.ensemble.models, loaded.ensemble.classes)
-        answers = mean_probabilities(booster, [features])
+        answers = predict_sets(method, {"torch": (torchs[None],), "onnx": (onnxs[None],)})
         assert answers[0].argmax() == answers[1].argmax()
         if number < 2:
             lungs = np.stack([store.lungs(scan_id)[k] for k in range(len(grey))])
@@ -322,13 +319,13 @@ def test_an_onnx_file_that_differs_from_torch_is_rejected(
         network.class_head.bias[0] += 1e-2
     assert 1e-4 < largest_difference(network, exported, batches) < 1e-2
     (tmp_path / "model_card.md").touch()
-    shutil.copy(loaded.booster, tmp_path)
+    shutil.copy(loaded.files / "booster.ubj", tmp_path)
     monkeypatch.setattr(
         bundle_writer, "export_onnx", lambda _, path, **__: shutil.copytree(exported.parent, path.parent)
     )
     shutil.copy(next(tiny_study.glob("runs/tiny/ensembles/*/provenance.json")), tmp_path)
     ensemble = replace(loaded.ensemble, files=file_digests(tmp_path))
-    changed_ensemble = replace(loaded, booster=tmp_path / "booster.ubj", ensemble=ensemble)
+    changed_ensemble = replace(loaded, files=tmp_path, ensemble=ensemble)
     with pytest.raises(RunError, match=r"resnext50 differs from torch by .*e-03 in a probability, where 1e-04"):
         write_bundle(tmp_path / "new" / "bundle", changed_ensemble, networks, onnx=True, license_name="other")
     assert list((tmp_path / "new").iterdir()) == []

@@ -26,6 +26,16 @@ def test_the_key_slice_has_the_highest_probability_in_the_groups_with_the_larges
     assert len(key_slices(np.ones((1, 20)), [probabilities, probabilities], 0)) == 3
 
 
+def test_without_contributions_the_most_probable_slices_of_different_groups_are_shown() -> None:
+    probabilities = np.full((2, 30, 3), 0.1, np.float32)
+    probabilities[:, 6, 2], probabilities[:, 7, 2] = 0.8, 0.9  # of one group
+    probabilities[:, 20, 2] = 0.7
+    probabilities[:, 29, 2] = 0.6
+    keys = key_slices(None, [probabilities], 2)
+    assert [(key.index, key.contribution) for key in keys] == [(7, None), (20, None), (29, None)]
+    assert [key.probability for key in keys] == pytest.approx([0.9, 0.7, 0.6])
+
+
 def test_a_group_without_slices_is_not_shown() -> None:
     by_group = np.zeros((1, 20))
     by_group[0, 1], by_group[0, 2] = 5, 1  # ten slices: the groups with odd numbers are empty

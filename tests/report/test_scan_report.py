@@ -24,7 +24,7 @@ def test_the_prediction_comes_first_and_calibrated_is_explained() -> None:
     calibrated = CALIBRATION.calibrated(np.array([[0.05, 0.9, 0.05]]))[0]
     sentence = f"This scan most resembles COVID-19: probability {calibrated[1]:.2f}, calibrated on 24 training scans of"
     assert f"{sentence} three & four, 2021-06-30." in text
-    order = ("Research use only, not a medical device", "resembles COVID-19", "Closed set", "calibrated XGBoost")
+    order = ("Research use only, not a medical device", "resembles COVID-19", "Closed set", "calibrated uncalibrated")
     places = [text.index(phrase) for phrase in order]
     assert places == sorted(places)
     assert "calibrated (temperature 1.70) on 24 training scans of three & four on 2021-06-30" in text

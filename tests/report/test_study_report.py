@@ -254,7 +254,7 @@ def test_the_card_has_the_external_sets_of_this_booster_only(results: Results, t
     own = hashlib.sha256((tmp_path / "booster.ubj").read_bytes()).hexdigest()
     for name, booster in (("test-1", own), ("test-2", "another")):
         accuracy = {"value": 0.75, "low": 0.5, "high": 0.9}
-        scored = {"schema_version": 2, "set": name, "booster_sha256": booster, "n_predicted": 29, "n_labelled": 30}
+        scored = {"schema_version": 2, "set": name, "method_sha256": booster, "n_predicted": 29, "n_labelled": 30}
         (tmp_path / "external" / name).mkdir(parents=True)
         (tmp_path / "external" / name / "metrics.json").write_text(
             json.dumps({**scored, "missing_as_wrong": {"accuracy": accuracy, "sensitivity": {}}})
@@ -341,6 +341,6 @@ def test_an_error_is_explained_by_the_evidence_against_the_true_class() -> None:
     by_group[0, 2, 1, 19] = 1.5  # densenet161's base speaks for CAP
     by_group[0, 1, 0, 0] = 0.4  # resnext50's top for COVID-19
     found = Contributions(("x",), SPGC_CLASSES, ("resnext50", "densenet161"), by_group, np.zeros(3))
-    said, against = patients_module.reasons(found, 0, predicted=2, true=1)
+    said, against = patients_module.reasons(found, "x", predicted=2, true=1)
     assert said == "Strongest evidence for CAP over COVID-19: DenseNet-161, lower third (1.50)."
     assert against == "Strongest evidence for COVID-19: ResNeXt-50, upper third (0.40)."

@@ -21,8 +21,10 @@ from cnr_iemn.stage2.calibration import (
     calibration_scans,
     cross_validated_probabilities,
 )
-from cnr_iemn.stage2.out_of_fold import paper_features
-from cnr_iemn.stage2.scan_predictions import train_and_predict
+from cnr_iemn.stage2.methods.boosted import Boosted, TreeSettings
+from cnr_iemn.stage2.methods.descriptions import PERCENTAGES
+from cnr_iemn.stage2.out_of_fold import paper_scans
+from cnr_iemn.stage2.scan_predictions import fit_and_predict
 from tests.builders import FakeScan, make_predictions, make_summaries
 
 SEEN, UNSEEN, NEW = (25, 60, 30), (40, 25, 25), (30, 50, 30)
@@ -50,15 +52,16 @@ def predictions(scans: dict[str, FakeScan], seed: int = 0) -> Predictions:
 def shares(seed: int) -> np.ndarray:
     """Return scans found and scans answered among the new ones: learnt on unseen scans, and learnt on all."""
     made = predictions(cohort(SEEN, UNSEEN, NEW), seed)
-    learn = partial(train_and_predict, scans=made.scans, classes=SPGC_CLASSES, rounds=15, max_depth=3, eta=0.3, seed=0)
-    features = paper_features({"resnext50": made})
-    answers = learn(features)
-    training = answers.patients.loc[features.training.index]
-    nested = cross_validated_probabilities(features, training, SPGC_CLASSES, learn, seed=seed)
+    method = Boosted(PERCENTAGES, TreeSettings(rounds=15, max_depth=3))
+    learn = partial(fit_and_predict, method, table=made.scans, seed=0)
+    scans = paper_scans({"resnext50": made})
+    answers = learn(scans)
+    training = answers.patients.loc[list(scans.training_ids)]
+    nested = cross_validated_probabilities(scans, training, learn, seed=seed)
     assert nested is not None
     truth, new = (np.array([SPGC_CLASSES.index(k) for k in rows["label"]]) for rows in (training, answers.held_out))
     told = answers.held_out[probability_columns(SPGC_CLASSES)].to_numpy()
-    unseen = calibration_scans(training, features.unseen)
+    unseen = calibration_scans(training, scans.unseen)
     assert unseen.rows.sum() == sum(UNSEEN)
     found = []
     for chosen in (unseen, CalibrationScans(np.ones(len(truth), bool), np.ones(len(truth)), optimistic=True)):
@@ -111,7 +114,7 @@ def test_a_scan_is_seen_with_another_of_its_patient_and_by_the_choice_of_a_check
     scans[shared] = replace(scans[shared], patient_id=trained)
     made = make_predictions(scans=scans)
     made.table.loc[made.table["scan_id"] == chose, "used_for_selection"] = True
-    unseen = paper_features({"resnext50": made}).unseen
+    unseen = paper_scans({"resnext50": made}).unseen
     assert free in unseen
     assert not unseen & {trained, shared, chose}
     assert all(scans[name].split == TRAINING for name in unseen)

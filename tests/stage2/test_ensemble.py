@@ -83,7 +83,9 @@ def test_an_ensemble_without_a_calibration_is_not_calibrated(run: RunFolder, tmp
     values = json.loads((folder / "ensemble.json").read_text())
     assert values["calibration"] is None
     assert read_ensemble(tmp_path, "study", "one").calibration is None
-    assert calibration_sentence(ensemble).startswith("Probabilities are XGBoost's own, not calibrated")
+    assert calibration_sentence(ensemble).startswith(
+        "Probabilities are those of XGBoost on percentages, not calibrated"
+    )
 
 
 @pytest.mark.parametrize(

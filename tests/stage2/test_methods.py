@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,22 +12,22 @@ from sklearn.model_selection import StratifiedGroupKFold
 from cnr_iemn.constants import method_names
 from cnr_iemn.evaluation.aggregate import assemble_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions
-from cnr_iemn.evaluation.method_comparison import compare_methods, predict_sets
+from cnr_iemn.evaluation.method_comparison import compare_methods
 from cnr_iemn.report.tables.evidence import evidence_tables
-from cnr_iemn.stage2.group_features import group_features
-from cnr_iemn.stage2.methods import (
-    METHODS,
-    Answer,
+from cnr_iemn.stage2.group_features import group_features, percentages
+from cnr_iemn.stage2.methods.base import FittedMethod, Method
+from cnr_iemn.stage2.methods.descriptions import (
     few_features,
-    infected_first,
     infected_rule,
     least_healthy_three,
     mean_probabilities,
-    percentages,
-    rule,
     shares_of_slices,
 )
-from cnr_iemn.stage2.out_of_fold import ScanArray, paper_sets
+from cnr_iemn.stage2.methods.infected_first import InfectedFirst
+from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.methods.rules import FittedRule
+from cnr_iemn.stage2.out_of_fold import Axes, ScanArray, paper_sets
+from cnr_iemn.stage2.scan_predictions import predict_sets
 from tests.builders import make_predictions, make_scans, make_summaries
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,7 @@ SCANS = make_scans(8, 6)
 MODELS = ("resnext50", "densenet161")
 PREDICTIONS = {model: make_predictions(model, SCANS, skill=0.5) for model in MODELS}
 CLASSES = PREDICTIONS["resnext50"].metadata.classes
+AXES = Axes(MODELS, CLASSES)
 
 
 def scan_of(*answers: int, sure: float = 0.8, models: int = 2) -> ScanArray:
@@ -70,8 +72,7 @@ def test_rules_by_hand() -> None:
     sick = np.array([[0.01, 0.01, 0.98], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
     np.testing.assert_allclose(least_healthy_three(surer), sick.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(few_features(scan)[[0, 6]], [0.95, 0.05])
-    answer = rule(least_healthy_three)([], np.array([]))([scan])
-    np.testing.assert_allclose(answer.sum(axis=1), 1)
+    np.testing.assert_allclose(FittedRule(AXES, least_healthy_three).predict_proba([scan]).sum(axis=1), 1)
 
 
 def test_mean_probabilities_of_groups() -> None:
@@ -92,23 +93,25 @@ def test_infected_first_asks_which_on_the_infected_slices_alone() -> None:
         return scan_of(*answers)
 
     labels = np.repeat([0, 1, 2], [20, 20, 8])
-    answer = infected_first([scan(k) for k in labels], labels)
+    fitted = InfectedFirst().fit([scan(k) for k in labels], labels, AXES)
     truth = np.repeat([0, 1, 2], 10)
-    found = answer([scan(k) for k in truth])
+    found = fitted.predict_proba([scan(k) for k in truth])
     np.testing.assert_allclose(found.sum(axis=1), 1)
     assert (found.argmax(axis=1)[truth > 0] == truth[truth > 0]).mean() > 0.9
 
 
 def test_two_classes_need_no_second_question() -> None:
     scans = [scan_of(*[k] * 30)[..., :2] for k in (0, 1) * 10]
-    found = infected_first(scans, np.array([0, 1] * 10))(scans[:2])
+    axes = Axes(MODELS, CLASSES[:2])
+    found = InfectedFirst().fit(scans, np.array([0, 1] * 10), axes).predict_proba(scans[:2])
     assert found.shape == (2, 2)
     assert found.argmax(axis=1).tolist() == [0, 1]
 
 
 def test_answers_are_averaged_over_a_scans_sets() -> None:
-    sets = {"a": (scan_of(0), scan_of(1)), "b": (scan_of(2),)}
-    found = predict_sets(rule(shares_of_slices)([], np.array([])), sets, ["b", "a"])
+    sets = {"b": (scan_of(2),), "a": (scan_of(0), scan_of(1))}
+    found = predict_sets(FittedRule(AXES, shares_of_slices), sets)
+    assert predict_sets(FittedRule(AXES, shares_of_slices), {}).shape == (0, 3)
     np.testing.assert_allclose(found, [[0, 0, 1], [0.5, 0.5, 0]])
 
 
@@ -140,16 +143,19 @@ def test_every_method_has_a_name_that_settings_know(metrics: dict) -> None:
     assert best in str(evidence_tables(metrics)[-1].caption)
 
 
-def test_what_was_declared_is_the_reference_of_all_others() -> None:
-    declared = "three least healthy slices"
+def test_what_was_declared_makes_the_predictions_and_is_the_reference_of_all_others() -> None:
+    declared = "logistic regression on few features"
     options = EvidenceOptions(methods=True, method_repeats=1, confirmatory=declared)
     found = assemble_results(
         PREDICTIONS, make_summaries(SCANS), cohort="three", options=options, rounds=5, max_depth=2
     ).metrics
     rows = found["methods"]
-    assert found["confirmatory"] == declared
+    assert found["method"] == declared
     assert [name for name, each in rows.items() if each["primary"]] == [declared]
-    assert rows["XGBoost on percentages"]["confusion_matrix"] == found["confusion_matrix"]  # with its settings
+    assert rows[declared]["confusion_matrix"] == found["confusion_matrix"]
+    assert rows["XGBoost on percentages"]["confusion_matrix"] != found["confusion_matrix"]
+    assert rows[declared]["operating_point"] == found["operating_point"]
+    assert found["contributions"] is None
     for each in rows.values():
         against = each["comparison"]
         assert against["difference"] == pytest.approx(rows[declared]["accuracy"] - each["accuracy"])
@@ -164,13 +170,13 @@ def test_what_was_declared_is_the_reference_of_all_others() -> None:
     points = next(each for each in evidence_tables(found) if each.title.startswith("Decision threshold"))
     assert [row[0] for row in points.rows if row[-1] == "primary"] == [declared]
     assert f"The primary method, named before the run, is {declared}" in str(table.caption)
-    assert "predict.py and patients.csv always use the booster" in str(table.caption)
+    assert "predict.py, export.py and patients.csv use the primary method" in str(table.caption)
 
 
 def test_cross_validation_is_the_mean_over_cuts_by_patient() -> None:
     scans, sets = PREDICTIONS["resnext50"].scans, paper_sets(PREDICTIONS)
     name = "logistic regression on few features"
-    found, _ = compare_methods(sets, scans, CLASSES, primary=name, repeats=3, seed=4, methods={name: METHODS[name]})
+    found, _ = compare_methods(sets, scans, AXES, primary=name, repeats=3, seed=4, methods={name: METHODS[name]})
     training = scans[scans["split"] == "training"]
     truth, values = np.array([CLASSES.index(label) for label in training["label"]]), []
     for seed in (4, 5, 6):
@@ -178,8 +184,8 @@ def test_cross_validation_is_the_mean_over_cuts_by_patient() -> None:
         for rest, part in StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(
             training, training["label"], training["patient_id"]
         ):
-            learnt = METHODS[name]([sets[k][0] for k in training.index[rest]], truth[rest])
-            told[part] = learnt([sets[k][0] for k in training.index[part]]).argmax(axis=1)
+            learnt = METHODS[name].fit([sets[k][0] for k in training.index[rest]], truth[rest], AXES)
+            told[part] = learnt.predict_proba([sets[k][0] for k in training.index[part]]).argmax(axis=1)
         values.append(balanced_accuracy_score(truth, told))
     assert found[name]["cross_validation"] == pytest.approx(np.mean(values))
     assert found[name]["cross_validation_sd"] == pytest.approx(np.std(values, ddof=1))
@@ -190,19 +196,26 @@ def test_cross_validation_each_scan_is_answered_once_by_what_has_not_learnt_from
     name_of = {array.tobytes(): scan_id for scan_id, (array,) in sets.items()}
     answered: list[str] = []
 
-    def method(learnt: Sequence[ScanArray], labels: np.ndarray) -> Answer:
-        known = {name_of[array.tobytes()] for array in learnt}
-        assert [CLASSES[k] for k in labels] == [SCANS[name_of[array.tobytes()]].label for array in learnt]
+    class Watched(FittedRule):
+        def __init__(self, known: set[str]) -> None:
+            super().__init__(AXES, shares_of_slices)
+            object.__setattr__(self, "known", known)
 
-        def answer(others: Sequence[ScanArray]) -> np.ndarray:
-            names = [name_of[array.tobytes()] for array in others]
-            assert not known & set(names)
+        def predict_proba(self, scans: Sequence[ScanArray]) -> np.ndarray:
+            names = [name_of[array.tobytes()] for array in scans]
+            assert not self.known & set(names)  # type: ignore[attr-defined]
             answered.extend(names)
-            return np.array([shares_of_slices(array) for array in others])
+            return super().predict_proba(scans)
 
-        return answer
+    class Watching(Method):
+        def fit(self, scans: Sequence[ScanArray], labels: np.ndarray, axes: Axes, *, seed: int = 0) -> FittedMethod:
+            assert [CLASSES[k] for k in labels] == [SCANS[name_of[array.tobytes()]].label for array in scans]
+            return Watched({name_of[array.tobytes()] for array in scans})
 
-    compare_methods(sets, scans, CLASSES, primary="watched", repeats=2, methods={"watched": method})
+        def load(self, path: Path, axes: Axes, *, again: str) -> FittedMethod:
+            raise NotImplementedError
+
+    compare_methods(sets, scans, AXES, primary="watched", repeats=2, methods={"watched": Watching()})
     training = [name for name, scan in SCANS.items() if scan.split == "training"]
     assert sorted(answered) == sorted([*SCANS, *training])  # validation scans once, training scans once a cut
 
@@ -213,7 +226,7 @@ def test_what_is_cross_validation_does_not_know_the_validation_scans(metrics: di
     spoilt = {k: tuple(a[..., ::-1] for a in v) if SCANS[k].split == "validation" else v for k, v in sets.items()}
     chosen = {name: METHODS[name] for name in ("three least healthy slices", "logistic regression on few features")}
     first = next(iter(chosen))
-    found, _ = compare_methods(spoilt, scans, CLASSES, primary=first, repeats=2, label="COVID-19", methods=chosen)
+    found, _ = compare_methods(spoilt, scans, AXES, primary=first, repeats=2, label="COVID-19", methods=chosen)
     for name, each in found.items():
         assert each["cross_validation"] == metrics["methods"][name]["cross_validation"]
         assert each["operating_point"]["threshold"] == metrics["methods"][name]["operating_point"]["threshold"]

@@ -12,8 +12,10 @@ from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.stage2.calibration import cross_validated_probabilities
 from cnr_iemn.stage2.calibration_metrics import temperature_of, with_temperature
-from cnr_iemn.stage2.out_of_fold import Features, paper_features
-from cnr_iemn.stage2.scan_predictions import ScanPredictions, train_and_predict
+from cnr_iemn.stage2.methods.boosted import Boosted, TreeSettings
+from cnr_iemn.stage2.methods.descriptions import PERCENTAGES
+from cnr_iemn.stage2.out_of_fold import StudyScans, paper_scans
+from cnr_iemn.stage2.scan_predictions import ScanPredictions, fit_and_predict
 from tests.builders import make_predictions, make_scans, make_summaries
 
 SCANS = {
@@ -24,31 +26,31 @@ SCANS = {
 }
 PREDICTIONS = {"resnext50": make_predictions("resnext50", SCANS, skill=0.3)}
 CLASSES = PREDICTIONS["resnext50"].metadata.classes
-FEATURES = paper_features(PREDICTIONS)
+STUDY = paper_scans(PREDICTIONS)
 
 
 class Learn:
     """Stage 2, remembering who learnt from whom."""
 
     def __init__(self) -> None:
-        scans = PREDICTIONS["resnext50"].scans
-        self._train = partial(train_and_predict, scans=scans, classes=CLASSES, rounds=20, max_depth=3, eta=0.3, seed=0)
+        method = Boosted(PERCENTAGES, TreeSettings(rounds=20, max_depth=3))
+        self._fit = partial(fit_and_predict, method, table=PREDICTIONS["resnext50"].scans, seed=0)
         self.seen: list[tuple[set[str], set[str]]] = []
 
-    def __call__(self, features: Features) -> ScanPredictions:
-        self.seen.append((set(features.training.index), set(features.answering[0].index)))
-        return self._train(features)
+    def __call__(self, scans: StudyScans) -> ScanPredictions:
+        self.seen.append((set(scans.training_ids), set(scans.answering)))
+        return self._fit(scans)
 
 
 def test_each_training_scan_is_answered_once_by_other_patients() -> None:
     learn = Learn()
-    training = learn(FEATURES).patients.loc[FEATURES.training.index]
+    training = learn(STUDY).patients.loc[list(STUDY.training_ids)]
     learn.seen.clear()
-    found = cross_validated_probabilities(FEATURES, training, CLASSES, learn, seed=0)
+    found = cross_validated_probabilities(STUDY, training, learn, seed=0)
     assert found is not None
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     answered = [scan_id for _, part in learn.seen for scan_id in part]
-    assert sorted(answered) == sorted(FEATURES.training.index)
+    assert sorted(answered) == sorted(STUDY.training_ids)
     for learnt, part in learn.seen:
         assert not {SCANS[name].patient_id for name in learnt} & {SCANS[name].patient_id for name in part}
         assert not any(SCANS[name].split == "validation" for name in learnt | part)
@@ -56,9 +58,9 @@ def test_each_training_scan_is_answered_once_by_other_patients() -> None:
 
 def test_temperature_and_threshold_do_not_know_the_validation_scans() -> None:
     learn = Learn()
-    chosen = learn(FEATURES)
-    training = chosen.patients.loc[FEATURES.training.index]
-    nested = cross_validated_probabilities(FEATURES, training, CLASSES, learn, seed=0)
+    chosen = learn(STUDY)
+    training = chosen.patients.loc[list(STUDY.training_ids)]
+    nested = cross_validated_probabilities(STUDY, training, learn, seed=0)
     assert nested is not None
     truth = np.array([CLASSES.index(label) for label in training["label"]])
     found = assemble_results(

@@ -14,7 +14,7 @@ from cnr_iemn.data.parquet import METADATA_KEY, write_parquet
 from cnr_iemn.data.slice_predictions import read_predictions, write_predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import NEW_SCAN_COLUMNS
-from cnr_iemn.stage2.group_features import group_features
+from cnr_iemn.stage2.group_features import features_of_sets, group_features
 from cnr_iemn.stage2.new_scans import NewScans, read_new_scans, write_new_scans
 from tests.builders import make_predictions, make_scans
 from tests.new_scans import MODELS, make_new_scans
@@ -41,7 +41,8 @@ def test_what_is_read_is_what_was_written(folds: tuple[int | None, ...], tmp_pat
 
 @pytest.mark.parametrize("folds", [(None,), (0, 1)])
 def test_features_are_those_of_the_same_predictions_in_a_study(folds: tuple[int | None, ...]) -> None:
-    tables = make_new_scans(SCANS, folds=folds).features()
+    new = make_new_scans(SCANS, folds=folds)
+    tables = features_of_sets(new.sets, new.models, SPGC_CLASSES)
     assert len(tables) == len(folds)
     for fold, features in zip(folds, tables, strict=True):
         seed = 100 * (fold or 0)

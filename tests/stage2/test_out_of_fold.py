@@ -13,8 +13,8 @@ from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage2.booster import predict_probabilities, train_booster
-from cnr_iemn.stage2.group_features import group_features
-from cnr_iemn.stage2.out_of_fold import check_folds, out_of_fold_features
+from cnr_iemn.stage2.group_features import features_of_sets, group_features, percentages
+from cnr_iemn.stage2.out_of_fold import check_folds, out_of_fold_scans
 from tests.builders import make_predictions, make_scans, make_summaries
 
 pytestmark = pytest.mark.slow
@@ -47,31 +47,36 @@ def study() -> tuple[dict[str, Predictions], dict[int, dict[str, Predictions]]]:
 def test_each_training_scan_is_scored_by_networks_that_have_not_seen_it() -> None:
     whole, folds = study()
     check_folds(whole, folds)
-    features = out_of_fold_features(folds)
+    found = out_of_fold_scans(folds)
     scans = whole["resnext50"].scans
-    assert list(features.training.index) == list(scans.index[scans["split"] == TRAINING])
+    assert list(found.training_ids) == list(scans.index[scans["split"] == TRAINING])
     unlabelled = [name for name, scan in SCANS.items() if not scan.slice_labelled and scan.split == TRAINING]
-    assert set(unlabelled) <= set(features.training.index)
-    for scan_id, row in features.training.iterrows():
+    assert set(unlabelled) <= set(found.training_ids)
+    for scan_id, array in zip(found.training_ids, found.training, strict=True):
         own = folds[SCANS[scan_id].fold]
         assert all(scan_id not in each.metadata.training_scan_ids for each in own.values())
-        pd.testing.assert_series_equal(row, group_features(own).loc[scan_id])
-    assert len(features.answering) == FOLDS
-    for fold, table in enumerate(features.answering):
-        assert set(table.index) == set(scans.index[scans["split"] == VALIDATION])
+        np.testing.assert_array_equal(percentages(array), group_features(own).loc[scan_id])
+    assert set(found.answering) == set(scans.index[scans["split"] == VALIDATION])
+    tables = features_of_sets(found.answering, MODELS, whole["resnext50"].metadata.classes)
+    assert len(tables) == FOLDS
+    for fold, table in enumerate(tables):
         pd.testing.assert_frame_equal(table, group_features(folds[fold]).loc[table.index])
 
 
 def test_probabilities_are_averaged_never_the_features() -> None:
     whole, folds = study()
     results = assemble_results(whole, make_summaries(SCANS), cohort="three", folds=folds)
-    features, scans = out_of_fold_features(folds), whole["resnext50"].scans
-    labels = scans.loc[features.training.index, "label"].tolist()
-    booster = train_booster(features.training, labels, whole["resnext50"].metadata.classes)
-    expected = np.mean([predict_probabilities(booster, table) for table in features.answering], axis=0)
+    found, classes = out_of_fold_scans(folds), whole["resnext50"].metadata.classes
+    labels = whole["resnext50"].scans.loc[list(found.training_ids), "label"].tolist()
+    (training,) = features_of_sets(
+        {name: (array,) for name, array in zip(found.training_ids, found.training, strict=True)}, MODELS, classes
+    )
+    tables = features_of_sets(found.answering, MODELS, classes)
+    booster = train_booster(training, labels, classes)
+    expected = np.mean([predict_probabilities(booster, table) for table in tables], axis=0)
     held_out = results.patients[results.patients["split"] == VALIDATION]
     np.testing.assert_allclose(held_out.filter(like="p_").to_numpy(), expected)
-    assert not np.allclose(expected, predict_probabilities(booster, sum(features.answering) / FOLDS))
+    assert not np.allclose(expected, predict_probabilities(booster, sum(tables) / FOLDS))
 
 
 def test_the_declared_way_stands_beside_the_papers_and_the_third() -> None:

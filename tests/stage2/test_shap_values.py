@@ -9,15 +9,26 @@ from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.evaluation.aggregate import assemble_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.stage2.booster import margin_contributions, train_booster
-from cnr_iemn.stage2.group_features import feature_columns, group_features
-from cnr_iemn.stage2.shap_values import LEVELS, contributions
+from cnr_iemn.stage2.group_features import group_features
+from cnr_iemn.stage2.methods.boosted import Boosted, FittedBooster
+from cnr_iemn.stage2.methods.descriptions import PERCENTAGES
+from cnr_iemn.stage2.out_of_fold import Axes, SliceSets, paper_sets
+from cnr_iemn.stage2.shap_values import LEVELS, Contributions, contributions
 from tests.builders import make_predictions, make_scans, make_summaries
 
 MODELS = ("resnext50", "densenet161")
 SCANS = make_scans(8, 4)
-FEATURES = group_features({name: make_predictions(name, SCANS, skill=0.6) for name in MODELS})
+PREDICTIONS = {name: make_predictions(name, SCANS, skill=0.6) for name in MODELS}
+FEATURES, SETS = group_features(PREDICTIONS), paper_sets(PREDICTIONS)
 LABELS = [scan.label for scan in SCANS.values()]
+AXES = Axes(MODELS, SPGC_CLASSES)
 BOOSTER = train_booster(FEATURES, LABELS, SPGC_CLASSES)
+
+
+def contributions_of(booster: xgboost.Booster, sets: SliceSets) -> Contributions:
+    found = contributions(FittedBooster(AXES, PERCENTAGES, booster), {name: sets[name] for name in SCANS})
+    assert found is not None
+    return found
 
 
 def margins(features: pd.DataFrame) -> np.ndarray:
@@ -26,7 +37,7 @@ def margins(features: pd.DataFrame) -> np.ndarray:
 
 
 def test_they_sum_to_the_margin() -> None:
-    found = contributions(BOOSTER, [FEATURES], classes=SPGC_CLASSES, models=MODELS)
+    found = contributions_of(BOOSTER, SETS)
     total = found.by_group.sum(axis=(2, 3)) + found.base
     np.testing.assert_allclose(total, margins(FEATURES), atol=1e-4)
     np.testing.assert_allclose(found.by_level.sum(axis=-1), found.by_group.sum(axis=-1))
@@ -34,8 +45,9 @@ def test_they_sum_to_the_margin() -> None:
 
 
 def test_over_several_sets_they_sum_to_the_mean_margin() -> None:
-    other = group_features({name: make_predictions(name, SCANS, skill=0.3, seed=1) for name in MODELS})
-    found = contributions(BOOSTER, [FEATURES, other], classes=SPGC_CLASSES, models=MODELS)
+    predictions = {name: make_predictions(name, SCANS, skill=0.3, seed=1) for name in MODELS}
+    other, others = group_features(predictions), paper_sets(predictions)
+    found = contributions_of(BOOSTER, {name: (*SETS[name], *others[name]) for name in SCANS})
     total = found.by_group.sum(axis=(2, 3)) + found.base
     np.testing.assert_allclose(total, (margins(FEATURES) + margins(other)) / 2, atol=1e-4)
 
@@ -53,12 +65,15 @@ def test_one_split_is_told_by_hand() -> None:
 
 def test_a_group_of_a_model_has_its_own_place() -> None:
     """Only one model's eighth group tells the class: nothing else contributes."""
-    columns = [name for model in MODELS for name in feature_columns(model, SPGC_CLASSES)]
-    table = pd.DataFrame(50.0, index=FEATURES.index, columns=columns)
-    for k, name in enumerate(SPGC_CLASSES):
-        table[f"densenet161/g07/{name}"] = [100.0 if SPGC_CLASSES.index(label) == k else 0.0 for label in LABELS]
-    booster = train_booster(table, LABELS, SPGC_CLASSES)
-    found = contributions(booster, [table], classes=SPGC_CLASSES, models=MODELS)
+    labels = np.array([SPGC_CLASSES.index(label) for label in LABELS])
+    sets = {}
+    for name, label in zip(SCANS, labels, strict=True):
+        array = np.zeros((2, 20, 3), dtype=np.float32)  # a slice in each group
+        array[:, :, 0] = 1
+        array[1, 7] = np.eye(3)[label]
+        sets[name] = (array,)
+    fitted = Boosted(PERCENTAGES).fit([array for (array,) in sets.values()], labels, AXES)
+    found = contributions_of(fitted.booster, sets)
     size = np.abs(found.by_group).sum(axis=(0, 1))
     assert np.argwhere(size > 0).tolist() == [[1, 7]]
     assert np.abs(found.by_level).sum(axis=(0, 1)).argmax() == 3 + LEVELS.index("middle third")

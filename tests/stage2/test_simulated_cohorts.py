@@ -23,10 +23,12 @@ from benchmarks.simulated_cohorts import (
 )
 from cnr_iemn.constants import BOOSTER_METHOD, SPGC_CLASSES
 from cnr_iemn.schemas import TRAINING, VALIDATION
-from cnr_iemn.stage2.methods import METHODS
+from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.out_of_fold import Axes
 
 pytestmark = pytest.mark.slow
 
+AXES = Axes(("one", "two", "three", "four"), SPGC_CLASSES)
 SMALL = {TRAINING: (12, 25, 14), VALIDATION: (30, 30, 30)}
 
 
@@ -49,8 +51,8 @@ def test_errors_correlate_as_stated_and_the_papers_method_is_the_papers(name: st
     for cohort in cohorts:
         assert np.bincount(indices(cohort, VALIDATION)).tolist() == list(COUNTS[VALIDATION]) == [24, 55, 19]
         assert np.bincount(indices(cohort, TRAINING)).tolist() == list(COUNTS[TRAINING]) == [52, 116, 41]
-        predict = METHODS[BOOSTER_METHOD](arrays(cohort, TRAINING), indices(cohort, TRAINING))
-        classes = predict(arrays(cohort, VALIDATION)).argmax(axis=1)
+        fitted = METHODS[BOOSTER_METHOD].fit(arrays(cohort, TRAINING), indices(cohort, TRAINING), AXES)
+        classes = fitted.predict_proba(arrays(cohort, VALIDATION)).argmax(axis=1)
         sensitivities.append([(classes[indices(cohort, VALIDATION) == k] == k).mean() for k in range(3)])
     normal, covid, cap = np.mean(sensitivities, axis=0)
     assert 0.4 < cap < 0.65  # the paper: 10 of 19, and 9 of 20
@@ -79,8 +81,8 @@ def test_permuted_labels_lead_to_chance(name: str) -> None:
     for seed in range(8):
         cohort = simulate(MODELS["D"], seed, SMALL)
         for source, results in ((cohort, accuracies), (cohort.permute_labels(seed), permuted_accuracies)):
-            predict = METHODS[name](arrays(source, TRAINING), indices(source, TRAINING))
-            probabilities = predict(arrays(cohort, VALIDATION))
+            fitted = METHODS[name].fit(arrays(source, TRAINING), indices(source, TRAINING), AXES)
+            probabilities = fitted.predict_proba(arrays(cohort, VALIDATION))
             results.append(
                 np.mean([(probabilities[k * 30 : k * 30 + 30].argmax(axis=1) == k).mean() for k in range(3)])
             )

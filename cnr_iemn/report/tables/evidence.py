@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from itertools import chain
 
-from cnr_iemn.constants import BOOSTER
 from cnr_iemn.evaluation.study_metrics import Refits, Replicate, Stability, StudyMetrics, Summaries, Summary
 from cnr_iemn.report.tables import (
     INTERVAL,
@@ -137,7 +136,7 @@ def calibration_table(metrics: StudyMetrics) -> ResultTable:
     }
     fitted = training_scans(calibration["learnt_on"], calibration["optimistic"])
     caption = (
-        f"The temperature is fitted on {fitted}. Boosters fitted without its patient predict each of them. "
+        f"The temperature is fitted on {fitted}. Stage 2 fitted without its patient predicts each of them. "
         f"Calibrated probabilities would have a median ECE of {calibration['after']['ece_null'][1]:.3f} here. "
         f"{CALIBRATION_TERMS}"
     )
@@ -155,7 +154,7 @@ CALIBRATION_CELLS: Cells[Calibration] = {
 
 
 def abstention_table(metrics: StudyMetrics) -> ResultTable:
-    """Return the share of scans that the booster leaves undecided, by class, in percent."""
+    """Return the share of scans that stage 2 leaves undecided, by class, in percent."""
     calibration = metrics["calibration"]
     assert calibration is not None
     undecided = calibration["undecided"]
@@ -193,7 +192,7 @@ def variant_table(metrics: StudyMetrics) -> ResultTable:
 
     def note(name: str) -> str:
         variant = metrics["variants"][name]
-        role = "primary" if variant["primary"] and metrics["confirmatory"] == BOOSTER else "exploratory"
+        role = "primary" if variant["primary"] else "exploratory"
         return f"{role}; {SELECTED}" if variant["selected_on"] else role
 
     def difference(name: str) -> str:
@@ -267,7 +266,7 @@ def _stability_caption(stability: Stability, selected_on: str | None) -> str:
     for kind, repeats in (("seeds", stability["seeds"]), ("splits", stability["splits"])):
         if repeats is not None:
             sentences.append(f"{kind.capitalize()}: {_REPEAT_NOTES[kind]}.")
-    sentences.append("XGBoost's own seed changes nothing at these settings. All rows but the first are exploratory.")
+    sentences.append("All rows but the first are exploratory.")
     if selected_on:
         sentences.append(f"Every row: {SELECTED}.")
     return " ".join(sentences)
@@ -276,7 +275,7 @@ def _stability_caption(stability: Stability, selected_on: str | None) -> str:
 def _refit_text(refits: Refits) -> str:
     changes = refits["changes"]
     return (
-        "Refits: the booster fitted on resamples of the training patients within their class; the networks stay fixed. "
+        "Refits: stage 2 fitted on resamples of the training patients within their class; the networks stay fixed. "
         "A resample holds about two thirds of the patients, so that refits are slightly worse. A refit changes the "
         f"class of {percentage(changes['mean'])} of the validation scans (5 to 95%: {summary_interval(changes)}); "
         f"{percentage(refits['changes_any'])} change in at least one refit."

@@ -1,6 +1,5 @@
 """Tables of the stage-2 methods, the decision threshold, the shortcut audit and the input ablations."""
 
-from cnr_iemn.constants import BOOSTER, BOOSTER_METHOD
 from cnr_iemn.evaluation.method_comparison import MethodMetrics
 from cnr_iemn.evaluation.operating_point import OperatingPoint
 from cnr_iemn.evaluation.shortcut_audit import Association
@@ -50,25 +49,25 @@ def method_table(metrics: StudyMetrics) -> ResultTable:
         ),
         "note": lambda method: "primary" if method["primary"] else "exploratory",
     }
-    caption = f"The primary method, named before the run, is {_primary(metrics)}. "
+    caption = f"The primary method, named before the run, is {metrics['method']}. "
     if choice is not None:
         repeats = f", repeated {choice['repeats']} times (± deviation)" if choice["repeats"] > 1 else ""
         caption += (
             f"Cross-validation: {choice['folds']} folds by patient{repeats}. Choose a method by that column, or the "
             f"validation scans have selected it. It would choose {choice['method']}. "
         )
-    caption += f"predict.py and patients.csv always use the booster ({BOOSTER_METHOD})."
+    caption += "predict.py, export.py and patients.csv use the primary method."
     title = "Stage-2 methods, validation scans, %"
     return make_table(title, "method", methods.items(), cells, notice=metrics.get("notice"), caption=caption)
 
 
 def threshold_table(metrics: StudyMetrics) -> ResultTable:
-    """Return the decision threshold of one class on the validation scans, of the booster and of each method."""
+    """Return the decision threshold of one class on the validation scans, of the primary method and of each other."""
     point = metrics["operating_point"]
     assert point is not None
-    points = {BOOSTER_METHOD: point}
+    points = {metrics["method"]: point}
     for name, method in (metrics["methods"] or {}).items():
-        if name != BOOSTER_METHOD and method["operating_point"] is not None:
+        if not method["primary"] and method["operating_point"] is not None:
             points[name] = method["operating_point"]
     cells: Cells[tuple[str, OperatingPoint]] = {
         "threshold": lambda row: f"{row[1]['threshold']:.3f}",
@@ -77,7 +76,7 @@ def threshold_table(metrics: StudyMetrics) -> ResultTable:
         ),
         "sensitivity": lambda row: with_interval(row[1]["sensitivity"]),
         "specificity": lambda row: with_interval(row[1]["specificity"]),
-        "note": lambda row: "primary" if row[0] == _primary(metrics) else "exploratory",
+        "note": lambda row: "primary" if row[0] == metrics["method"] else "exploratory",
     }
     fitted = training_scans(point["learnt_on"], point["optimistic"])
     caption = (
@@ -88,10 +87,6 @@ def threshold_table(metrics: StudyMetrics) -> ResultTable:
     title = f"Decision threshold for {point['label']}, validation scans, %"
     rows = [(name, (name, point)) for name, point in points.items()]
     return make_table(title, "method", rows, cells, notice=metrics.get("notice"), caption=caption)
-
-
-def _primary(metrics: StudyMetrics) -> str:
-    return BOOSTER_METHOD if metrics["confirmatory"] == BOOSTER else metrics["confirmatory"]
 
 
 def audit_table(metrics: StudyMetrics) -> ResultTable:
@@ -116,7 +111,7 @@ def audit_table(metrics: StudyMetrics) -> ResultTable:
 
 
 def association_table(metrics: StudyMetrics) -> ResultTable:
-    """Return whether the booster is more confident of a class where the shortcuts look like it."""
+    """Return whether stage 2 is more confident of a class where the shortcuts look like it."""
     audit = metrics["audit"]
     assert audit is not None
     cells: Cells[Association] = {
@@ -125,7 +120,7 @@ def association_table(metrics: StudyMetrics) -> ResultTable:
         "p": lambda association: NONE if association["p"] is None else f"{association['p']:.2g}",
     }
     caption = (
-        "Validation scans of one class at a time: Spearman's rho of the booster's margin for the class and its "
+        "Validation scans of one class at a time: Spearman's rho of the margin of stage 2 for the class and its "
         "cross-validated shortcut score; two-sided permutation p, not corrected. Exploratory. A rho near 0 says little "
         "where scans are few; otherwise the shortcuts are used, or the lungs of such scans differ too."
     )
@@ -157,7 +152,7 @@ def ablation_table(metrics: StudyMetrics) -> ResultTable:
         "slices with another class": lambda row: percent(row["slice_changes"]),
     }
     caption = (
-        f"{ablations['n']} validation scans, {ablations['networks']} networks, the booster as it is. Without an "
+        f"{ablations['n']} validation scans, {ablations['networks']} networks, stage 2 as it is. Without an "
         f"alteration {percentage(ablations['agreement'])} of the slices keep their saved class. Exploratory. The "
         "networks have never seen such images, so that a fall may come from their strangeness; what does not lower "
         "the accuracy was not needed."

@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 from cnr_iemn.constants import (
     BACKBONES,
+    BOOSTER_METHOD,
     PAPER_BACKBONES,
     PAPER_COHORT,
     PAPER_COUNTS,
@@ -105,7 +106,7 @@ def scan_table(metrics: StudyMetrics, *, brief: bool = False) -> ResultTable:
         rows[f"baseline: {name}"] = _Row(scores, accuracy_interval(scores))
     mode = "" if metrics["features"] == PAPER else f", features {metrics['features'].replace('_', ' ')}"
     cells = _score_cells(metrics, "SPGC validation, 98 scans")
-    caption = f"Alone: XGBoost on the features of one backbone. {INTERVAL}: Wilson's."
+    caption = f"Alone: {metrics['method']}, of one backbone. {INTERVAL}: Wilson's."
     if brief:
         caption = f"Checkpoints were {SELECTED}." if _scan_note(metrics, *metrics["models"]) else ""
         del cells["note"]
@@ -170,13 +171,16 @@ def has_paper_reference(metrics: StudyMetrics) -> bool:
 
 
 def is_paper_ensemble(metrics: StudyMetrics | ExternalMetrics) -> bool:
-    """Return whether the models are the four backbones of the paper, in its order."""
-    return metrics["models"] == list(PAPER_BACKBONES)
+    """Return whether this is the paper's method on its four backbones, in its order."""
+    return metrics["models"] == list(PAPER_BACKBONES) and metrics["method"] == BOOSTER_METHOD
 
 
 def ensemble_title(metrics: StudyMetrics | ExternalMetrics) -> str:
-    """Return the name of the ensemble in tables."""
-    return "CNR-IEMN" if is_paper_ensemble(metrics) else " + ".join(model_title(model) for model in metrics["models"])
+    """Return the name of the ensemble in tables, with the stage-2 method unless it is the paper's."""
+    if is_paper_ensemble(metrics):
+        return "CNR-IEMN"
+    models, method = " + ".join(model_title(model) for model in metrics["models"]), metrics["method"]
+    return models if method == BOOSTER_METHOD else f"{models}, {method}"
 
 
 def model_title(model: str) -> str:
@@ -246,7 +250,7 @@ def provenance_tables(provenance: StudyProvenance) -> tuple[ResultTable, ...]:
     aggregation = {
         "command": provenance["command"] or _UNKNOWN,
         "versions": _versions(provenance["versions"]),
-        "booster's seed": str(provenance["booster_seed"]),
+        "seed of stage 2": str(provenance["booster_seed"]),
         "split's seed": _UNKNOWN if provenance["split_seed"] is None else str(provenance["split_seed"]),
         "split, SHA-256": provenance["split_sha256"],
         "slice store": provenance["store"],

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 
-from cnr_iemn.stage2.attention_mil import (
-    AttentionModel,
+from cnr_iemn.stage2.methods.attention import (
+    Attention,
     Bags,
+    FittedAttention,
     Shape,
-    attention_pooling,
     attention_weights,
     loss_and_gradient,
     make_bags,
 )
-from cnr_iemn.stage2.out_of_fold import ScanArray
+from cnr_iemn.stage2.out_of_fold import Axes, ScanArray
+
+TWO = Axes(("one", "two"), ("first", "second"))
 
 RNG = np.random.default_rng(3)
 SHAPE = Shape(inputs=4, classes=3, hidden=2)
@@ -64,13 +66,13 @@ def scans(seed: int, each: int = 25) -> tuple[list[ScanArray], np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def model() -> AttentionModel:
-    return attention_pooling(*scans(0), penalty=0.001)
+def model() -> FittedAttention:
+    return Attention(penalty=0.001).fit(*scans(0), TWO)
 
 
-def test_it_finds_the_slice_that_tells(model: AttentionModel) -> None:
+def test_it_finds_the_slice_that_tells(model: FittedAttention) -> None:
     others, labels = scans(1)
-    told = model(others)
+    told = model.predict_proba(others)
     np.testing.assert_allclose(told.sum(axis=1), 1)
     assert (told.argmax(axis=1) == labels).mean() > 0.9
     for each in others:
@@ -79,22 +81,24 @@ def test_it_finds_the_slice_that_tells(model: AttentionModel) -> None:
         assert weights.argmax() == each[0].max(axis=1).argmax()
 
 
-def test_the_same_scans_give_the_same_model(model: AttentionModel) -> None:
-    np.testing.assert_array_equal(attention_pooling(*scans(0), penalty=0.001).vector, model.vector)
+def test_the_same_scans_give_the_same_model(model: FittedAttention) -> None:
+    np.testing.assert_array_equal(Attention(penalty=0.001).fit(*scans(0), TWO).vector, model.vector)
 
 
 def test_the_order_of_slices_counts_with_their_place_alone() -> None:
     learnt, labels = scans(0)
     others, _ = scans(1)
     turned = [each[:, ::-1] for each in others]
-    without = attention_pooling(learnt, labels, position=False)
-    np.testing.assert_allclose(without(turned), without(others), rtol=1e-9)
+    without = Attention(position=False).fit(learnt, labels, TWO)
+    np.testing.assert_allclose(without.predict_proba(turned), without.predict_proba(others), rtol=1e-9)
     along = [each.copy() for each in learnt]
     for each, label in zip(along, labels, strict=True):  # what is infected lies above in one class, below in the other
         each[:] = [0.9, 0.05, 0.05]
         each[:, 5 : 10 if label else 25] = [0.05, 0.9, 0.05]
-    placed = attention_pooling(along, labels)
-    assert not np.allclose(placed([each[:, ::-1] for each in along]), placed(along), atol=0.01)
+    placed = Attention().fit(along, labels, TWO)
+    assert not np.allclose(
+        placed.predict_proba([each[:, ::-1] for each in along]), placed.predict_proba(along), atol=0.01
+    )
 
 
 def test_inputs_are_the_models_probabilities_and_the_place() -> None:
@@ -110,7 +114,8 @@ def test_permuted_labels_teach_nothing() -> None:
     learnt, labels = scans(0)
     others, truth = scans(1)
     told = [
-        attention_pooling(learnt, np.random.default_rng(seed).permutation(labels))(others)[:, 1] for seed in range(8)
+        Attention().fit(learnt, np.random.default_rng(seed).permutation(labels), TWO).predict_proba(others)[:, 1]
+        for seed in range(8)
     ]
     right = [np.mean((each > 0.5) == truth) for each in told]
     assert np.mean(right) == pytest.approx(0.5, abs=0.1)

@@ -8,16 +8,26 @@ logistic regression. All parameters are fitted together. Slice labels are not ne
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
+from typing_extensions import TypedDict
 
-from cnr_iemn.stage2.out_of_fold import ScanArray
+from cnr_iemn.stage2.methods.base import (
+    FittedMethod,
+    Floats,
+    Method,
+    Numbers,
+    array_of,
+    read_parameters,
+    write_parameters,
+)
+from cnr_iemn.stage2.out_of_fold import Axes, ScanArray
 
-Floats = NDArray[np.float64]
 HIDDEN = 4
 """Length of V h: 209 scans cannot support more."""
 PENALTY = 0.01
@@ -113,54 +123,97 @@ def loss_and_gradient(
     return float(loss), np.concatenate([array.ravel() for array in gradient])
 
 
-@dataclass(frozen=True)
-class AttentionModel:
-    """Fitted parameters. ``mean``, ``deviation``: of the training slices' inputs; they standardise all inputs."""
+class _Parameters(TypedDict):
+    vector: Numbers
+    mean: Numbers
+    deviation: Numbers
 
+
+@dataclass(frozen=True)
+class FittedAttention(FittedMethod):
+    """``vector``: as ``Shape.split`` cuts it. ``mean``, ``deviation``: standardise the inputs, float64 [inputs].
+
+    ``position``: the slices' positions are among the inputs.
+    """
+
+    axes: Axes
     vector: Floats
-    shape: Shape
     mean: Floats
     deviation: Floats
-    position: bool
+    position: bool = True
+
+    @property
+    def shape(self) -> Shape:
+        """How the vector is cut."""
+        return Shape(len(self.mean), len(self.axes.classes))
 
     def weights(self, scan: ScanArray) -> Floats:
         """Return the weight of each slice of a scan, float64 [n_slices], sum 1."""
         return attention_weights(self._bags([scan]), self.vector, self.shape)
 
-    def __call__(self, scans: Sequence[ScanArray]) -> Floats:
+    def predict_proba(self, scans: Sequence[ScanArray]) -> Floats:
         """Return class probabilities, float64 [scans, classes]."""
-        bags = self._bags(scans)
         *_, u, b = self.shape.split(self.vector)
-        pooled = bags.pool(attention_weights(bags, self.vector, self.shape))
-        return np.asarray(softmax(pooled @ u + b, axis=1))
+        # scan by scan: a matrix product rounds by the number of its rows
+        bags = [self._bags([scan]) for scan in scans]
+        pooled = [each.pool(attention_weights(each, self.vector, self.shape)) for each in bags]
+        return np.concatenate([softmax(each @ u + b, axis=1) for each in pooled])
+
+    def save(self, path: Path) -> None:
+        """Write the parameters as JSON."""
+        parameters: _Parameters = {
+            "vector": self.vector.tolist(),
+            "mean": self.mean.tolist(),
+            "deviation": self.deviation.tolist(),
+        }
+        write_parameters(path, self.axes, parameters)
 
     def _bags(self, scans: Sequence[ScanArray]) -> Bags:
         bags = make_bags(scans, position=self.position)
         return Bags((bags.values - self.mean) / self.deviation, bags.starts)
 
 
-def attention_pooling(
-    scans: Sequence[ScanArray], labels: NDArray[np.int64], *, position: bool = True, penalty: float = PENALTY
-) -> AttentionModel:
-    """Fit the model by L-BFGS; the same scans give the same model.
+@dataclass(frozen=True)
+class Attention(Method):
+    """Attention fitted by L-BFGS. ``position``: use the slices' positions. ``penalty``: see ``PENALTY``."""
 
-    All slices start with equal weights (w = 0). The loss has several minima, and the initial V, drawn with a fixed
-    seed, decides which one is reached. ``labels``: class index of each scan. ``position``: use the slices' positions.
-    """
-    raw = make_bags(scans, position=position)
-    mean, deviation = raw.values.mean(axis=0), raw.values.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1.0)
-    bags = Bags((raw.values - mean) / deviation, raw.starts)
-    shape = Shape(bags.values.shape[1], int(labels.max()) + 1)
-    start = np.zeros(shape.size)
-    v, *_ = shape.split(start)
-    v[:] = np.random.default_rng(0).standard_normal(v.shape) / np.sqrt(shape.inputs)
-    result = minimize(
-        loss_and_gradient,
-        start,
-        args=(bags, labels, shape, penalty),
-        jac=True,
-        method="L-BFGS-B",
-        options=_STOP,
-    )
-    return AttentionModel(np.asarray(result.x, dtype=np.float64), shape, mean, deviation, position)
+    position: bool = True
+    penalty: float = PENALTY
+
+    def fit(
+        self, scans: Sequence[ScanArray], labels: NDArray[np.int64], axes: Axes, *, seed: int = 0
+    ) -> FittedAttention:
+        """Fit on the training scans.
+
+        All slices start with equal weights (w = 0). The loss has several minima, and the initial V, drawn with
+        ``seed``, decides which one is reached.
+        """
+        raw = make_bags(scans, position=self.position)
+        mean, deviation = raw.values.mean(axis=0), raw.values.std(axis=0)
+        deviation = np.where(deviation > 0, deviation, 1.0)
+        bags = Bags((raw.values - mean) / deviation, raw.starts)
+        shape = Shape(bags.values.shape[1], len(axes.classes))
+        start = np.zeros(shape.size)
+        v, *_ = shape.split(start)
+        v[:] = np.random.default_rng(seed).standard_normal(v.shape) / np.sqrt(shape.inputs)
+        result = minimize(
+            loss_and_gradient,
+            start,
+            args=(bags, labels, shape, self.penalty),
+            jac=True,
+            method="L-BFGS-B",
+            options=_STOP,
+        )
+        return FittedAttention(axes, np.asarray(result.x, dtype=np.float64), mean, deviation, self.position)
+
+    def load(self, path: Path, axes: Axes, *, again: str) -> FittedAttention:
+        """Read the parameters."""
+        parameters = read_parameters(path, axes, _Parameters, again=again)
+        n_inputs = len(axes.models) * len(axes.classes) + self.position
+        return FittedAttention(
+            axes=axes,
+            vector=array_of(parameters["vector"], (Shape(n_inputs, len(axes.classes)).size,), path=path),
+            mean=array_of(parameters["mean"], (n_inputs,), path=path),
+            deviation=array_of(parameters["deviation"], (n_inputs,), path=path),
+            position=self.position,
+        )
