@@ -39,6 +39,7 @@ from cnr_iemn.stage2.ensemble import read_ensemble
 pytestmark = pytest.mark.slow
 
 ROWS, SIDE, LEARNT, JUDGED, STEPS, BATCH, RATE = 64, 96, 28, 12, 12, 16, 3e-3
+NATIVE_BF16 = choose_hardware(0).precision == "bf16"  # elsewhere it is emulated: training takes minutes
 
 
 def plane() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -130,7 +131,7 @@ def trained(pairs: list[Pair]) -> SliceNetwork:
     for _ in range(STEPS):
         selection = torch.randperm(LEARNT, generator=draw)[: BATCH // 2].tolist()
         images = torch.cat([pairs[k].images for k in selection]).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=NATIVE_BF16):
             logits = network(images, position(BATCH))[0]
         loss = torch.nn.functional.cross_entropy(logits.float(), torch.tensor([1, 0] * (BATCH // 2)))
         optimizer.zero_grad()
