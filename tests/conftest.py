@@ -1,12 +1,14 @@
 """Fixtures shared by all tests."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from cnr_iemn.utils.atomic_io import exclusive
 from cnr_iemn.utils.console import start_logging
 from tests.browser import find_browser
 from tests.pipeline import MODELS, QUICK, TINY, entry_point
@@ -45,12 +47,11 @@ def sample_root() -> Path:
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cache/ and runs/tiny: two backbones trained for an epoch and aggregated. Not to be changed."""
-    folder = tmp_path_factory.mktemp("tiny")
-    cache, runs = f"ingest.cache={folder / 'cache'}", f"runs={folder / 'runs'}"
-    ensemble = f"ensemble=[{','.join(MODELS)}]"
-    assert entry_point("train")(["-m", *TINY, cache, runs, "study=tiny", f"model={','.join(MODELS)}"]) == 0
-    assert entry_point("aggregate")([runs, "study=tiny", ensemble, *QUICK]) == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        train_and_aggregate(folder / "cache", folder / "runs")
+
+    return made_once("tiny", tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +60,33 @@ def varied_study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     So slices contribute to a prediction. Not to be changed.
     """
-    folder = tmp_path_factory.mktemp("varied")
-    cache, runs = f"ingest.cache={tiny_study / 'cache'}", f"runs={folder / 'runs'}"
-    models, ensemble = f"model={','.join(MODELS)}", f"ensemble=[{','.join(MODELS)}]"
-    assert entry_point("train")(["-m", *TINY, cache, runs, "study=tiny", models, "trainer.learning_rate=0.001"]) == 0
-    assert entry_point("aggregate")([runs, "study=tiny", ensemble, *QUICK]) == 0
+
+    def make(folder: Path) -> None:
+        train_and_aggregate(tiny_study / "cache", folder / "runs", "trainer.learning_rate=0.001")
+
+    return made_once("varied", tmp_path_factory, make)
+
+
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """Return a folder that ``make`` has filled, once for all test processes: the first fills it, others wait."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the workers' common folder
+    folder, mark = base / name, base / f"{name}.made"
+    with exclusive(base / f"{name}.lock", lambda: None):
+        if not mark.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a process that failed has left
+            folder.mkdir()
+            make(folder)
+            mark.touch()
     return folder
+
+
+def train_and_aggregate(cache: Path, runs: Path, *more: str) -> None:
+    words = [f"runs={runs}", "study=tiny"]
+    train = [*TINY, *words, f"ingest.cache={cache}", f"model={','.join(MODELS)}", *more]
+    assert entry_point("train")(["-m", *train]) == 0
+    assert entry_point("aggregate")([*words, f"ensemble=[{','.join(MODELS)}]", *QUICK]) == 0
 
 
 @pytest.fixture(scope="module")
