@@ -24,12 +24,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = f"runs={folder / 'runs'}"
     words = [runs, f"data.csv={manifest}", f"data.slices={labels}", f"ingest.cache={folder / 'cache'}"]
     assert entry_point("train")([*WORDS, *words]) == 0
-    assert entry_point("aggregate")([runs, "study=own", "ensemble=resnext50", *QUICK]) == 0
+    assert entry_point("aggregate")([runs, "study=own", "ensemble=test_resnet", *QUICK]) == 0
     return folder
 
 
 def predict(study: Path, source: Path | str, *words: str) -> int:
-    options = (f"runs={study / 'runs'}", "study=own", "ensemble=resnext50", "gpus=0", "engine=torch")
+    options = (f"runs={study / 'runs'}", "study=own", "ensemble=test_resnet", "gpus=0", "engine=torch")
     return entry_point("predict")([f"input={source}", *options, *words])
 
 

@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 
 from cnr_iemn.config.search_space import setting_words
-from tests.pipeline import QUICK, TINY, entry_point
+from tests.pipeline import QUICK, SMALL, TINY, entry_point
 
 pytestmark = pytest.mark.slow
 
+pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
+
 WORDS = (
     "data=manifest",
-    "model=resnext50",
+    *SMALL,
     "model.weights=none",
     "model.image_size=32",
     "ingest.size=48",
@@ -66,7 +68,7 @@ def test_loose_slices_train_and_say_why_they_cannot_be_aggregated(
     runs = f"runs={tmp_path / 'runs'}"
     words = [*WORDS, runs, f"data.csv={manifest}", f"ingest.cache={tmp_path / 'cache'}"]
     assert entry_point("train")(words) == 0
-    run = tmp_path / "runs" / "own" / "resnext50" / "seed0"
+    run = tmp_path / "runs" / "own" / "test_resnet" / "seed0"
     table = pd.read_parquet(run / "predictions.parquet")
     assert {"p_healthy", "p_sick"} <= set(table.columns)
     assert table.groupby("split").size().to_dict() == {"training": 12, "validation": 4}
@@ -75,7 +77,7 @@ def test_loose_slices_train_and_say_why_they_cannot_be_aggregated(
     assert "notice" not in metrics
     assert metrics["validation_slices"]["n_slices"] == 4
     capsys.readouterr()
-    assert entry_point("aggregate")([runs, "study=own", "ensemble=resnext50"]) == 2
+    assert entry_point("aggregate")([runs, "study=own", "ensemble=test_resnet"]) == 2
     assert "Every scan of this study has one slice" in capsys.readouterr().err
 
 
@@ -87,8 +89,8 @@ def test_scans_of_image_slices_reach_the_patient(tmp_path: Path, capsys: pytest.
     runs = f"runs={tmp_path / 'runs'}"
     words = [runs, f"data.csv={manifest}", f"data.slices={labels}", f"ingest.cache={tmp_path / 'cache'}"]
     assert entry_point("train")([*WORDS, *words]) == 0
-    assert entry_point("aggregate")([runs, "study=own", "ensemble=resnext50", *QUICK]) == 0
-    metrics = json.loads((tmp_path / "runs/own/ensembles/resnext50/metrics.json").read_text())
+    assert entry_point("aggregate")([runs, "study=own", "ensemble=test_resnet", *QUICK]) == 0
+    metrics = json.loads((tmp_path / "runs/own/ensembles/test_resnet/metrics.json").read_text())
     assert metrics["classes"] == ["healthy", "sick"]
     assert metrics["n_features"] == 40
     assert metrics["n_patients"] == 4
@@ -155,7 +157,7 @@ def test_weak_labels_scans_without_a_class_and_odd_names_go_through_all(
     assert "3 scans have no class: they are predicted, but neither trained nor scored on." in told
     assert "Weak slice labels (data.slice_labels=from_patient): every slice with lung of 16 scans" in told
     assert "12 of 36 slices of training scans show no lung: they train nothing." in told
-    run = tmp_path / "runs" / "own" / "resnext50" / "seed0"
+    run = tmp_path / "runs" / "own" / "test_resnet" / "seed0"
     table = pd.read_parquet(run / "predictions.parquet")
     assert [name for name in table if name.startswith("p_")] == ["p_healthy", f"p_{ODD}"]
     check_rows(table)
@@ -163,9 +165,9 @@ def test_weak_labels_scans_without_a_class_and_odd_names_go_through_all(
     assert metrics["slice_labels"] == "from_patient"
     assert metrics["validation_slices"]["n_slices"] == 8
 
-    assert entry_point("aggregate")([f"runs={tmp_path / 'runs'}", "ensemble=resnext50", *QUICK]) == 0
+    assert entry_point("aggregate")([f"runs={tmp_path / 'runs'}", "ensemble=test_resnet", *QUICK]) == 0
     assert "Weak slice labels" in " ".join(capsys.readouterr().out.split())
-    check_ensemble(tmp_path / "runs/own/ensembles/resnext50")
+    check_ensemble(tmp_path / "runs/own/ensembles/test_resnet")
 
 
 def check_rows(table: pd.DataFrame) -> None:

@@ -7,18 +7,20 @@ import pandas as pd
 import pytest
 
 from cnr_iemn.data.slice_predictions import read_predictions
-from tests.pipeline import QUICK, TINY, entry_point
+from tests.pipeline import QUICK, SMALL, TINY, entry_point
 
 pytestmark = pytest.mark.slow
 
-MODEL = "resnext50"
+pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
+
+MODEL = "test_resnet"
 
 
 @pytest.fixture(scope="module")
 def study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A study with networks that trained on all training scans, and those of two folds."""
     words = [f"runs={tmp_path_factory.mktemp('runs')}", "study=folds"]
-    train = [*TINY, *words, f"ingest.cache={tiny_study / 'cache'}", f"model={MODEL}", "data.folds=2"]
+    train = [*TINY, *words, f"ingest.cache={tiny_study / 'cache'}", *SMALL, "data.folds=2"]
     assert entry_point("train")(["-m", *train, "trainer.checkpoint=last", "data.fold=null,0,1"]) == 0
     return words
 

@@ -24,7 +24,7 @@ from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
 from cnr_iemn.read_options import ReadOptions
 from tests.ct.hazard import Change, put
-from tests.pipeline import MODELS, TINY, entry_point
+from tests.pipeline import MODELS, SMALL, TINY, entry_point
 from tests.planted import BOUNDED, OTHERWISE, PLANTED, SOUGHT, STEM, found_in, leaks, plant_folder, save
 
 pytestmark = pytest.mark.slow
@@ -188,6 +188,7 @@ def test_choosing_among_scans_tells_nothing(planted: Path) -> None:
 def test_prepare_and_train_tell_nothing(
     planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
@@ -205,8 +206,8 @@ def test_prepare_and_train_tell_nothing(
     cohort = [*_without_phantoms(), *tables, f"ingest.cache={tmp_path / 'cache'}"]
     assert entry_point("prepare")([word for word in cohort if word.startswith(("data", "ingest"))]) == 1
     excluded = ",".join(f"s{k}" for k in range(len(good), len(rows)))
-    words = [*cohort, f"data.exclude=[{excluded}]", f"runs={tmp_path / 'runs'}", "study=planted", "model=resnext50"]
-    words += ["balancing.copies={a: 0, b: 0}", "trainer.precision=32"]
+    words = [*cohort, f"data.exclude=[{excluded}]", f"runs={tmp_path / 'runs'}", "study=planted"]
+    words += [*SMALL, "balancing.copies={a: 0, b: 0}", "trainer.precision=32"]
     assert entry_point("train")([*words, "logger=wandb", "logger.offline=true", "logger.worst_slices=2"]) == 0
     captured = "".join(capfd.readouterr())
     assert len(list((tmp_path / "cache").rglob("scan.json"))) == 4

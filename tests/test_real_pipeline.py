@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 
 from cnr_iemn.data.slice_predictions import read_predictions
-from tests.pipeline import entry_point
+from tests.pipeline import SMALL, entry_point
 
 pytestmark = pytest.mark.slow
+
+pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
 
 
 def test_three_real_scans_train_and_every_slice_is_predicted(
     sample_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        "model=resnext50",
+        *SMALL,
         "model.weights=none",
         "model.image_size=32",
         "data=covid_ct_md",
@@ -29,7 +31,7 @@ def test_three_real_scans_train_and_every_slice_is_predicted(
         "ingest.size=64",
     ]
     assert entry_point("train")(words) == 0
-    run = tmp_path / "runs" / "real" / "resnext50" / "seed0"
+    run = tmp_path / "runs" / "real" / "test_resnet" / "seed0"
     predictions = read_predictions(run / "predictions.parquet")
     counts = predictions.table.groupby("scan_id").size().to_dict()
     assert counts == {"P001": 148, "cap001": 168, "normal001": 154}
@@ -40,5 +42,5 @@ def test_three_real_scans_train_and_every_slice_is_predicted(
     assert "notice" not in json.loads((run / "run.json").read_text())
     assert "phantom" not in capsys.readouterr().out
     aggregate = entry_point("aggregate")
-    assert aggregate([f"runs={tmp_path / 'runs'}", "study=real", "ensemble=resnext50"]) == 2
+    assert aggregate([f"runs={tmp_path / 'runs'}", "study=real", "ensemble=test_resnet"]) == 2
     assert "no validation scan" in capsys.readouterr().err

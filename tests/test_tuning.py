@@ -19,9 +19,11 @@ from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.tuning.report import best_command
 from cnr_iemn.tuning.trials import claim_index, load_trials, next_sampler, suggest
-from tests.pipeline import ROOT, TINY, entry_point
+from tests.pipeline import ROOT, SMALL, TINY, entry_point
 
 pytestmark = pytest.mark.slow
+
+pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
 
 RATE = "search.space={trainer: {learning_rate: {low: 1e-5, high: 1e-3, log: true}}"
 SPACE = f"{RATE}, augmentation: {{perspective_distortion: null}}}}"  # beside them, two of the default space
@@ -61,7 +63,7 @@ def cache(tiny_study: Path) -> Path:
 def words(cache: Path, runs: Path, name: str, *more: str) -> list[str]:
     return [
         *TINY,
-        "model=resnext50",
+        *SMALL,
         "balancing.copies={Normal: 0}",
         "trainer.max_epochs=1",
         "trainer.batch_size=48",
