@@ -47,6 +47,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     from cnr_iemn.evaluation.evidence import EvidenceOptions
     from cnr_iemn.evaluation.stability import find_repeats
     from cnr_iemn.report.study_report import write_report
+    from cnr_iemn.report.training_curves import read_training_curves
     from cnr_iemn.stage2.baselines import summarise_store
     from cnr_iemn.stage2.ensemble import write_ensemble
     from cnr_iemn.stage2.ensemble_runs import describe_ensemble, read_runs, run_store, with_training_scans
@@ -79,10 +80,9 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
         results.metrics["ablations"] = ablate(
             root / settings.study, ensemble, store, results.patients, results.slices, predict, gpus=settings.gpus
         )
-    folder = root / settings.study / "ensembles" / name
-    write_results(folder, results)
+    write_results(folder := root / settings.study / "ensembles" / name, results)
     write_text_atomic(folder / "provenance.json", json_text(origin))
-    write_report(folder, results, store, origin, study=settings.study)
+    write_report(folder, results, store, origin, study=settings.study, training=read_training_curves(runs.runs))
     ensemble = with_training_scans(ensemble, store, runs.training_labels, ensemble.classes)
     write_ensemble(folder, replace(ensemble, calibration=results.calibration, files=file_digests(folder)))
     following = predict_command(settings.study, name, root)

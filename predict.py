@@ -42,6 +42,7 @@ def main(settings: PredictSettings) -> float:
         engine=settings.engine,
         anonymous=settings.anonymise_ids,
         explanations=settings.pages or settings.dicom,
+        display=settings.pages,
     )
     source = Path(settings.input)
     scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)

@@ -82,6 +82,11 @@ CLOSED_SET = (
 
 PHANTOM_NOTICE = "phantom study: no diagnostic meaning"
 """Heads whatever a study trained on phantoms says about a scan."""
+PHANTOM_DISEASES = {
+    "published": "The phantom's disease is the published one: frequencies of signs as in published series.",
+    "clear": "The phantom's disease is the clear one: shape and place tell COVID-19 from CAP, density does not.",
+}
+"""On every page of a phantom study, by the cohort's setting of ``disease``."""
 WEAK_LABELS_NOTICE = (
     "Weak slice labels (data.slice_labels=from_patient): slices that no reader labelled have their scan's class. The "
     "networks learnt from them, and the figures of slices are measured against them; those of patients are not."

@@ -14,11 +14,30 @@ from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.volume import Volume, check_lengths
-from cnr_iemn.ct.window import window_to_uint8
+from cnr_iemn.ct.window import LUNG_WINDOW, window_to_uint8
 from cnr_iemn.read_options import STRICT, ReadOptions
 
 CROP_MARGIN = 0.05
 """Beyond the lungs on each side, as a share of their extent: the chest wall they lie against stays in view."""
+
+
+MAX_DISPLAY_SIDE = 512
+"""Of ``DisplaySlices``, pixels: the resolution of CT; larger images are rare and would fill the memory."""
+
+
+@dataclass(frozen=True)
+class DisplaySlices:
+    """Slices for a reader: in the lung window, at the scan's own resolution, of the same field as the networks' slices.
+
+    ``grey``: uint8 [slices, side, side]. ``mask_bits``: the lung mask, a bit a pixel, uint8 [slices, side, side / 8].
+    """
+
+    grey: NDArray[np.uint8]
+    mask_bits: NDArray[np.uint8]
+
+    def lungs(self, index: int) -> NDArray[np.uint8]:
+        """Return the lung mask of a slice, 0 or 1, uint8 [side, side]."""
+        return np.unpackbits(self.mask_bits[index], axis=-1, count=self.grey.shape[2])
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,7 @@ class PreparedScan:
 
     ``spacing_mm``, ``z_mm``, ``phantom`` and ``source_sha256`` are those of ``Volume``, before resizing; ``findings``
     are the reader's and the lung mask's. ``acquisition``: of the source, its field of view before any crop.
+    ``display``: None where nothing shows the scan.
     """
 
     grey: NDArray[np.uint8]
@@ -38,6 +58,7 @@ class PreparedScan:
     phantom: bool
     source_sha256: str
     acquisition: Acquisition
+    display: DisplaySlices | None = None
 
 
 def prepare_scan(
@@ -50,6 +71,7 @@ def prepare_scan(
     read_options: ReadOptions = STRICT,
     scan: str | None = None,
     numbered: bool = False,
+    display: bool = False,
 ) -> PreparedScan:
     """Read a scan, segment its lungs at full resolution, window it, and resize both to ``size`` pixels a side.
 
@@ -62,6 +84,7 @@ def prepare_scan(
         read_options: What the reader would otherwise refuse.
         scan: What messages call the scan.
         numbered: Messages call a file by its number in place of its name.
+        display: Keep slices for a reader, too.
 
     Raises:
         ScanError: The scan cannot be read.
@@ -72,10 +95,12 @@ def prepare_scan(
         check_lengths(source.scan_id, "voxels", *volume.spacing_mm)
     else:
         volume = read_scan(source, read_options, scan=scan, numbered=numbered)
-    return prepare_volume(volume, size=size, lungs=lungs, window=window, crop=crop)
+    return prepare_volume(volume, size=size, lungs=lungs, window=window, crop=crop, display=display)
 
 
-def prepare_volume(volume: Volume, *, size: int, lungs: str, window: tuple[float, float], crop: str) -> PreparedScan:
+def prepare_volume(
+    volume: Volume, *, size: int, lungs: str, window: tuple[float, float], crop: str, display: bool = False
+) -> PreparedScan:
     """Prepare a scan that has been read. The arguments are those of ``prepare_scan``."""
     lung_mask = segment_lungs(volume.hu, volume.spacing_mm, method=lungs)
     low, high = window
@@ -96,7 +121,21 @@ def prepare_volume(volume: Volume, *, size: int, lungs: str, window: tuple[float
         volume.phantom,
         volume.source_sha256,
         replace(volume.acquisition, field_of_view_mm=volume.hu.shape[2] * volume.spacing_mm[2]),
+        _display_slices(volume.hu[:, *view], lung_mask.mask[:, *view]) if display else None,
     )
+
+
+def _display_slices(hu: NDArray[np.int16], mask: NDArray[np.bool_]) -> DisplaySlices:
+    """Return slices in the lung window. ``hu``, ``mask``: [slices, rows, columns]."""
+    low, high = LUNG_WINDOW
+    side = min(max(hu.shape[1:]), MAX_DISPLAY_SIDE)
+    air = int(window_to_uint8(np.full(1, AIR_HU, np.int16), low=low, high=high)[0])
+    grey = np.empty((len(hu), side, side), np.uint8)
+    bits = np.empty((len(hu), side, math.ceil(side / 8)), np.uint8)
+    for index, image in enumerate(hu):
+        grey[index] = resize_square(window_to_uint8(image, low=low, high=high), side, fill=air)
+        bits[index] = np.packbits(resize_mask(mask[index].view(np.uint8), side), axis=-1)
+    return DisplaySlices(grey, bits)
 
 
 def lung_square(mask: NDArray[np.bool_]) -> tuple[slice, slice]:

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from cnr_iemn.errors import ConfigurationError
 
+LUNG_WINDOW = (-1350.0, 150.0)
+"""HU at black and at white for a reader of lungs: level -600, width 1500."""
+
 
 def window_to_uint8(hu: NDArray[np.int16], *, low: float = -1000, high: float = 400) -> NDArray[np.uint8]:
     """Return uint8 of the same shape: ``low`` HU and below become 0, ``high`` and above 255, linear between, rounded.

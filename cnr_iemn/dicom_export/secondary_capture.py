@@ -13,10 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
 from cnr_iemn.constants import CLOSED_SET
+from cnr_iemn.ct.window import LUNG_WINDOW
 from cnr_iemn.dicom_export.coding import NAME, USE, Software
 from cnr_iemn.dicom_export.source_images import DicomSource
 from cnr_iemn.inference.scan_result import ScanResult, result_sentence
-from cnr_iemn.inference.slice_images import LUNG_WINDOW, SIDE, slice_pictures
+from cnr_iemn.inference.slice_images import SIDE, slice_pictures
 from cnr_iemn.stage2.ensemble import Ensemble
 
 SERIES_NUMBER = 9002

@@ -140,7 +140,12 @@ def output_folder(folder: str | None, predictions: Path, source: Path, *, anonym
 
 
 def prepare_new_scan(
-    pixels: PixelSettings, anonymous: bool, job: tuple[str, Source], *, training: TrainingScans = UNKNOWN_SCANS
+    pixels: PixelSettings,
+    anonymous: bool,
+    job: tuple[str, Source],
+    *,
+    training: TrainingScans = UNKNOWN_SCANS,
+    display: bool = False,
 ) -> PreparedScan:
     """Return a scan that can be classified, with any doubts among its findings.
 
@@ -151,6 +156,7 @@ def prepare_new_scan(
         anonymous: Number the scan's files in refusals instead of naming them.
         job: Its id and source.
         training: What the study was trained on.
+        display: Keep slices for a reader.
 
     Raises:
         ScanError: It cannot be read or classified.
@@ -158,7 +164,7 @@ def prepare_new_scan(
     scan_id, source = job
     try:
         _check_values(scan_id, source, training)
-        prepared = prepare_scan(source, **vars(pixels), scan=scan_id, numbered=anonymous)
+        prepared = prepare_scan(source, **vars(pixels), scan=scan_id, numbered=anonymous, display=display)
         n_slices = min(N_GROUPS, training.fewest_slices) if isinstance(source, ImageStack) else N_GROUPS
         return check_prepared(prepared, scan_id, min_slices=n_slices)
     except (CnrIemnError, MemoryError):

@@ -57,6 +57,7 @@ class Predictor:
         engine: What runs the networks, one of ``constants.ENGINES``.
         anonymous: Number a scan's files in refusals instead of naming them.
         explanations: Add key slices and Grad-CAM maps to each result.
+        display: Keep slices at the scan's own resolution in each result.
 
     Raises:
         RunError: The file of the stage-2 method is missing or damaged, or is not the ensemble's.
@@ -73,6 +74,7 @@ class Predictor:
         engine: str = "auto",
         anonymous: bool = False,
         explanations: bool = True,
+        display: bool = False,
     ) -> None:
         self.loaded = loaded
         self.ensemble = loaded.ensemble
@@ -81,7 +83,7 @@ class Predictor:
         self._method = loaded.load_method()
         self._pixels = replace(self.ensemble.pixels, read_options=read_options)
         self._batch_size = batch_size
-        self._anonymous, self.explanations = anonymous, explanations
+        self._anonymous, self.explanations, self._display = anonymous, explanations, display
 
     @cached_property
     def networks(self) -> EnsembleNetworks:
@@ -94,7 +96,13 @@ class Predictor:
         self, scans: Sequence[tuple[str, Source]]
     ) -> Generator[tuple[int, PreparedScan | ScanError], None, None]:
         """Start a process that reads ahead until the generator is closed; return index and pixels or refusal."""
-        job = partial(prepare_new_scan, self._pixels, self._anonymous, training=self.ensemble.training_scans)
+        job = partial(
+            prepare_new_scan,
+            self._pixels,
+            self._anonymous,
+            training=self.ensemble.training_scans,
+            display=self._display,
+        )
         return run_limited(job, scans, workers=1)
 
     def predict(self, scans: Sequence[tuple[str, Source]]) -> Generator[ScanResult | Refusal, None, None]:

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from cnr_iemn.ct.io.slice_order import TURNED
 from cnr_iemn.ct.preprocess import PreparedScan
+from cnr_iemn.ct.window import LUNG_WINDOW
 
 SIDE = 384
 """Of a picture, pixels."""
-LUNG_WINDOW = (-1350.0, 150.0)
-"""HU at black and at white: level -600, width 1500."""
 MARK = 24
 """Side of the black square for R and L at half height, pixels."""
 OUTLINE = (64, 200, 255)
@@ -33,8 +32,8 @@ def outline_mask(grey: NDArray[np.uint8], mask: NDArray[np.uint8], *, side: int)
         mask: 0 or 1, of the same shape.
         side: Of the picture, pixels.
     """
-    large = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if len(grey) > side else cv2.INTER_LINEAR)
-    inside = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
+    large = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if len(grey) > side else cv2.INTER_CUBIC)
+    inside = np.asarray(cv2.resize(mask * np.uint8(255), (side, side)) >= 128, np.uint8)  # a smooth outline
     image = cv2.cvtColor(large, cv2.COLOR_GRAY2BGR)
     contours, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, contours, -1, OUTLINE, 1)

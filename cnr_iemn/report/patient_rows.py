@@ -1,21 +1,25 @@
-"""One card for each validation scan of the report: the prediction, the slices, three pictures, and the reasons."""
+"""The gallery of validation scans in the report: for each its prediction, its slices, three pictures, the reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cnr_iemn.ct.preprocess import lung_square
 from cnr_iemn.data.slice_store import SliceStore
-from cnr_iemn.inference.slice_images import lung_extent, thumbnail
+from cnr_iemn.inference.slice_images import apply_lung_window, thumbnail
+from cnr_iemn.report.quality_report import is_doubtful
 from cnr_iemn.report.tables.results import model_title
 from cnr_iemn.stage2.group_features import group_percentages
 from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets
 from cnr_iemn.stage2.shap_values import LEVELS, Contributions
 
 Floats = NDArray[np.float64]
-_SIDE = 112  # pixels of a thumbnail
+ERROR_SIDE, CORRECT_SIDE = 320, 160
+"""Of a picture, pixels: errors are looked at, the others leafed through."""
+_LEAST_LUNG = 0.3  # of the largest lung area in a slice: a slice with less shows neck or bowel
 _MARKUP_BYTES = 1500  # of a row's tags in the page, rounded up
 _STRONGEST = 2  # contributions in a sentence
 
@@ -25,13 +29,18 @@ class Thumbnail:
     """A slice: ``picture`` as a data URI. ``index``: 0-based, head first; ``probability``: of the predicted class."""
 
     index: int
+    level: str
     probability: float
     picture: str
 
 
 @dataclass(frozen=True)
 class PatientRow:
-    """``shares``: of slices by predicted class, 0 to 1. ``strip``: an SVG path for each class, 20 wide and 100 high."""
+    """A scan of the gallery.
+
+    ``shares``: of slices by predicted class, 0 to 1. ``strip``: an SVG path for each class, 20 wide and 100 high.
+    ``doubtful``: the lung mask is. ``page``: address of the scan's page; None where there is none.
+    """
 
     scan_id: str
     label: str
@@ -44,6 +53,13 @@ class PatientRow:
     thumbnails: tuple[Thumbnail, ...]
     findings: tuple[str, ...]
     reasons: tuple[str, ...]
+    doubtful: bool
+    page: str | None
+
+    @property
+    def side(self) -> int:
+        """Of its pictures, pixels."""
+        return CORRECT_SIDE if self.correct else ERROR_SIDE
 
     @property
     def strip_text(self) -> str:
@@ -52,12 +68,24 @@ class PatientRow:
 
 
 def patient_rows(
-    patients: pd.DataFrame, contributions: Contributions | None, slices: SliceSets, store: SliceStore, *, budget: int
+    patients: pd.DataFrame,
+    contributions: Contributions | None,
+    slices: SliceSets,
+    store: SliceStore,
+    *,
+    budget: int,
+    links: Mapping[str, str] | None = None,
 ) -> list[PatientRow]:
     """Return a row for each validation scan: errors, most confident first; then the others, least confident first.
 
-    ``patients``: the rows of the validation scans, index scan_id. ``budget``: bytes of the rows in the page: after
-    three quarters of it rows have no pictures, and after all of it there are no more rows.
+    Args:
+        patients: The rows of the validation scans, index scan_id.
+        contributions: Of these scans; None where the stage-2 method has none.
+        slices: The networks' predictions.
+        store: The slices.
+        budget: Bytes of the rows in the page: after three quarters of it rows have no pictures, and after all of it
+            there are no more rows.
+        links: Address of the scan's page, by scan_id.
     """
     columns = [str(name) for name in patients.columns if str(name).startswith("p_")]
     classes = [name.removeprefix("p_") for name in columns]
@@ -70,6 +98,7 @@ def patient_rows(
             break
         name = str(scan_id)
         predicted, true = (classes.index(patient[key]) for key in ("predicted", "label"))
+        side = CORRECT_SIDE if patient["correct"] else ERROR_SIDE
         pictured = spent < 0.75 * budget
         row = PatientRow(
             scan_id=name,
@@ -80,9 +109,11 @@ def patient_rows(
             n_slices=slices[name][0].shape[1],
             shares=dict(zip(classes, slice_shares(slices[name]).tolist(), strict=True)),
             strip=strip_paths(group_shares(slices[name])),
-            thumbnails=_thumbnails(store, name, slices[name], predicted) if pictured else (),
+            thumbnails=_thumbnails(store, name, slices[name], predicted, side=side) if pictured else (),
             findings=store.scan(name).findings,
             reasons=reasons(contributions, name, predicted, true),
+            doubtful=is_doubtful(store.scan(name)),
+            page=(links or {}).get(name),
         )
         rows.append(row)
         spent += _MARKUP_BYTES + sum(len(text) for text in (*row.strip, *row.findings, *row.reasons))
@@ -118,16 +149,28 @@ def strip_paths(shares: Floats) -> tuple[str, ...]:
     )
 
 
-def _thumbnails(store: SliceStore, scan_id: str, sets: Sequence[ScanArray], predicted: int) -> tuple[Thumbnail, ...]:
-    """Return from each third of the lungs the slice with the highest probability of the predicted class."""
+def _thumbnails(
+    store: SliceStore, scan_id: str, sets: Sequence[ScanArray], predicted: int, *, side: int
+) -> tuple[Thumbnail, ...]:
+    """Return from each third of the lungs the slice with the highest probability of the predicted class.
+
+    The pictures show the square around the lungs in the lung window, each ``side`` pixels wide.
+    """
     probability = np.mean([array[:, :, predicted].mean(axis=0) for array in sets], axis=0)
-    grey, lungs = store.grey(scan_id), store.lungs(scan_id)
-    first, last = lung_extent(lungs[:])
-    thirds = (indices for indices in np.array_split(np.arange(first, last + 1), 3) if len(indices))
-    key_indices = [int(indices[probability[indices].argmax()]) for indices in thirds]
-    return tuple(
-        Thumbnail(k, float(probability[k]), thumbnail(grey[k], lungs[k], side=_SIDE, quality=75)) for k in key_indices
-    )
+    grey, lungs = store.grey(scan_id), store.lungs(scan_id)[:]
+    view = lung_square(lungs.view(np.bool_))
+    area = np.count_nonzero(lungs, axis=(1, 2))
+    inside = np.flatnonzero(area >= max(1.0, _LEAST_LUNG * area.max()))
+    indices = inside if len(inside) else np.arange(len(lungs))
+    thumbnails = []
+    for level, third in zip(LEVELS, np.array_split(indices, len(LEVELS)), strict=True):
+        if len(third):
+            k = int(third[probability[third].argmax()])
+            image = apply_lung_window(np.ascontiguousarray(grey[k][view]), window=store.settings.window)
+            mask = np.ascontiguousarray(lungs[k][view])
+            picture = thumbnail(image, mask, side=side, quality=72)
+            thumbnails.append(Thumbnail(k, level, float(probability[k]), picture))
+    return tuple(thumbnails)
 
 
 def next_likely(contributions: Contributions, row: int, predicted: int) -> int:

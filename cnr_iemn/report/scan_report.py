@@ -1,15 +1,18 @@
 """The page of one scan: the prediction, slice predictions, key slices, contributions, and the scan's quality."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from cnr_iemn.constants import CLOSED_SET
+from cnr_iemn.constants import CLOSED_SET, N_GROUPS, PHANTOM_DISEASES
 from cnr_iemn.ct.io.slice_order import TURNED
-from cnr_iemn.ct.preprocess import PreparedScan
+from cnr_iemn.ct.preprocess import DisplaySlices, PreparedScan, lung_square
+from cnr_iemn.ct.window import LUNG_WINDOW
+from cnr_iemn.data.cohort import assign_slice_groups
 from cnr_iemn.inference.explanation import KeySlice
 from cnr_iemn.inference.prediction_writer import ScanFiles
 from cnr_iemn.inference.scan_result import (
@@ -20,9 +23,10 @@ from cnr_iemn.inference.scan_result import (
     notice_of,
     result_sentence,
 )
-from cnr_iemn.inference.slice_images import LUNG_WINDOW, data_uri, lung_extent, slice_pictures
+from cnr_iemn.inference.slice_images import apply_lung_window, lung_extent
 from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.patient_rows import group_shares, next_likely, reasons, slice_shares, strip_paths
+from cnr_iemn.report.slice_layers import body_mask, enlarge, grey_uri, heat_uri, outline_path
 from cnr_iemn.report.svg import PALETTE
 from cnr_iemn.report.tables import NONE, ResultTable
 from cnr_iemn.report.tables.results import model_title
@@ -31,7 +35,7 @@ from cnr_iemn.stage2.shap_values import LEVELS, Contributions
 from cnr_iemn.utils.atomic_io import write_text_atomic
 
 MAX_PAGE_BYTES = 2_000_000
-_QUALITY = 82  # of the page's JPEGs
+_LEVEL_SIDE = 152  # pixels of a picture that stands for a group of slices
 
 
 class ScanPages:
@@ -60,21 +64,34 @@ class ScanPages:
 
 @dataclass(frozen=True)
 class SliceView:
-    """A key slice on the page.
+    """A key slice on the page, in layers.
 
     Attributes:
         key: The slice.
         place: Where it lies.
-        plain: The slice with the outline of its mask, a data URI.
-        overlay: The slice under its heatmap, a data URI, or None.
-        has_heat: Whether the heatmap shows anything.
+        side: Of the picture, pixels.
+        picture: The slice in the lung window at the scan's own resolution, a data URI.
+        outline: Of the lung mask, an SVG path in pixels.
+        heat: The Grad-CAM map inside the body, a data URI, or None.
+        has_heat: Whether the map shows anything.
     """
 
     key: KeySlice
     place: str
-    plain: str
-    overlay: str | None
+    side: int
+    picture: str
+    outline: str
+    heat: str | None
     has_heat: bool
+
+
+@dataclass(frozen=True)
+class Level:
+    """The middle slice of a group. ``index``: 0-based; ``picture``: the lungs, a data URI; ``words``: its group."""
+
+    index: int
+    picture: str
+    words: str
 
 
 def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
@@ -84,25 +101,29 @@ def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
     shares = zip(ensemble.classes, slice_shares(result.sets), strict=True)
     with_maps = [member for member in ensemble.members if member.library == "torchvision"]
     first, last = lung_extent(prepared.lungs.view(np.uint8))
+    display = display_slices(prepared, window=ensemble.pixels.window)
     return (
         page_templates()
         .get_template("scan.html")
         .render(
             prediction=prediction,
             notice=notice_of(prediction, ensemble),
-            sentence=result_sentence(prediction, ensemble),
+            disease=PHANTOM_DISEASES.get(ensemble.phantom_disease or ""),
+            sentence=page_sentence(prediction, ensemble),
             study=ensemble.study,
             classes=ensemble.classes,
             colours=PALETTE,
             closed_set=CLOSED_SET.format(first=ensemble.classes[0]),
             probabilities=probability_table(prediction, ensemble),
+            bars=[100 * value for value in (prediction["calibrated"] or prediction["probabilities"]).values()],
             strip=strip_paths(group_shares(result.sets)),
             shares=", ".join(f"{100 * share:.0f}% {name}" for name, share in shares),
             lungs=[20 * first / len(prepared.grey), 20 * (last + 1) / len(prepared.grey)],
-            views=_slice_views(result, window=ensemble.pixels.window),
+            views=_slice_views(result, display),
+            levels=_levels(result, display, ensemble.classes),
+            side=display.grey.shape[2],
             turned=TURNED in prepared.findings,
             lung_window=LUNG_WINDOW,
-            stored_window=ensemble.pixels.window,
             without_maps=[
                 model_title(name) for name in ensemble.models if name not in {member.model for member in with_maps}
             ],
@@ -115,24 +136,66 @@ def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
     )
 
 
-def _slice_views(result: ScanResult, *, window: tuple[float, float]) -> list[SliceView]:
+def page_sentence(prediction: ScanPrediction, ensemble: Ensemble) -> str:
+    """Return the prediction in a sentence; where anything is synthetic, of the model alone and not of a disease."""
+    if notice_of(prediction, ensemble) is None:
+        return result_sentence(prediction, ensemble)
+    name = prediction["class"]
+    if prediction["undecided"]:
+        return f"Model output: undecided; the most probable class is {name}."
+    return f"Model output: {name}, probability {(prediction['calibrated'] or prediction['probabilities'])[name]:.2f}."
+
+
+def display_slices(prepared: PreparedScan, *, window: tuple[float, float]) -> DisplaySlices:
+    """Return the slices for a reader; those of the networks' size where the scan was prepared without others.
+
+    ``window``: HU at grey 0 and 255 of the scan.
+    """
+    if prepared.display is not None:
+        return prepared.display
+    return DisplaySlices(apply_lung_window(prepared.grey, window=window), np.packbits(prepared.lungs, axis=-1))
+
+
+def _slice_views(result: ScanResult, display: DisplaySlices) -> list[SliceView]:
     views: list[SliceView] = []
     if result.explanation is None:
         return views
     for k, key in enumerate(result.explanation.keys):
         heatmap = None if result.explanation.heatmaps is None else result.explanation.heatmaps[k]
-        plain, overlay = slice_pictures(result.prepared, key.index, heatmap, window=window)
+        image, mask = enlarge(display.grey[key.index], display.lungs(key.index))
         z_mm = result.prepared.z_mm[key.index]
         place = "z not known" if math.isnan(z_mm) else f"z {z_mm:.1f} mm"
         view = SliceView(
             key=key,
             place=place if result.prepared.lungs[key.index].any() else f"{place}, no lung in it",
-            plain=data_uri(plain, quality=_QUALITY),
-            overlay=None if overlay is None else data_uri(overlay, quality=_QUALITY),
+            side=len(image),
+            picture=grey_uri(image),
+            outline=outline_path(mask),
+            heat=None if heatmap is None else heat_uri(heatmap, body_mask(image)),
             has_heat=heatmap is not None and bool(np.rint(255 * heatmap).any()),
         )
         views.append(view)
     return views
+
+
+def _levels(result: ScanResult, display: DisplaySlices, classes: Sequence[str]) -> list[Level]:
+    """Return the middle slice of each group of slices, cut to the square around the lungs."""
+    groups = assign_slice_groups(len(display.grey), N_GROUPS)
+    middles = [
+        int(members[len(members) // 2]) for group in range(N_GROUPS) if len(members := np.flatnonzero(groups == group))
+    ]
+    view = lung_square(np.stack([display.lungs(index) for index in middles]).view(np.bool_))
+    shares = group_shares(result.sets)
+    levels = []
+    for index in middles:
+        image = cv2.resize(display.grey[index][view], (_LEVEL_SIDE, _LEVEL_SIDE), interpolation=cv2.INTER_AREA)
+        words = ", ".join(
+            f"{100 * share:.0f}% {name}"
+            for name, share in zip(classes, shares[groups[index]], strict=True)
+            if share > 0
+        )
+        levels.append(Level(index, grey_uri(np.asarray(image), quality=78), words))
+    return levels
 
 
 def probability_table(prediction: ScanPrediction, ensemble: Ensemble) -> ResultTable:

@@ -5,45 +5,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnr_iemn.constants import CLOSED_SET, WEAK_LABELS_NOTICE
+import numpy as np
+
+from cnr_iemn.constants import BOOSTER_METHOD, CLOSED_SET, N_GROUPS, PHANTOM_DISEASES, WEAK_LABELS_NOTICE
 from cnr_iemn.data.shortcut_features import kind_of
 from cnr_iemn.data.slice_store import SliceStore, StoredScan
 from cnr_iemn.evaluation.aggregate import Results
 from cnr_iemn.evaluation.external_metrics import read_external_accuracies
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
+from cnr_iemn.report.evidence_sentences import evidence_sentences
 from cnr_iemn.report.figures import study_figures
-from cnr_iemn.report.headline import headline
+from cnr_iemn.report.headline import headline, key_figures, majority_sentence
+from cnr_iemn.report.page_links import page_links
 from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.patient_rows import patient_rows
 from cnr_iemn.report.quality_report import is_doubtful
-from cnr_iemn.report.svg import PALETTE, Drawing
-from cnr_iemn.report.tables import ResultTable, with_interval
-from cnr_iemn.report.tables.evidence import evidence_by_topic, evidence_tables
-from cnr_iemn.report.tables.results import ensemble_title, provenance_tables, result_tables
-from cnr_iemn.schemas import READER, VALIDATION
+from cnr_iemn.report.sections import sections
+from cnr_iemn.report.svg import PALETTE
+from cnr_iemn.report.tables import with_interval
+from cnr_iemn.report.tables.evidence import evidence_tables
+from cnr_iemn.report.tables.results import ensemble_title, model_title, provenance_tables, result_tables
+from cnr_iemn.report.training_curves import TrainingCurve
+from cnr_iemn.schemas import READER, VALIDATION, probability_columns
 from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.stage2.provenance import StudyProvenance
+from cnr_iemn.statistics.confidence_intervals import RESAMPLES
+from cnr_iemn.statistics.curves import class_curves
 from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
 
 PAGE_BYTES = 5_000_000
 """Limit of the page's size, so that it can be mailed and opened on a phone."""
 _ROW_BYTES = 4_300_000
-_PHANTOM_DISEASES = {
-    "published": "The phantom's disease is the published one: frequencies of signs as in published series.",
-    "clear": "The phantom's disease is the clear one: shape and place tell COVID-19 from CAP, density does not.",
-}
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page: figures, then tables. ``key``: its anchor. ``details``: tables that are folded."""
-
-    key: str
-    heading: str
-    text: str = ""
-    drawings: tuple[Drawing, ...] = ()
-    tables: tuple[ResultTable, ...] = ()
-    details: tuple[ResultTable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,15 @@ class DataQuality:
     findings: list[tuple[str, int]]
 
 
-def write_report(folder: Path, results: Results, store: SliceStore, provenance: StudyProvenance, *, study: str) -> None:
+def write_report(
+    folder: Path,
+    results: Results,
+    store: SliceStore,
+    provenance: StudyProvenance,
+    *,
+    study: str,
+    training: Mapping[str, TrainingCurve] | None = None,
+) -> None:
     """Write report.html, model_card.md and figures/ into the ensemble's folder, each file whole or not at all.
 
     Args:
@@ -65,16 +66,21 @@ def write_report(folder: Path, results: Results, store: SliceStore, provenance: 
         store: The slices that the study was trained on.
         provenance: provenance.json.
         study: Its name.
+        training: Curves of the networks' training, by model.
     """
     metrics = results.metrics
-    drawings = study_figures(metrics)
+    held_out = results.patients[results.patients["split"] == VALIDATION]
+    probabilities = held_out[probability_columns(metrics["classes"])].to_numpy(dtype=np.float64)
+    curves = class_curves(held_out["label"].tolist(), probabilities, metrics["classes"])
+    drawings = study_figures(metrics, curves, training)
     for drawing in drawings.values():
         write_text_atomic(folder / "figures" / f"{drawing.name}.svg", drawing.as_file())
     for path in (folder / "figures").glob("*.svg"):
         if path.stem not in drawings:
             path.unlink()  # of an earlier aggregation, which measured more
-    held_out = results.patients[results.patients["split"] == VALIDATION]
-    rows = patient_rows(held_out, results.contributions, results.slices, store, budget=_ROW_BYTES)
+    method_file = METHODS[metrics["method"]].file
+    links = page_links(folder, store, held_out.index, method_file=method_file)
+    rows = patient_rows(held_out, results.contributions, results.slices, store, budget=_ROW_BYTES, links=links)
     context = {
         "metrics": metrics,
         "study": study,
@@ -88,7 +94,13 @@ def write_report(folder: Path, results: Results, store: SliceStore, provenance: 
     page = templates.get_template("study.html").render(
         **context,
         classes=metrics["classes"],
-        sections=sections(metrics, drawings),
+        key_figures=key_figures(metrics),
+        majority=majority_sentence(metrics),
+        evidence=evidence_sentences(metrics),
+        confusion=drawings["confusion"],
+        sections=sections(metrics, drawings, curves),
+        has_links=bool(links),
+        methods=methods_text(metrics),
         wrong=[row for row in rows if not row.correct],
         correct=[row for row in rows if row.correct],
         n_without_row=len(held_out) - len(rows),
@@ -100,7 +112,7 @@ def write_report(folder: Path, results: Results, store: SliceStore, provenance: 
     card = templates.get_template("model_card.md").render(
         **context,
         tables=[*result_tables(metrics), *evidence_tables(metrics)],
-        external=external_accuracies(folder, METHODS[metrics["method"]].file),
+        external=external_accuracies(folder, method_file),
     )
     write_text_atomic(folder / "model_card.md", card)
 
@@ -122,7 +134,7 @@ def warnings(metrics: StudyMetrics, provenance: StudyProvenance) -> list[str]:
     """Return what a reader must know before any result."""
     texts = []
     if provenance["phantom_disease"] is not None:
-        texts.append(_PHANTOM_DISEASES[provenance["phantom_disease"]])
+        texts.append(PHANTOM_DISEASES[provenance["phantom_disease"]])
     if any(run["labels_permuted"] for run in provenance["runs"]):
         texts.append("The networks were trained on permuted labels: a negative control with results at chance.")
     if metrics["audit"] is not None and metrics["audit"]["alarm"]:
@@ -137,52 +149,35 @@ def warnings(metrics: StudyMetrics, provenance: StudyProvenance) -> list[str]:
     return texts
 
 
-def sections(metrics: StudyMetrics, drawings: Mapping[str, Drawing]) -> list[Section]:
-    """Return the sections of the page that show the metrics; empty ones are left out."""
-    first, second, confusion = result_tables(metrics)
-    tables = evidence_by_topic(metrics)
-    confidence, probabilities = tables["confidence"], tables["probabilities"]
-
-    def figures(*names: str) -> tuple[Drawing, ...]:
-        return tuple(drawings[name] for name in names if name in drawings)
-
-    every = [
-        Section(
-            "results",
-            "Results",
-            "Tables 1 and 2 and Figure 4 are those of the paper, for this cohort.",
-            drawings=figures("confusion", "accuracy"),
-            tables=(second,),
-            details=(confusion, first),
-        ),
-        Section("confidence", "Confidence and comparisons", tables=confidence[:1], details=confidence[1:]),
-        Section(
-            "probabilities",
-            "Calibration and decision thresholds",
-            drawings=figures("reliability", "risk"),
-            tables=probabilities[:2],
-            details=probabilities[2:],
-        ),
-        Section(
-            "shortcuts",
-            "Shortcuts",
-            "An alarm means that a shortcut exists, not that the networks use it.",
-            tables=tables["shortcuts"],
-        ),
-        Section("methods", "Stage-2 methods", drawings=figures("methods"), details=tables["methods"]),
-        Section(
-            "importance",
-            "Feature importance",
-            "Model sensitivity, not lesion or cause: the mean absolute contribution of each backbone's slices in a "
-            "group to a class's log-odds, over the validation scans (of XGBoost, exact SHAP values).",
-            drawings=figures("contributions"),
-        ),
-    ]
-    shown = [section for section in every if section.drawings or section.tables or section.details]
-    if metrics["contributions"] is None:
-        text = f"The stage-2 method, {metrics['method']}, does not say what each slice contributes."
-        shown.append(Section("importance", "Feature importance", text))
-    return shown
+def methods_text(metrics: StudyMetrics) -> tuple[str, ...]:
+    """Return how the study was made, a paragraph for each stage."""
+    models = ", ".join(model_title(model) for model in metrics["models"])
+    n_networks = len(metrics["models"])
+    networks = f"{n_networks} convolutional networks ({models}) assign"
+    if n_networks == 1:
+        networks = f"a convolutional network ({models}) assigns"
+    percentages = ""
+    if metrics["method"] == BOOSTER_METHOD:
+        percentages = (
+            f": for each network the percentage of slices of each class in {N_GROUPS} groups from top to base, "
+            f"{metrics['n_features']} features in all"
+        )
+    fitted = {
+        PAPER: "Stage 2 learns from the training scans, some of which trained the networks.",
+        OUT_OF_FOLD: f"Stage 2 learns out of fold ({metrics['folds']} folds): each training scan is scored by networks "
+        "that were not trained on it.",
+    }
+    return (
+        f"Stage 1: {networks} each slice, as three channels (grey image, lung mask, lungs alone), to a class and to a "
+        "region of the lungs.",
+        f"Stage 2: {metrics['method']} predicts the class of the scan from the networks' predictions of its slices"
+        f"{percentages}. {fitted[metrics['features']]}",
+        f"Statistics: Wilson's score interval for proportions; {RESAMPLES} bootstrap resamples of patients within "
+        "their class for other metrics, with the models fixed; exact McNemar tests of paired predictions with Holm's "
+        "correction; Tango's score interval for paired differences.",
+        "After F. Bougourzi, R. Contino, C. Distante, A. Taleb-Ahmed, ICASSP 2021, "
+        "doi 10.1109/ICASSP39728.2021.9414185.",
+    )
 
 
 def data_quality(scans: Sequence[StoredScan]) -> DataQuality:
@@ -192,5 +187,5 @@ def data_quality(scans: Sequence[StoredScan]) -> DataQuality:
         n=len(scans),
         n_without_finding=sum(not scan.findings for scan in scans),
         doubtful=[scan for scan in scans if is_doubtful(scan)],
-        findings=counts.most_common(),
+        findings=[(kind.replace("#", "n"), count) for kind, count in counts.most_common()],
     )

@@ -15,7 +15,10 @@ _INK = "#010203"  # stands for the text's colour until the SVG is written; no fi
 PALETTE = ("#56b4e9", "#d55e00", "#cc79a7", "#009e73", "#e69f00", "#0072b2", "#f0e442", "#999999")
 """Of classes in their order: told apart by the colour-blind (Okabe and Ito 2008), seen on white and on black."""
 ACCENT = "#0072b2"
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#8f8f8f", "#cc79a7", "#d55e00")
+"""Of models in their order; the first four are no colours of the first three classes."""
 
+_BROAD_INCHES = 6.0
 _STYLE: Any = {  # matplotlib's type is a dictionary of 300 literal names
     "svg.fonttype": "none",  # text stays text: searched, read aloud, in the page's font
     "font.family": "sans-serif",
@@ -37,12 +40,16 @@ _STYLE: Any = {  # matplotlib's type is a dictionary of 300 literal names
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure. ``svg``: one element, to stand in a page or in a file. ``text``: what it shows, in words."""
+    """A figure. ``svg``: one element, to stand in a page or in a file. ``text``: what it shows, in words.
+
+    ``broad``: it wants the page's whole width.
+    """
 
     name: str
     title: str
     text: str
     svg: str
+    broad: bool = False
 
     def as_file(self) -> str:
         """Return the figure as an SVG file of its own, which follows light and dark as the page does."""
@@ -64,7 +71,7 @@ def draw(
         paint(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return Drawing(name, title, text, _for_a_page(buffer.getvalue(), name, text))
+    return Drawing(name, title, text, _for_a_page(buffer.getvalue(), name, text), broad=width > _BROAD_INCHES)
 
 
 def ink() -> str:

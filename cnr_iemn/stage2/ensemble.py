@@ -73,9 +73,9 @@ class Ensemble:
     out of fold each fold has its members, and the probabilities of stage 2 are averaged over the folds.
     ``calibration``: None where the fit was not possible. ``learnt_from``: SHA-256 of the training scans' grey slices in
     the store, by scan_id. ``training_counts``: number of training scans of each class. ``store``: fingerprint of the
-    slice store that the networks were trained on. ``values``, ``fewest_slices``: see ``TrainingScans``. ``files``:
-    SHA-256 of the files beside ensemble.json, by name (``listed_files``). In files of earlier versions training_counts,
-    store and values may be empty.
+    slice store that the networks were trained on. ``values``, ``fewest_slices``: see ``TrainingScans``.
+    ``phantom_disease``: of a phantom cohort, published or clear. ``files``: SHA-256 of the files beside ensemble.json,
+    by name (``listed_files``). In files of earlier versions training_counts, store and values may be empty.
     """
 
     study: str
@@ -85,6 +85,7 @@ class Ensemble:
     phantom: bool
     cohort: str
     method: str = BOOSTER_METHOD
+    phantom_disease: str | None = None
     features: Literal["paper", "out_of_fold"] = "paper"
     calibration: Calibrator | None = None
     learnt_from: Mapping[str, str] = field(default_factory=dict)

@@ -148,6 +148,7 @@ def describe_ensemble(runs: EnsembleRuns, *, method: str = BOOSTER_METHOD) -> En
         phantom=first.phantom,
         cohort=settings.cohort,
         method=method,
+        phantom_disease=settings.phantom_disease if first.phantom else None,
         features="paper" if runs.folds is None else "out_of_fold",
         store=first.store,
     )

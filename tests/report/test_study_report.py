@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
-from cnr_iemn.data.slice_store import StoredScan
+from cnr_iemn.data.slice_store import PixelSettings, StoredScan
 from cnr_iemn.evaluation.aggregate import Results, assemble_results, write_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.report import patient_rows as patients_module
 from cnr_iemn.report import study_report as study_module
 from cnr_iemn.report.patient_rows import group_shares, patient_rows, slice_shares, strip_paths
 from cnr_iemn.report.study_report import PAGE_BYTES, write_report
+from cnr_iemn.report.training_curves import TrainingCurve
 from cnr_iemn.stage2.shap_values import Contributions
 from tests.builders import FakeScan, make_predictions, make_scans, make_summaries
 
@@ -60,6 +61,8 @@ ORIGIN: dict[str, Any] = {
 class FakeStore:
     """Two round lungs in every slice but the first and the last; one scan's mask is in doubt."""
 
+    settings = PixelSettings()
+
     def __init__(self, n_slices: Mapping[str, int], doubtful: str = "") -> None:
         self.n_slices = n_slices
         self.doubtful = doubtful
@@ -81,6 +84,12 @@ class FakeStore:
         return found
 
 
+TRAINING_CURVES = {
+    name: TrainingCurve(*(np.array(values) for values in ([0.9, 0.5], [0.8, 0.6], [0.4, 0.7], [0.35, 0.6])))
+    for name in list(BACKBONES)[:2]
+}
+
+
 def store_of(scans: Mapping[str, FakeScan], doubtful: str = "") -> Any:
     return FakeStore({scan_id: scan.n_slices for scan_id, scan in scans.items()}, doubtful)
 
@@ -99,7 +108,7 @@ def results() -> Results:
 @pytest.fixture(scope="module")
 def folder(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ensemble")
-    write_report(path, results, store_of(SCANS, "CAP-009"), ORIGIN, study="a study")
+    write_report(path, results, store_of(SCANS, "CAP-009"), ORIGIN, study="a study", training=TRAINING_CURVES)
     return path
 
 
@@ -118,12 +127,16 @@ def test_the_prediction_follows_the_notice(page: str, results: Results) -> None:
     text, metrics = words(page), results.metrics
     assert text.startswith(PHANTOM_NOTICE)
     right = int(np.trace(metrics["confusion_matrix"]))
-    sentence = f"is correct for {right} of 18 validation scans: {100 * right / 18:.2f}% ["
-    assert text.index("selected on this very set") < text.index(sentence) < text.index("Results")
-    assert "Always predicting the majority class would be correct for 6, 33.33%." in text
-    assert "The strongest of 7 simple baselines, " in text
+    answer = f"{100 * right / 18:.2f}% accuracy: {right} of 18 validation scans correct, 95% interval ["
+    test = metrics["baseline_comparisons"][metrics["strongest_baseline"]]
+    against = f"{100 * test['difference']:+.2f} points against the strongest of 7 simple baselines, "
+    order = ("selected on this very set", "Results", answer, against, "Always predicting the majority class", "Table 2")
+    places = [text.index(phrase) for phrase in order]
+    assert places == sorted(places)
+    assert f"exact McNemar p = {test['p_holm']:.2g} (Holm)" in text
+    assert page.index("confusion-") < page.index('id="comparison"')
     for name in SPGC_CLASSES:
-        assert f"{name} {100 * metrics['sensitivity'][name]:.2f}%" in text
+        assert f"{name} {100 * metrics['sensitivity'][name]:.2f} [" in text
     assert (
         "still assigned to one of these classes; Normal means only that a scan resembles this cohort's Normal scans"
         in text
@@ -143,11 +156,11 @@ def test_the_report_has_every_table_and_figure(page: str, folder: Path) -> None:
     text = words(page)
     for title in (
         "Table 1.",
-        "Table 2.",
-        "Figure 4.",
+        "against backbones and baselines (Table 2 of the paper)",
+        "(Figure 4 of the paper)",
+        "Operating point of each class",
         "Confidence intervals, ",
         "Permutation test of stage 2",
-        "against each backbone",
         "Calibration, 18",
         "Selective prediction, %",
         "Stage-2 methods, validation",
@@ -156,22 +169,42 @@ def test_the_report_has_every_table_and_figure(page: str, folder: Path) -> None:
         "Networks",
     ):
         assert title in text
-    figures = {"confusion", "accuracy", "contributions", "reliability", "risk", "methods"}
-    assert {path.stem for path in (folder / "figures").iterdir()} == figures
-    assert page.count('<figure class="drawing">') == len(figures)
+    shown = {"confusion", "roc", "precision-recall", "contributions", "reliability", "risk", "training"}
+    assert {path.stem for path in (folder / "figures").iterdir()} == shown | {"accuracy", "methods"}
+    assert page.count('<figure class="drawing') == len(shown)  # the page prints the two others as forest plots
+    assert page.count('class="forest"') == 2
     assert "Model sensitivity, not lesion or cause" in text
 
 
-def test_errors_come_first_and_each_is_explained(page: str, results: Results) -> None:
+def gallery_of(page: str) -> list[tuple[str, str, str]]:
+    """Return "wrong" or "", the scan and the rest of each entry of the gallery."""
+    entries = re.findall(r"<li(?: class=\"(wrong)\")?>\n<div>\n<h3>(.*?)</h3>(.*?)</li>", page, flags=re.DOTALL)
+    return [(mark, name, body) for mark, name, body in entries]
+
+
+def test_errors_come_first_and_correct_scans_are_folded(page: str, results: Results) -> None:
     held_out = results.patients[results.patients["split"] == "validation"]
-    rows = re.findall(r"<li( class=\"wrong\")?>\n<h3>(.*?)</h3>(.*?)</li>", page, flags=re.DOTALL)
-    wrong = [bool(mark) for mark, _, _ in rows]
-    assert wrong == sorted(wrong, reverse=True)
-    assert sum(wrong) == (~held_out["correct"]).sum() > 0
-    assert {name for _, name, _ in rows} == set(held_out.index)
-    for mark, name, body in rows:
-        assert len(re.findall(r"<img ", body)) == 3
+    entries = gallery_of(page)
+    assert {name for _, name, _ in entries} == set(held_out.index)
+    assert [mark == "" for mark, _, _ in entries] == sorted(mark == "" for mark, _, _ in entries)
+    n_wrong = int((~held_out["correct"].to_numpy(dtype=bool)).sum())
+    assert sum(mark == "wrong" for mark, _, _ in entries) == n_wrong > 0
+    probability = [float(held_out.loc[name, f"p_{held_out.loc[name, 'predicted']}"]) for _, name, _ in entries]
+    assert probability[:n_wrong] == sorted(probability[:n_wrong], reverse=True)
+    assert probability[n_wrong:] == sorted(probability[n_wrong:])
+    folded = page[page.index('<details class="fold"><summary>Correct: ') :]
+    folded = folded[: folded.index("\n</details>\n</section>")]
+    assert {name for _, name, _ in gallery_of(folded)} == set(held_out.index[held_out["correct"]])
+
+
+def test_each_scan_shows_three_slices_and_why(page: str, results: Results) -> None:
+    held_out = results.patients[results.patients["split"] == "validation"]
+    for mark, name, body in gallery_of(page):
+        side = patients_module.ERROR_SIDE if mark else patients_module.CORRECT_SIDE
+        assert len(re.findall(rf'<img [^>]*width="{side}" height="{side}"', body)) == 3
         patient = held_out.loc[name]
+        for level in ("upper", "middle", "lower"):
+            assert re.search(rf"{level} third, slice \d+: P\({patient['predicted']}\) = 0\.\d\d<", body)
         if mark:
             assert f"{patient['label']}, predicted {patient['predicted']}" in body
             assert f"Strongest evidence for {patient['predicted']} over {patient['label']}: " in body
@@ -184,6 +217,8 @@ def test_the_report_has_data_quality_and_origin(page: str) -> None:
     assert "lung mask in doubt: small & <odd>" in text
     assert "Check these lung masks before you trust the predictions: CAP-009. The page" in text
     assert "Left out by data.exclude: P999." in text
+    for heading in ("Methods", "Data quality: ", "Provenance: "):
+        assert f'<details class="fold"><summary>{heading}' in page
     assert "python aggregate.py study=x" in text
     assert "not recorded" in text
     assert "weights.pth" in text
@@ -207,7 +242,7 @@ def test_figures_use_the_page_s_colours_and_are_reproducible(folder: Path, resul
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert "currentColor" in path.read_text()
         assert "#010203" not in path.read_text()
-    write_report(tmp_path, results, store_of(SCANS, "CAP-009"), ORIGIN, study="a study")
+    write_report(tmp_path, results, store_of(SCANS, "CAP-009"), ORIGIN, study="a study", training=TRAINING_CURVES)
     for path in folder.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
@@ -229,8 +264,9 @@ def test_missing_analyses_have_no_section_and_the_card_says_so(tmp_path: Path) -
     write_report(tmp_path, replace(found, metrics=metrics), store_of(SCANS), ORIGIN, study="x")
     page, card = ((tmp_path / name).read_text() for name in ("report.html", "model_card.md"))
     assert PHANTOM_NOTICE not in page + card
-    for absent in ("probabilities", "shortcuts", "methods"):
+    for absent in ("calibration", "shortcuts", "methods"):
         assert f'id="{absent}"' not in page
+        assert f'href="#{absent}"' not in page
     unmeasured = (
         "permutation test of stage 2, p",
         "expected calibration error, uncalibrated",
@@ -279,7 +315,7 @@ def test_findings_count_by_their_kind_and_once_a_scan() -> None:
     said = [("139 ml of dense tissue", "3.5 ml of dense tissue"), ("7 ml of dense tissue",), ()]
     scans = [StoredScan(str(k), 9, 48, (2, 1, 1), (), 4.0, each, True, "", "") for k, each in enumerate(said)]
     found = study_module.data_quality(scans)
-    assert found.findings == [("# ml of dense tissue", 2)]
+    assert found.findings == [("n ml of dense tissue", 2)]
     assert (found.n, found.n_without_finding) == (3, 1)
 
 
@@ -299,12 +335,12 @@ def test_a_large_study_stays_small_enough(results: Results) -> None:
     whole = patient_rows(*arguments, budget=10**9)
     assert len(whole) == 18
     assert all(row.thumbnails for row in whole)
-    rows = patient_rows(*arguments, budget=60_000)
+    rows = patient_rows(*arguments, budget=120_000)
     pictured = [bool(row.thumbnails) for row in rows]
     assert 0 < sum(pictured) < len(rows) < 18
     assert pictured == sorted(pictured, reverse=True)
     spent = sum(len(each.picture) for row in rows for each in row.thumbnails) + 1500 * len(rows)
-    assert spent < 1.2 * 60_000
+    assert spent < 1.2 * 120_000
     assert [row.scan_id for row in rows] == [row.scan_id for row in whole][: len(rows)]
 
 
@@ -331,9 +367,24 @@ def test_the_thumbnails_are_the_slices_with_the_highest_probability_of_the_predi
     probability[:, [2, 5, 9], 1] = 0.9  # lungs from 1 to 9: thirds 1-3, 4-6, 7-9
     probability[:, [0, 10], 1] = 1.0  # no lung there
     probability[..., 0] = 1 - probability[..., 1]
-    found = patients_module._thumbnails(FakeStore({"x": 11}), "x", [probability], 1)  # type: ignore[arg-type]
+    store: Any = FakeStore({"x": 11})
+    found = patients_module._thumbnails(store, "x", [probability], 1, side=64)
     assert [each.index for each in found] == [2, 5, 9]
     assert [each.probability for each in found] == pytest.approx([0.9] * 3)
+
+
+def test_a_slice_with_little_lung_represents_no_third() -> None:
+    """The neck and the bowel: a network may be sure of them, but there is nothing to see."""
+    store: Any = FakeStore({"x": 12})
+    lungs = store.lungs("x")
+    lungs[1:3, :, 24:] = 0
+    lungs[1:3, :26] = 0  # a sixth of the others
+    store.lungs = lambda _: lungs
+    probability = np.full((1, 12, 2), 0.5, np.float32)
+    probability[:, 1:3, 1] = 0.99
+    found = patients_module._thumbnails(store, "x", [probability], 1, side=64)
+    assert len(found) == 3
+    assert min(each.index for each in found) == 3
 
 
 def test_an_error_is_explained_by_the_evidence_against_the_true_class() -> None:

@@ -1,9 +1,10 @@
 """Tables of the evidence for stage 2: intervals, tests, stability, calibration, and paired comparisons."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import chain
+from typing import Literal
 
-from cnr_iemn.evaluation.study_metrics import Refits, Replicate, Stability, StudyMetrics, Summaries, Summary
+from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.tables import (
     INTERVAL,
     NONE,
@@ -17,7 +18,6 @@ from cnr_iemn.report.tables import (
     percent,
     percentage,
     signed,
-    summary_interval,
     training_scans,
 )
 from cnr_iemn.report.tables.methods import ablation_table, association_table, audit_table, method_table, threshold_table
@@ -28,12 +28,14 @@ from cnr_iemn.report.tables.results import (
     paper_comparison_table,
     paper_result_table,
 )
+from cnr_iemn.report.tables.stability import stability_table
 from cnr_iemn.stage2.abstention import ByClass, Undecided
 from cnr_iemn.stage2.calibration_metrics import Calibration
 from cnr_iemn.stage2.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
 from cnr_iemn.statistics.confidence_intervals import RESAMPLES, Estimate, MetricName
 from cnr_iemn.statistics.paired_tests import Comparison
 
+Topic = Literal["confidence", "comparisons", "variants", "paper", "probabilities", "shortcuts", "methods"]
 METRIC_TITLES: dict[MetricName, str] = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -52,21 +54,17 @@ def evidence_tables(metrics: StudyMetrics) -> tuple[ResultTable, ...]:
     return tuple(chain(*evidence_by_topic(metrics).values()))
 
 
-def evidence_by_topic(metrics: StudyMetrics) -> dict[str, tuple[ResultTable, ...]]:
-    """Return the same by topic: confidence, probabilities, shortcuts, methods."""
+def evidence_by_topic(metrics: StudyMetrics) -> dict[Topic, tuple[ResultTable, ...]]:
+    """Return the same by topic; a topic without evidence has no table."""
     confidence = [interval_table(metrics)]
     if metrics["permutation_test"] is not None:
         confidence.append(permutation_table(metrics))
     if any(metrics["stability"].values()):
         confidence.append(stability_table(metrics))
-    confidence.append(_comparison_table(metrics, "baseline", metrics["baseline_comparisons"]))
+    comparisons = [_comparison_table(metrics, "baseline", metrics["baseline_comparisons"])]
     if len(metrics["models"]) > 1:
         backbones = {model_title(name): comparison for name, comparison in metrics["comparisons"].items()}
-        confidence.append(_comparison_table(metrics, "backbone", backbones))
-    if len(metrics["variants"]) > 1:
-        confidence.append(variant_table(metrics))
-    if has_paper_reference(metrics):
-        confidence += [paper_result_table(), paper_comparison_table()]
+        comparisons.append(_comparison_table(metrics, "backbone", backbones))
     probabilities = [calibration_table(metrics), abstention_table(metrics)] if metrics["calibration"] else []
     if metrics["operating_point"] is not None:
         probabilities.append(threshold_table(metrics))
@@ -75,18 +73,22 @@ def evidence_by_topic(metrics: StudyMetrics) -> dict[str, tuple[ResultTable, ...
         shortcuts.append(ablation_table(metrics))
     return {
         "confidence": tuple(confidence),
+        "comparisons": tuple(comparisons),
+        "variants": (variant_table(metrics),) if len(metrics["variants"]) > 1 else (),
+        "paper": (paper_result_table(), paper_comparison_table()) if has_paper_reference(metrics) else (),
         "probabilities": tuple(probabilities),
         "shortcuts": tuple(shortcuts),
         "methods": () if metrics["methods"] is None else (method_table(metrics),),
     }
 
 
-def interval_table(metrics: StudyMetrics) -> ResultTable:
-    """Return every metric of the ensemble with its interval, in percent."""
+def interval_table(metrics: StudyMetrics, *, by_class: bool = True) -> ResultTable:
+    """Return the metrics of the ensemble with their intervals, in percent. ``by_class``: sensitivities, too."""
     wilson, bootstrap = metrics["intervals"]["wilson"], metrics["intervals"]["patient_bootstrap"]
     rows: list[tuple[str, tuple[Estimate, str]]] = [("accuracy", (wilson["accuracy"], "Wilson"))]
-    rows += [(f"sensitivity for {name}", (estimate, "Wilson")) for name, estimate in wilson["sensitivity"].items()]
-    rows += [(title, (bootstrap[name], "bootstrap")) for name, title in METRIC_TITLES.items()]
+    if by_class:
+        rows += [(f"sensitivity for {name}", (estimate, "Wilson")) for name, estimate in wilson["sensitivity"].items()]
+    rows += [(title, (bootstrap[name], "bootstrap")) for name, title in METRIC_TITLES.items() if name != "accuracy"]
     return make_table(
         f"Confidence intervals, {ensemble_title(metrics)}, %",
         "metric",
@@ -98,7 +100,7 @@ def interval_table(metrics: StudyMetrics) -> ResultTable:
         },
         notice=metrics.get("notice"),
         caption=(
-            f"{metrics['n_patients']} validation scans. Quote Wilson's interval of the accuracy. Bootstrap: "
+            f"{metrics['n_patients']} validation scans. Wilson: score interval of a proportion. Bootstrap: "
             f"{RESAMPLES} resamples of patients within their class; the models stay fixed."
         ),
     )
@@ -228,72 +230,3 @@ def _comparison_table(metrics: StudyMetrics, kind: str, comparisons: Mapping[str
         notice=metrics.get("notice"),
         caption="Tango's score interval of the paired difference.",
     )
-
-
-_REPEAT_NOTES = {
-    "seeds": "networks trained again with other seeds, same split",
-    "splits": "all trained again on another split, other validation scans",
-}
-
-
-def stability_table(metrics: StudyMetrics) -> ResultTable:
-    """Return the primary metrics, and those with other training patients, seeds and splits, in percent."""
-    stability, classes = metrics["stability"], metrics["classes"]
-    reference: Replicate = {
-        "accuracy": metrics["accuracy"],
-        "balanced_accuracy": metrics["balanced_accuracy"],
-        "macro_auc": metrics["intervals"]["patient_bootstrap"]["macro_auc"]["value"],
-        "sensitivity": metrics["sensitivity"],
-    }
-    rows = [("primary", *_replicate_cells(reference, classes))]
-    refits = stability["refits"]
-    if refits is not None:
-        rows += _summary_rows(f"{refits['n']} refits", refits, classes)
-        rows.append((f"{refits['n']} refits, 5 to 95%", *_summary_cells(refits, classes, summary_interval)))
-    for kind, repeats in (("seeds", stability["seeds"]), ("splits", stability["splits"])):
-        if repeats is not None:
-            replicates = repeats["replicates"]
-            rows += [(name, *_replicate_cells(replicate, classes)) for name, replicate in replicates.items()]
-            rows += _summary_rows(f"{len(replicates)} {kind}", repeats, classes)
-    columns = ("stage 2", "accuracy", "balanced accuracy", "macro AUC", *(f"sensitivity {name}" for name in classes))
-    caption = _stability_caption(stability, metrics["selected_on"])
-    title = f"Stability, {ensemble_title(metrics)}, %"
-    return ResultTable(title, columns, tuple(rows), metrics.get("notice"), caption)
-
-
-def _stability_caption(stability: Stability, selected_on: str | None) -> str:
-    sentences = [] if stability["refits"] is None else [_refit_text(stability["refits"])]
-    for kind, repeats in (("seeds", stability["seeds"]), ("splits", stability["splits"])):
-        if repeats is not None:
-            sentences.append(f"{kind.capitalize()}: {_REPEAT_NOTES[kind]}.")
-    sentences.append("All rows but the first are exploratory.")
-    if selected_on:
-        sentences.append(f"Every row: {SELECTED}.")
-    return " ".join(sentences)
-
-
-def _refit_text(refits: Refits) -> str:
-    changes = refits["changes"]
-    return (
-        "Refits: stage 2 fitted on resamples of the training patients within their class; the networks stay fixed. "
-        "A resample holds about two thirds of the patients, so that refits are slightly worse. A refit changes the "
-        f"class of {percentage(changes['mean'])} of the validation scans (5 to 95%: {summary_interval(changes)}); "
-        f"{percentage(refits['changes_any'])} change in at least one refit."
-    )
-
-
-def _summary_rows(name: str, summaries: Summaries, classes: list[str]) -> list[tuple[str, ...]]:
-    return [
-        (f"{name}, mean", *_summary_cells(summaries, classes, lambda summary: percent(summary["mean"]))),
-        (f"{name}, sd", *_summary_cells(summaries, classes, lambda summary: percent(summary["sd"]))),
-    ]
-
-
-def _summary_cells(summaries: Summaries, classes: list[str], text: Callable[[Summary], str]) -> tuple[str, ...]:
-    metrics = summaries["accuracy"], summaries["balanced_accuracy"], summaries["macro_auc"]
-    return tuple(text(summary) for summary in (*metrics, *(summaries["sensitivity"][name] for name in classes)))
-
-
-def _replicate_cells(replicate: Replicate, classes: list[str]) -> tuple[str, ...]:
-    metrics = replicate["accuracy"], replicate["balanced_accuracy"], replicate["macro_auc"]
-    return tuple(percent(value) for value in (*metrics, *(replicate["sensitivity"][name] for name in classes)))

@@ -104,7 +104,10 @@ def audit_table(metrics: StudyMetrics) -> ResultTable:
         f"{audit['n']} scans; cross-validated AUC of the class that is predicted best. Permuted classes: {low:.3f} to "
         f"{high:.3f} (5 to 95%), p = {audit['p']:.2g}. {verdict}"
     )
-    rows = [("all together", audit["auc"]), *audit["by_shortcut"].items()]
+    rows = [
+        ("all together", audit["auc"]),
+        *((name.replace("#", "n"), auc) for name, auc in audit["by_shortcut"].items()),
+    ]
     title = "Shortcut audit: classes predicted without the lungs"
     cells: Cells[float] = {"AUC": lambda auc: f"{auc:.3f}"}
     return make_table(title, "shortcut", rows, cells, notice=metrics.get("notice"), caption=caption)

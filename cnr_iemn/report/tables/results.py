@@ -90,14 +90,13 @@ def scan_table(metrics: StudyMetrics, *, brief: bool = False) -> ResultTable:
     """
     rows = {
         f"{model_title(model)} alone": _Row(
-            scores, accuracy_interval(scores), _paper(model, "paper_scan_accuracy"), _scan_note(metrics, model)
+            scores, accuracy_interval(scores), paper_accuracy(metrics, model), _scan_note(metrics, model)
         )
         for model, scores in metrics["backbones"].items()
     }
     if len(metrics["models"]) > 1:
-        paper = f"{PAPER_ENSEMBLE_ACCURACY:.2f}" if is_paper_ensemble(metrics) else NONE
         note = _scan_note(metrics, *metrics["models"])
-        rows[ensemble_title(metrics)] = _Row(metrics, accuracy_interval(metrics), paper, note)
+        rows[ensemble_title(metrics)] = _Row(metrics, accuracy_interval(metrics), paper_accuracy(metrics), note)
     baselines = metrics["baselines"]
     if brief:
         best = sorted(baselines, key=lambda name: baselines[name]["accuracy"] or 0.0, reverse=True)[:_BRIEF_BASELINES]
@@ -186,6 +185,18 @@ def ensemble_title(metrics: StudyMetrics | ExternalMetrics) -> str:
 def model_title(model: str) -> str:
     """Return the paper's name of a model, or its own."""
     return BACKBONES[model].paper_name if model in BACKBONES else model
+
+
+def paper_accuracy(metrics: StudyMetrics, model: str | None = None) -> str:
+    """Return the paper's accuracy of scans in percent, of a backbone alone or of the ensemble; a dash for others."""
+    if model is not None:
+        return _paper(model, "paper_scan_accuracy")
+    return f"{PAPER_ENSEMBLE_ACCURACY:.2f}" if is_paper_ensemble(metrics) else NONE
+
+
+def scans_text(metrics: StudyMetrics) -> str:
+    """Return the scans that a figure is of, for its caption."""
+    return f"{metrics['n_patients']} validation scans, cohort {metrics['cohort']}"
 
 
 def _paper(model: str, attribute: str) -> str:
