@@ -29,7 +29,8 @@ def test_the_ranks_batches_are_pieces_of_a_single_process_s_batch(n: int, proces
         assert union == whole[k]
     assert {len(rank) for rank in cut} == {batches * steps}
     assert min(len(piece) for rank in cut for piece in rank) >= 2
-    assert sum(map(len, whole[batches:])) < 2 * processes * steps  # what is left out
+    assert batches == len(whole)
+    assert sorted(item for batch in whole for item in batch) == list(range(2 * n, 3 * n))  # nothing is left out
 
 
 @pytest.mark.parametrize("n", [45, 48, 55])
@@ -44,3 +45,31 @@ def test_weights_make_the_mean_over_pieces_the_mean_over_slices(n: int) -> None:
             for index in range(3 * k, 3 * k + 3):
                 mean += batches.weight(index) * loss[cut[rank][index]].mean() / 6
         assert mean == pytest.approx(loss[whole[k]].mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "sizes"),
+    [
+        (48, 16, [16, 16, 16]),
+        (49, 16, [16, 16, 17]),
+        (55, 16, [16, 16, 23]),
+        (56, 16, [16, 16, 16, 8]),  # eight slices are a batch
+        (7, 16, [7]),  # none before it
+        (1, 16, []),  # batch norm cannot train on one
+        (11, 4, [4, 7]),
+    ],
+)
+def test_a_rest_of_fewer_than_eight_slices_joins_the_batch_before(n: int, batch_size: int, sizes: list[int]) -> None:
+    batches = SharedBatches(EpochShuffle(n, seed=0), batch_size=batch_size)
+    found = list(batches)
+    assert [len(batch) for batch in found] == sizes
+    assert len(batches) == len(sizes)
+    assert sorted(item for batch in found for item in batch) == list(range(n if sizes else 0))
+    assert [batches.weight(k) for k in range(len(sizes))] == [1.0] * len(sizes)
+
+
+def test_a_rest_too_short_for_the_pieces_joins_too() -> None:
+    shuffle = EpochShuffle(57, seed=0)  # a rest of nine, and twelve slices for two of each of six pieces
+    batches = [SharedBatches(shuffle, batch_size=16, processes=2, rank=rank, accumulate=3) for rank in range(2)]
+    assert [len(each) for each in batches] == [9, 9]
+    assert sum(len(piece) for each in batches for piece in each) == 57

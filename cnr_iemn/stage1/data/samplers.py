@@ -7,6 +7,8 @@ from torch.utils.data import Sampler
 
 SMALLEST_PART = 2
 """Fewest slices on which batch norm can train."""
+SMALLEST_BATCH = 8
+"""Fewest slices of an epoch's last batch: the statistics of fewer are noise that a whole step would follow."""
 
 
 class EpochShuffle(Sampler[int]):
@@ -35,7 +37,8 @@ class EpochShuffle(Sampler[int]):
 class SharedBatches(Sampler[list[int]]):
     """The batches of an epoch, each cut into ``processes`` x ``accumulate`` nearly equal pieces; yields the rank's.
 
-    All processes have as many pieces, none has fewer than two slices: a last batch too short for that is left out.
+    All processes have as many pieces, none has fewer than two slices. A rest of fewer than ``SMALLEST_BATCH`` slices,
+    or too short for the pieces, joins the batch before it; an epoch shorter than a batch is one batch.
 
     Args:
         shuffle: The order of the slices.
@@ -53,7 +56,8 @@ class SharedBatches(Sampler[list[int]]):
         self.pieces = processes * accumulate
         self.rank_pieces = range(rank * accumulate, (rank + 1) * accumulate)
         full, rest = divmod(len(shuffle), batch_size)
-        self.batches = full + (rest >= SMALLEST_PART * self.pieces)
+        needed = SMALLEST_PART * self.pieces
+        self.batches = full + (rest >= (max(SMALLEST_BATCH, needed) if full else needed))
 
     def __len__(self) -> int:
         return self.batches * len(self.rank_pieces)
@@ -61,7 +65,8 @@ class SharedBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = np.array(list(self.sampler), dtype=np.int64)
         for k in range(self.batches):
-            pieces = np.array_split(order[k * self.batch_size : (k + 1) * self.batch_size], self.pieces)
+            start = k * self.batch_size
+            pieces = np.array_split(order[start : start + self._size(k)], self.pieces)
             yield from (pieces[piece].tolist() for piece in self.rank_pieces)
 
     def weight(self, index: int) -> float:
@@ -70,7 +75,12 @@ class SharedBatches(Sampler[list[int]]):
         So that the mean over all pieces of a batch is the mean over its slices, where pieces differ by a slice.
         """
         batch, step = divmod(index, len(self.rank_pieces))
-        n = min(self.batch_size, len(self.sampler) - batch * self.batch_size)
+        n = self._size(batch)
         piece = self.rank_pieces[step]
         size = n // self.pieces + (piece < n % self.pieces)  # as numpy.array_split cuts
         return size * self.pieces / n
+
+    def _size(self, batch: int) -> int:
+        """Return the number of slices of a batch; the last one takes the rest."""
+        is_last = batch == self.batches - 1
+        return len(self.sampler) - batch * self.batch_size if is_last else self.batch_size

@@ -128,7 +128,8 @@ class TrainingBar(RichProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Estimate the time left from the time that the run has taken, validation included."""
-        self._batch_size = max(self._batch_size, len(batch["label"]))  # the last of an epoch may be smaller
+        if batch_idx == 0:  # the last of an epoch is smaller or larger
+            self._batch_size = len(batch["label"])
         done = trainer.current_epoch + (batch_idx + 1) / self.total_train_batches - self._first_epoch
         to_do = (trainer.max_epochs or 0) - self._first_epoch
         self._seconds_left = (time.monotonic() - self._start) / done * (to_do - done)
