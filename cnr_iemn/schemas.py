@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cnr_iemn.constants import N_GROUPS
+
 SCHEMA_VERSION = 2
 """Version of every file the project writes. Readers refuse another one."""
 
@@ -83,6 +85,21 @@ class PredictionMetadata:
     phantom: bool
     slice_labels: str = READER
     schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class TrainingScans:
+    """The training scans of a study.
+
+    ``values``: the meaning of their pixels, of ``image_stack.VALUES``; empty in files of earlier versions.
+    ``fewest_slices``: the smallest number of slices of a scan.
+    """
+
+    values: tuple[str, ...] = ()
+    fewest_slices: int = N_GROUPS
+
+
+UNKNOWN_SCANS = TrainingScans()
 
 
 @dataclass(frozen=True)

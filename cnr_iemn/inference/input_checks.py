@@ -16,7 +16,7 @@ from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
 from cnr_iemn.data.manifest import read_inputs
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import CnrIemnError, CohortError, RunError, ScanError, fault
-from cnr_iemn.stage2.ensemble import UNKNOWN_SCANS, TrainingScans
+from cnr_iemn.schemas import UNKNOWN_SCANS, TrainingScans
 from cnr_iemn.utils.atomic_io import write_text_atomic
 from cnr_iemn.utils.text import visible
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from cnr_iemn.constants import BOOSTER_METHOD, N_GROUPS, PHANTOM_NOTICE
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import RunError
-from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId
+from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId, TrainingScans
 from cnr_iemn.stage2.calibration import Calibrator
 from cnr_iemn.stage2.methods.base import FittedMethod
 from cnr_iemn.stage2.methods.registry import METHODS
@@ -48,21 +48,6 @@ class Member:
     def name(self) -> str:
         """The model, with the fold where there are folds: unique in the ensemble."""
         return self.model if self.fold is None else f"{self.model}-fold{self.fold}"
-
-
-@dataclass(frozen=True)
-class TrainingScans:
-    """The training scans of a study.
-
-    ``values``: the meaning of their pixels, of ``image_stack.VALUES``; empty in files of earlier versions.
-    ``fewest_slices``: the smallest number of slices of a scan.
-    """
-
-    values: tuple[str, ...] = ()
-    fewest_slices: int = N_GROUPS
-
-
-UNKNOWN_SCANS = TrainingScans()
 
 
 @dataclass(frozen=True)
