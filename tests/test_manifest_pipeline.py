@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cnr_iemn.config.search_space import setting_words
-from tests.pipeline import QUICK, SMALL, TINY, entry_point
+from tests.pipeline import QUICK, SMALL, entry_point
 
 pytestmark = pytest.mark.slow
 
@@ -225,17 +225,18 @@ def test_copies_for_other_classes_are_refused_before_a_scan_is_read(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_labels_that_do_not_fit_a_scan_begin_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    phantom = [word for word in TINY if word.startswith(("data.phantom", "ingest"))]
-    assert entry_point("prepare")([*phantom, f"ingest.cache={tmp_path}"]) == 0
-    scans = sorted(path for path in tmp_path.glob("phantom-*/*/*") if any(path.glob("*.dcm")))
+def test_labels_that_do_not_fit_a_scan_begin_no_study(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = sorted(path for path in tiny_study.glob("cache/phantom-*/* subjects/*") if any(path.glob("*.dcm")))
+    assert len(scans) == 15
     lines = [f"{path.name},{path},{'healthy' if path.name.startswith('normal') else 'sick'}" for path in scans]
     manifest = tmp_path / "scans.csv"
     manifest.write_text("\n".join(["scan_id,path,class", *lines]) + "\n")
     sick = [line.partition(",")[0] for line in lines if line.endswith("sick")]
     labels = tmp_path / "labels.csv"
     labels.write_text(f"scan_id,slice_index,class\n{sick[0]},150,sick\n" + "".join(f"{name},9,sick\n" for name in sick))
-    words = [*WORDS, f"runs={tmp_path / 'runs'}", f"data.csv={manifest}", f"ingest.cache={tmp_path}"]
+    words = [*WORDS, f"runs={tmp_path / 'runs'}", f"data.csv={manifest}", f"ingest.cache={tmp_path / 'cache'}"]
     capsys.readouterr()
     assert entry_point("train")([*words, f"data.slices={labels}"]) == 2
     error = capsys.readouterr().err

@@ -17,7 +17,7 @@ from cnr_iemn.data.slice_store import SliceStore, StoredScan
 from cnr_iemn.stage2.ensemble import load_ensemble_method, read_ensemble, signed_text
 from cnr_iemn.stage2.new_scans import read_new_scans
 from cnr_iemn.stage2.scan_predictions import predict_sets
-from tests.pipeline import MODELS, TINY, entry_point, measured_rows
+from tests.pipeline import MODELS, SMALL, TINY, entry_point, measured_rows
 
 pytestmark = pytest.mark.slow
 
@@ -277,14 +277,15 @@ def test_aggregation_refuses_what_is_missing_or_of_another_store(
     aggregate = entry_point("aggregate")
     assert aggregate([*study(copy)[1:], "ensemble=all"]) == 2
     assert "inception_v3 has no run seed0" in capsys.readouterr().err
-    words = [*TINY, *study(copy), f"ingest.cache={tiny_study / 'cache'}", "model=densenet161"]
-    assert entry_point("train")([*words, "overwrite=true", "ingest.size=48"]) == 0
+    pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
+    words = [*TINY, *study(copy), f"ingest.cache={tiny_study / 'cache'}", *SMALL]
+    assert entry_point("train")([*words, "ingest.size=48"]) == 0
     capsys.readouterr()
-    assert aggregate([*study(copy)[1:], f"ensemble=[{','.join(MODELS)}]"]) == 2
+    assert aggregate([*study(copy)[1:], "ensemble=[resnext50,test_resnet]"]) == 2
     error = capsys.readouterr().err
     assert "on store" in error
     assert "resnext50" in error
-    assert "densenet161" in error
+    assert "test_resnet" in error
 
 
 def test_predict_refuses_a_folder_without_dicom_and_an_untrained_study(
@@ -305,9 +306,10 @@ def test_predict_refuses_a_folder_without_dicom_and_an_untrained_study(
 
 
 def test_shuffled_training_labels_leave_the_validation_labels_alone(tiny_study: Path, tmp_path: Path) -> None:
-    words = [*TINY, *study(tmp_path), f"ingest.cache={tiny_study / 'cache'}", "model=resnext50"]
+    pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
+    words = [*TINY, *study(tmp_path), f"ingest.cache={tiny_study / 'cache'}", *SMALL]
     assert entry_point("train")([*words, "data.shuffle_training_labels=true"]) == 0
-    runs = [folder / "runs" / "tiny" / "resnext50" / "seed0" for folder in (tiny_study, tmp_path)]
+    runs = [tiny_study / "runs/tiny/resnext50/seed0", tmp_path / "runs/tiny/test_resnet/seed0"]
     true, shuffled = (read_predictions(run / "predictions.parquet").scans for run in runs)
     held_out = true["split"] == "validation"
     assert (true.loc[held_out, "label"] == shuffled.loc[held_out, "label"]).all()

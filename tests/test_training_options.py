@@ -11,7 +11,7 @@ import torch
 
 from cnr_iemn.data.slice_predictions import read_predictions
 from cnr_iemn.stage1.training.callbacks import NanGuard
-from tests.pipeline import QUICK, TINY, entry_point, stop_after_an_epoch
+from tests.pipeline import QUICK, SMALL, TINY, entry_point, stop_after_an_epoch
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +21,15 @@ MODEL = "test_resnet"
 
 @pytest.fixture
 def words(tiny_study: Path, tmp_path: Path) -> list[str]:
-    model = ["model=timm", f"model.name={MODEL}", "study=options", "trainer.precision=32"]
-    return [*TINY, *model, f"ingest.cache={tiny_study / 'cache'}", f"runs={tmp_path}"]
+    return [
+        *TINY,
+        *SMALL,
+        "study=options",
+        "balancing.copies={Normal: 0, COVID-19: 0, CAP: 0}",  # a third of the slices
+        "trainer.precision=32",
+        f"ingest.cache={tiny_study / 'cache'}",
+        f"runs={tmp_path}",
+    ]
 
 
 def run_folder(runs: Path, tag: str) -> Path:
@@ -147,7 +154,7 @@ def test_a_network_of_timm_joins_an_ensemble_and_predicts(words: list[str], tiny
     assert entry_point("aggregate")([f"runs={tmp_path}", "study=options", f"ensemble={MODEL}", *QUICK]) == 0
     features = pd.read_parquet(tmp_path / "options" / "ensembles" / MODEL / "features.parquet")
     assert sum(name.startswith(f"{MODEL}/g") for name in features) == 60
-    scan = next((tiny_study / "cache").glob("phantom-*/COVID-19*/*/"))
+    (scan,) = (tiny_study / "cache").glob("phantom-*/COVID-19 subjects/P005")
     predict = ["study=options", f"runs={tmp_path}", f"ensemble={MODEL}", f"input={scan}", "gpus=0"]
     assert entry_point("predict")(predict) == 0
     (answer,) = json.loads(next(tmp_path.rglob("predictions.json")).read_text())["scans"]

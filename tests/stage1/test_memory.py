@@ -32,7 +32,7 @@ from cnr_iemn.config.schema import AugmentationSettings
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset, SliceTable
 
-setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]))  # as on macOS; 300 scans have 600 files
+setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]))  # as on macOS; 150 scans have 300 files
 store = SliceStore(Path(sys.argv[1]), PixelSettings())
 counts = {f"scan{k}": 60 for k in range(int(sys.argv[2]))}
 table = SliceTable.of(counts, {scan: np.arange(60) % 3 for scan in counts})
@@ -49,9 +49,9 @@ print(getrusage(RUSAGE_SELF).ru_maxrss * 1024)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
-    """300 scans of 3 MB and their masks, in files with holes: they take memory when they are read, but no disk."""
+    """150 scans of 3 MB and their masks, in files with holes: they take memory when they are read, but no disk."""
     store = SliceStore(tmp_path_factory.mktemp("store"), PixelSettings())
-    for k in range(300):
+    for k in range(150):
         folder = store.root / f"scan{k}"
         folder.mkdir()
         for name, columns in (("grey", SIZE), ("lungs", SIZE // 8)):
@@ -71,9 +71,9 @@ def memory(store: SliceStore, scans: int) -> tuple[int, int, int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read as Linux tells it")
 def test_ten_times_the_scans_take_no_more_memory(store: SliceStore) -> None:
-    few, many = memory(store, 30), memory(store, 300)
+    few, many = memory(store, 15), memory(store, 150)
     assert many[2] < 1.2 * few[2]
-    assert many[2] - few[2] < 0.1 * 270 * PIXELS  # of what the further scans hold
+    assert many[2] - few[2] < 0.1 * 135 * PIXELS  # of what the further scans hold
     assert many[1] < 1.02 * many[0]
 
 
