@@ -99,7 +99,7 @@ class ModelSettings:
     library: Annotated[str, OneOf(("torchvision", "timm"))] = "torchvision"
     image_size: _Count = MISSING
     weights: str = field(default="imagenet", metadata=PATH)
-    position: Annotated[str, OneOf(("both", "location", "none"))] = "both"
+    position: Annotated[str, OneOf(("both", "location", "none", "sinusoids"))] = "both"
 
 
 @dataclass

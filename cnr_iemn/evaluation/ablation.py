@@ -21,7 +21,7 @@ from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.study_metrics import Ablation, Ablations
 from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.schemas import VALIDATION
-from cnr_iemn.stage1.models.network import position_inputs
+from cnr_iemn.stage1.models.network import SINUSOIDS, position_inputs
 from cnr_iemn.stage1.training.hardware import choose_hardware
 from cnr_iemn.stage1.training.progress import show_progress
 from cnr_iemn.stage2.ensemble import Ensemble
@@ -156,9 +156,9 @@ def alterations(
         CHEST: _image_alteration(without_outline),
     }
     order, slices = rng.permutation(n_slices), np.arange(n_slices)
-    if inputs & {"both", "location"}:
+    if inputs & {"both", "location", SINUSOIDS}:
         changes[LOCATION] = partial(_set_position, torch.from_numpy(position_inputs(order, n_slices)))
-    if "both" in inputs:
+    if inputs & {"both", SINUSOIDS}:
         position = position_inputs(slices, n_slices)
         position[:, 0] = position_inputs(slices, other_count)[:, 0]
         changes[COUNT] = partial(_set_position, torch.from_numpy(position))

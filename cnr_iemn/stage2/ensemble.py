@@ -40,7 +40,7 @@ class Member:
     checkpoint: str
     checkpoint_sha256: str
     image_size: Annotated[int, Field(ge=1, le=MOST_SIDE)]
-    position: Annotated[str, Field(pattern="^(both|location|none)$")]
+    position: Annotated[str, Field(pattern="^(both|location|none|sinusoids)$")]
     precision: Annotated[str, Field(pattern="^(32|bf16)$")]
     fold: int | None = None
 

@@ -106,7 +106,7 @@ def test_position_inputs_receive_gradient(resnext):
         assert gradient.abs().min() > 0
 
 
-@pytest.mark.parametrize(("position", "more"), [("both", 2), ("location", 1), ("none", 0)])
+@pytest.mark.parametrize(("position", "more"), [("both", 2), ("location", 1), ("none", 0), ("sinusoids", 32)])
 def test_position_is_fused_as_configured_with_any_number_of_classes(position, more):
     network = SliceNetwork("resnext50", n_classes=2, n_regions=4, position=position).eval()
     assert network.class_head.in_features == network.region_head.in_features == 2048 + more
@@ -116,7 +116,7 @@ def test_position_is_fused_as_configured_with_any_number_of_classes(position, mo
             for n, place in ((0.5, 0.5), (0.9, 0.5), (0.5, 0.9))
         )
     assert first.shape == (2, 2 + 4)
-    assert torch.equal(first, other_n) == (position != "both")
+    assert torch.equal(first, other_n) == (position in ("location", "none"))
     assert torch.equal(first, other_place) == (position == "none")
 
 
