@@ -119,3 +119,11 @@ def test_permuted_labels_teach_nothing() -> None:
     ]
     right = [np.mean((each > 0.5) == truth) for each in told]
     assert np.mean(right) == pytest.approx(0.5, abs=0.1)
+
+
+def test_rounding_of_networks_that_always_say_the_same_changes_no_prediction() -> None:
+    rng = np.random.default_rng(0)
+    constant = [rng.normal(0.5, 1e-4, (2, 20, 2)).astype(np.float32) for _ in range(20)]
+    fitted = Attention().fit(constant, np.arange(20) % 2, TWO)
+    rounded = [each + rng.normal(0, 2e-3, each.shape).astype(np.float32) for each in constant]  # as bfloat16 does
+    np.testing.assert_allclose(fitted.predict_proba(rounded), fitted.predict_proba(constant), atol=0.05)

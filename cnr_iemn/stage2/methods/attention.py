@@ -32,6 +32,8 @@ HIDDEN = 4
 """Length of V h: 209 scans cannot support more."""
 PENALTY = 0.01
 """Factor of the squared weights in the loss; the other term is the mean log-loss of a scan."""
+SMALLEST_DEVIATION = 0.01
+"""Of an input over the training slices, by which it is divided: below it, rounding of the networks would count."""
 _STOP = {"maxiter": 100, "ftol": 1e-6}  # smaller steps of the loss change no probability by 0.01
 
 
@@ -189,8 +191,7 @@ class Attention(Method):
         ``seed``, decides which one is reached.
         """
         raw = make_bags(scans, position=self.position)
-        mean, deviation = raw.values.mean(axis=0), raw.values.std(axis=0)
-        deviation = np.where(deviation > 0, deviation, 1.0)
+        mean, deviation = raw.values.mean(axis=0), np.maximum(raw.values.std(axis=0), SMALLEST_DEVIATION)
         bags = Bags((raw.values - mean) / deviation, raw.starts)
         shape = Shape(bags.values.shape[1], len(axes.classes))
         start = np.zeros(shape.size)
