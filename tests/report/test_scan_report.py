@@ -13,7 +13,7 @@ from cnr_iemn.constants import PHANTOM_DISEASES, PHANTOM_NOTICE, PHANTOM_SCANS_N
 from cnr_iemn.ct.io.slice_order import TURNED
 from cnr_iemn.ct.preprocess import DisplaySlices
 from cnr_iemn.inference.scan_result import file_stem, result_line
-from cnr_iemn.report.scan_report import MAX_PAGE_BYTES
+from cnr_iemn.report.scan_report import MAX_PAGE_BYTES, scan_page
 from cnr_iemn.report.slice_layers import HEAT_SIDE, body_mask, enlarge, heat_uri
 from tests.report.pages import CALIBRATION, ENSEMBLE, MEMBERS, N_SLICES, page_of, result_of
 
@@ -155,6 +155,18 @@ def test_the_whole_scan_is_shown_by_group() -> None:
     assert [int(number) for number, _ in levels] == list(range(2, 41, 2))  # the middle ones of 20 pairs
     assert levels[8] == ("18", "100% COVID-19")
     assert levels[0] == ("2", "100% Normal")
+
+
+def test_without_key_slices_the_page_opens_with_the_whole_scan() -> None:
+    result = result_of()
+    assert result.explanation is not None
+    bare = replace(result, explanation=replace(result.explanation, keys=(), heatmaps=None))
+    page = scan_page(bare, ENSEMBLE)
+    assert "No group of slices supports COVID-19" in page
+    assert '<details class="fold" open>' in page
+    assert "own resolution" not in page
+    assert 'type="checkbox"' not in page
+    assert '<details class="fold">' in page_of()
 
 
 @pytest.mark.parametrize("disease", ["published", "clear"])
