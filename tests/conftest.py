@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 
 from cnr_iemn.utils.atomic_io import exclusive
@@ -20,6 +21,9 @@ def pytest_configure() -> None:
     There is one process on each core, and more threads than cores wait for each other.
     """
     start_logging()
+    # no example is drawn by chance, and none fails because the machine is busy
+    settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+    settings.load_profile("tests")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads OpenMP; subprocesses have it, too
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 LAUNCHERS = {
     "basic": [],
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20"],
 }
 
 
@@ -142,7 +142,7 @@ def multirun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT), "WHAT": words[0]},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

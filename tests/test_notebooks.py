@@ -38,7 +38,7 @@ def test_every_cell_runs_without_a_warning(path: Path, tmp_path: Path, monkeypat
     notebook = nbformat.read(path, as_version=4)
     where = tmp_path / "here"
     where.mkdir()
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(where)}}).execute()
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(where)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"] == []
     text = "".join(output.get("text", "") + str(output.get("data", {})) for output in outputs)

@@ -95,7 +95,7 @@ def train_until(point: str, folder: Path, name: str = "killed") -> subprocess.Co
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 

@@ -94,7 +94,7 @@ def searched(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert ended.returncode == code, f"{point}: {ended.stderr}"

@@ -42,7 +42,7 @@ def main(settings):
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))
 """
-_SECONDS = 120
+_SECONDS = 300
 """That a command may take to end on a busy machine."""
 WORDS = {
     "predict": ["input=x", "study=x"],
@@ -84,7 +84,7 @@ def start(
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Return what the command has said after its task began; its group has no process left."""
     said = process.communicate(timeout=_SECONDS)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             os.killpg(process.pid, 0)

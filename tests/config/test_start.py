@@ -48,7 +48,7 @@ print("imported:", sorted(set({heavy!r}) & set(sys.modules)))
 def test_nothing_heavy_before_the_configuration_is_checked(script: str, words: list[str], code: str) -> None:
     program = PROGRAM.format(root=str(ROOT), heavy=HEAVY)
     ended = subprocess.run(
-        [sys.executable, "-c", program, script, *words], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program, script, *words], capture_output=True, text=True, timeout=300, check=True
     )
     assert ended.stdout.endswith("imported: []\n"), ended.stdout[-300:]
     if code != "None":

@@ -113,7 +113,7 @@ def test_a_changed_source_is_prepared_again_and_an_interrupted_one_too(cohort: C
     shutil.rmtree(store.root / first.scan_id)
     (store.root / f".{first.scan_id}.abc.part").mkdir()  # what a killed process leaves
     (store.root / f".{first.scan_id}.abc.part" / "grey.npy").write_bytes(b"half")
-    next(second.path.iterdir()).touch()
+    min(second.path.iterdir()).touch()
     again, _ = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
     assert files(again) == complete
     assert not list(store.root.glob(".*.part"))
@@ -194,7 +194,7 @@ def test_files_that_arrive_while_a_scan_is_read_refuse_it(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = cohort.scans[0]
-    late = next(first.path.iterdir())
+    late = min(first.path.iterdir())
 
     def slow(source: Path, **settings: object) -> object:
         prepared = prepare_scan(source, **settings)

@@ -18,7 +18,7 @@ def phantoms(study: Path, *, with_uids: bool) -> list[Path]:
     return [
         folder
         for folder in folders
-        if bool(pydicom.dcmread(next(folder.iterdir()), stop_before_pixels=True).SOPInstanceUID) is with_uids
+        if bool(pydicom.dcmread(min(folder.iterdir()), stop_before_pixels=True).SOPInstanceUID) is with_uids
     ]
 
 

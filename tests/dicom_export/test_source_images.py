@@ -110,7 +110,7 @@ def test_an_empty_patient_id_and_a_missing_name_are_accepted(tiny_study: Path, t
 def test_files_that_changed_since_the_prediction_are_refused(tiny_study: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(phantom_with_uids(tiny_study), tmp_path / "P012")
     answered = job(folder)
-    path = next(folder.iterdir())
+    path = min(folder.iterdir())
     with disable_value_validation():
         image = pydicom.dcmread(path)
     image.PatientID = "another"

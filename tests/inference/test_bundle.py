@@ -323,7 +323,7 @@ def test_an_onnx_file_that_differs_from_torch_is_rejected(
     monkeypatch.setattr(
         bundle_writer, "export_onnx", lambda _, path, **__: shutil.copytree(exported.parent, path.parent)
     )
-    shutil.copy(next(tiny_study.glob("runs/tiny/ensembles/*/provenance.json")), tmp_path)
+    shutil.copy(tiny_study / "runs" / "tiny" / "ensembles" / ENSEMBLE / "provenance.json", tmp_path)
     ensemble = replace(loaded.ensemble, files=file_digests(tmp_path))
     changed_ensemble = replace(loaded, files=tmp_path, ensemble=ensemble)
     with pytest.raises(RunError, match=r"resnext50 differs from torch by .*e-03 in a probability, where 1e-04"):

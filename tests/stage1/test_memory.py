@@ -64,7 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
 def memory(store: SliceStore, scans: int) -> tuple[int, int, int]:
     """Return the bytes of a process that reads two epochs: after each of them, and at the most."""
     words = [sys.executable, "-c", READS, str(store.root), str(scans)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=600)
     first, second, peak = map(int, done.stdout.split())
     return first, second, peak
 

@@ -79,10 +79,10 @@ def test_what_the_callers_program_takes_is_not_counted(tmp_path):
 
 def test_a_job_that_hangs_is_ended():
     start = time.monotonic()
-    answers = dict(run_limited(work, ["hang", "a"], workers=1, seconds=3))
-    assert "took more than 3 seconds" in str(answers[0])
+    answers = dict(run_limited(work, ["hang", "a"], workers=1, seconds=6))  # to start takes a few on a busy machine
+    assert "took more than 6 seconds" in str(answers[0])
     assert answers[1] == "A"
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 55
 
 
 def test_faults_of_the_program_are_raised():
@@ -169,7 +169,7 @@ def test_a_lost_worker_leaves_no_unpacked_zip(temporary: Path, tmp_path: Path) -
         archive.writestr("two", b"2")
     jobs = [(end, path) for end in ("signal", "", "deadline", "fault", "")]
     answers = {}
-    for index, answer in run_limited(unpack_and, jobs, workers=1, seconds=8):
+    for index, answer in run_limited(unpack_and, jobs, workers=1, seconds=10):
         answers[index] = answer
         present = sum("one" in files for _, _, files in os.walk(temporary))  # the next scan may be unpacked already
         assert present <= 1, "the files of lost workers take the room of the next scan"
