@@ -89,11 +89,9 @@ def patient_rows(
     """
     columns = [str(name) for name in patients.columns if str(name).startswith("p_")]
     classes = [name.removeprefix("p_") for name in columns]
-    confidence = patients[columns].max(axis=1)
-    order = np.lexsort((np.where(patients["correct"], confidence, -confidence), patients["correct"]))
     rows: list[PatientRow] = []
     spent = 0
-    for scan_id, patient in patients.iloc[order].iterrows():
+    for scan_id, patient in patients.iloc[_order(patients, columns)].iterrows():
         if spent >= budget:
             break
         name = str(scan_id)
@@ -119,6 +117,12 @@ def patient_rows(
         spent += _MARKUP_BYTES + sum(len(text) for text in (*row.strip, *row.findings, *row.reasons))
         spent += sum(len(thumbnail.picture) for thumbnail in row.thumbnails)
     return rows
+
+
+def _order(patients: pd.DataFrame, columns: list[str]) -> NDArray[np.intp]:
+    """Return the rows' places in the gallery. ``columns``: of the probabilities."""
+    confidence = patients[columns].max(axis=1)
+    return np.lexsort((np.where(patients["correct"], confidence, -confidence), patients["correct"]))
 
 
 def slice_shares(sets: Sequence[ScanArray]) -> Floats:

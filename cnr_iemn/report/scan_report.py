@@ -1,19 +1,15 @@
 """The page of one scan: the prediction, slice predictions, key slices, contributions, and the scan's quality."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from cnr_iemn.constants import CLOSED_SET, N_GROUPS, PHANTOM_DISEASES
+from cnr_iemn.constants import CLOSED_SET, PHANTOM_DISEASES
 from cnr_iemn.ct.io.slice_order import TURNED
-from cnr_iemn.ct.preprocess import DisplaySlices, PreparedScan, lung_square
+from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.ct.window import LUNG_WINDOW
-from cnr_iemn.data.cohort import assign_slice_groups
-from cnr_iemn.inference.explanation import KeySlice
 from cnr_iemn.inference.prediction_writer import ScanFiles
 from cnr_iemn.inference.scan_result import (
     ScanPrediction,
@@ -23,10 +19,10 @@ from cnr_iemn.inference.scan_result import (
     notice_of,
     result_sentence,
 )
-from cnr_iemn.inference.slice_images import apply_lung_window, lung_extent
+from cnr_iemn.inference.slice_images import lung_extent
 from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.patient_rows import group_shares, next_likely, reasons, slice_shares, strip_paths
-from cnr_iemn.report.slice_layers import body_mask, enlarge, grey_uri, heat_uri, outline_path
+from cnr_iemn.report.scan_pictures import display_slices, group_levels, slice_views
 from cnr_iemn.report.svg import PALETTE
 from cnr_iemn.report.tables import NONE, ResultTable
 from cnr_iemn.report.tables.results import model_title
@@ -35,7 +31,6 @@ from cnr_iemn.stage2.shap_values import LEVELS, Contributions
 from cnr_iemn.utils.atomic_io import write_text_atomic
 
 MAX_PAGE_BYTES = 2_000_000
-_LEVEL_SIDE = 152  # pixels of a picture that stands for a group of slices
 
 
 class ScanPages:
@@ -60,38 +55,6 @@ class ScanPages:
         """Where the pages are."""
         pages = [files["page"] for files in self._pages.values()]
         return f"page: {self._folder / pages[0]}" if len(pages) == 1 else f"{len(pages)} pages: {self._folder}/*.html"
-
-
-@dataclass(frozen=True)
-class SliceView:
-    """A key slice on the page, in layers.
-
-    Attributes:
-        key: The slice.
-        place: Where it lies.
-        side: Of the picture, pixels.
-        picture: The slice in the lung window at the scan's own resolution, a data URI.
-        outline: Of the lung mask, an SVG path in pixels.
-        heat: The Grad-CAM map inside the body, a data URI, or None.
-        has_heat: Whether the map shows anything.
-    """
-
-    key: KeySlice
-    place: str
-    side: int
-    picture: str
-    outline: str
-    heat: str | None
-    has_heat: bool
-
-
-@dataclass(frozen=True)
-class Level:
-    """The middle slice of a group. ``index``: 0-based; ``picture``: the lungs, a data URI; ``words``: its group."""
-
-    index: int
-    picture: str
-    words: str
 
 
 def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
@@ -119,8 +82,8 @@ def scan_page(result: ScanResult, ensemble: Ensemble) -> str:
             strip=strip_paths(group_shares(result.sets)),
             shares=", ".join(f"{100 * share:.0f}% {name}" for name, share in shares),
             lungs=[20 * first / len(prepared.grey), 20 * (last + 1) / len(prepared.grey)],
-            views=_slice_views(result, display),
-            levels=_levels(result, display, ensemble.classes),
+            views=slice_views(result, display),
+            levels=group_levels(result, display, ensemble.classes),
             side=display.grey.shape[2],
             turned=TURNED in prepared.findings,
             lung_window=LUNG_WINDOW,
@@ -144,58 +107,6 @@ def page_sentence(prediction: ScanPrediction, ensemble: Ensemble) -> str:
     if prediction["undecided"]:
         return f"Model output: undecided; the most probable class is {name}."
     return f"Model output: {name}, probability {(prediction['calibrated'] or prediction['probabilities'])[name]:.2f}."
-
-
-def display_slices(prepared: PreparedScan, *, window: tuple[float, float]) -> DisplaySlices:
-    """Return the slices for a reader; those of the networks' size where the scan was prepared without others.
-
-    ``window``: HU at grey 0 and 255 of the scan.
-    """
-    if prepared.display is not None:
-        return prepared.display
-    return DisplaySlices(apply_lung_window(prepared.grey, window=window), np.packbits(prepared.lungs, axis=-1))
-
-
-def _slice_views(result: ScanResult, display: DisplaySlices) -> list[SliceView]:
-    views: list[SliceView] = []
-    if result.explanation is None:
-        return views
-    for k, key in enumerate(result.explanation.keys):
-        heatmap = None if result.explanation.heatmaps is None else result.explanation.heatmaps[k]
-        image, mask = enlarge(display.grey[key.index], display.lungs(key.index))
-        z_mm = result.prepared.z_mm[key.index]
-        place = "z not known" if math.isnan(z_mm) else f"z {z_mm:.1f} mm"
-        view = SliceView(
-            key=key,
-            place=place if result.prepared.lungs[key.index].any() else f"{place}, no lung in it",
-            side=len(image),
-            picture=grey_uri(image),
-            outline=outline_path(mask),
-            heat=None if heatmap is None else heat_uri(heatmap, body_mask(image)),
-            has_heat=heatmap is not None and bool(np.rint(255 * heatmap).any()),
-        )
-        views.append(view)
-    return views
-
-
-def _levels(result: ScanResult, display: DisplaySlices, classes: Sequence[str]) -> list[Level]:
-    """Return the middle slice of each group of slices, cut to the square around the lungs."""
-    groups = assign_slice_groups(len(display.grey), N_GROUPS)
-    middles = [
-        int(members[len(members) // 2]) for group in range(N_GROUPS) if len(members := np.flatnonzero(groups == group))
-    ]
-    view = lung_square(np.stack([display.lungs(index) for index in middles]).view(np.bool_))
-    shares = group_shares(result.sets)
-    levels = []
-    for index in middles:
-        image = cv2.resize(display.grey[index][view], (_LEVEL_SIDE, _LEVEL_SIDE), interpolation=cv2.INTER_AREA)
-        words = ", ".join(
-            f"{100 * share:.0f}% {name}"
-            for name, share in zip(classes, shares[groups[index]], strict=True)
-            if share > 0
-        )
-        levels.append(Level(index, grey_uri(np.asarray(image), quality=78), words))
-    return levels
 
 
 def probability_table(prediction: ScanPrediction, ensemble: Ensemble) -> ResultTable:

@@ -35,18 +35,22 @@ def sections(
     metrics: StudyMetrics, drawings: Mapping[str, Drawing], curves: Sequence[ClassCurves] = ()
 ) -> list[Section]:
     """Return the sections after the result; empty ones are left out. ``curves``: of the validation scans."""
+    every = [*_accuracy_sections(metrics, drawings, curves), *_model_sections(metrics, drawings)]
+    return [section for section in every if section.has_content or section.key == "attribution"]
+
+
+def _accuracy_sections(
+    metrics: StudyMetrics, drawings: Mapping[str, Drawing], curves: Sequence[ClassCurves]
+) -> list[Section]:
+    """Return how good the predictions are, against what, and how sure that is."""
     tables = evidence_by_topic(metrics)
-
-    def figures(*names: str) -> tuple[Drawing, ...]:
-        return tuple(drawings[name] for name in names if name in drawings)
-
     paper = (confusion_table(metrics), *tables["paper"]) if tables["paper"] else ()
-    every = [
+    return [
         Section("comparison", "Backbones and baselines", forests=(comparison_forest(metrics),), details=paper),
         Section(
             "discrimination",
             "ROC and precision-recall curves",
-            drawings=figures("roc", "precision-recall"),
+            drawings=_figures(drawings, "roc", "precision-recall"),
             tables=(rate_table(metrics, curves),) if curves else (),
         ),
         Section(
@@ -58,7 +62,7 @@ def sections(
         Section(
             "calibration",
             "Calibration",
-            drawings=figures("reliability", "risk"),
+            drawings=_figures(drawings, "reliability", "risk"),
             tables=tables["probabilities"][:1],
             details=tables["probabilities"][1:],
         ),
@@ -69,27 +73,33 @@ def sections(
             tables=tables["shortcuts"][:1],
             details=tables["shortcuts"][1:],
         ),
+    ]
+
+
+def _model_sections(metrics: StudyMetrics, drawings: Mapping[str, Drawing]) -> list[Section]:
+    """Return what stage 2 and the networks do."""
+    return [
         Section(
             "methods",
             "Stage-2 variants",
             "Other ways from the same slice predictions to the class of the scan. Choose by cross-validation.",
             forests=(method_forest(metrics),) if metrics["methods"] else (),
-            tables=tables["variants"],
+            tables=evidence_by_topic(metrics)["variants"],
         ),
         Section(
             "attribution",
             "Feature attribution",
             attribution_text(metrics),
-            drawings=figures("contributions"),
+            drawings=_figures(drawings, "contributions"),
         ),
         Section(
-            "slices",
-            "Slices and training",
-            drawings=figures("training"),
-            tables=(slice_table(metrics),),
+            "slices", "Slices and training", drawings=_figures(drawings, "training"), tables=(slice_table(metrics),)
         ),
     ]
-    return [section for section in every if section.has_content or section.key == "attribution"]
+
+
+def _figures(drawings: Mapping[str, Drawing], *names: str) -> tuple[Drawing, ...]:
+    return tuple(drawings[name] for name in names if name in drawings)
 
 
 def attribution_text(metrics: StudyMetrics) -> str:

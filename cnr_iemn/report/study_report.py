@@ -21,10 +21,11 @@ from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.patient_rows import patient_rows
 from cnr_iemn.report.quality_report import is_doubtful
 from cnr_iemn.report.sections import sections
-from cnr_iemn.report.svg import PALETTE
+from cnr_iemn.report.svg import PALETTE, Drawing
 from cnr_iemn.report.tables import with_interval
 from cnr_iemn.report.tables.evidence import evidence_tables
-from cnr_iemn.report.tables.results import ensemble_title, model_title, provenance_tables, result_tables
+from cnr_iemn.report.tables.provenance import provenance_tables
+from cnr_iemn.report.tables.results import ensemble_title, model_title, result_tables
 from cnr_iemn.report.training_curves import TrainingCurve
 from cnr_iemn.schemas import READER, VALIDATION, probability_columns
 from cnr_iemn.stage2.methods.registry import METHODS
@@ -73,11 +74,7 @@ def write_report(
     probabilities = held_out[probability_columns(metrics["classes"])].to_numpy(dtype=np.float64)
     curves = class_curves(held_out["label"].tolist(), probabilities, metrics["classes"])
     drawings = study_figures(metrics, curves, training)
-    for drawing in drawings.values():
-        write_text_atomic(folder / "figures" / f"{drawing.name}.svg", drawing.as_file())
-    for path in (folder / "figures").glob("*.svg"):
-        if path.stem not in drawings:
-            path.unlink()  # of an earlier aggregation, which measured more
+    _write_figures(folder / "figures", drawings)
     method_file = METHODS[metrics["method"]].file
     links = page_links(folder, store, held_out.index, method_file=method_file)
     rows = patient_rows(held_out, results.contributions, results.slices, store, budget=_ROW_BYTES, links=links)
@@ -115,6 +112,15 @@ def write_report(
         external=external_accuracies(folder, method_file),
     )
     write_text_atomic(folder / "model_card.md", card)
+
+
+def _write_figures(folder: Path, drawings: Mapping[str, Drawing]) -> None:
+    """Write each figure as a file, and remove those of an earlier aggregation, which measured more."""
+    for drawing in drawings.values():
+        write_text_atomic(folder / f"{drawing.name}.svg", drawing.as_file())
+    for path in folder.glob("*.svg"):
+        if path.stem not in drawings:
+            path.unlink()
 
 
 def external_accuracies(folder: Path, method_file: str) -> dict[str, str]:

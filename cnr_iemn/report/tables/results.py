@@ -1,11 +1,10 @@
-"""The paper's Tables 1 and 2 and Figure 4 for a study, the paper's own results, and the provenance.
+"""The paper's Tables 1 and 2 and Figure 4 for a study, and the paper's own results.
 
 The paper's results are shown with those of the real COVID-CT-MD only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from cnr_iemn.constants import (
     BACKBONES,
@@ -38,11 +37,9 @@ from cnr_iemn.report.tables import (
     with_interval,
 )
 from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, PAPER
-from cnr_iemn.stage2.provenance import StudyProvenance
 from cnr_iemn.statistics.confidence_intervals import Estimate, proportion_intervals
 from cnr_iemn.statistics.metrics import NO_SLICES, Scores
 
-_UNKNOWN = "not recorded"
 _BRIEF_BASELINES = 2
 
 
@@ -254,43 +251,3 @@ def paper_comparison_table() -> ResultTable:
     )
     title = "The paper's ensemble against its backbones"
     return make_table(title, "backbone", paper_comparisons().items(), cells, caption=caption)
-
-
-def provenance_tables(provenance: StudyProvenance) -> tuple[ResultTable, ...]:
-    """Return the aggregation, then a row for each network. ``provenance``: provenance.json."""
-    aggregation = {
-        "command": provenance["command"] or _UNKNOWN,
-        "versions": _versions(provenance["versions"]),
-        "seed of stage 2": str(provenance["booster_seed"]),
-        "split's seed": _UNKNOWN if provenance["split_seed"] is None else str(provenance["split_seed"]),
-        "split, SHA-256": provenance["split_sha256"],
-        "slice store": provenance["store"],
-    }
-    runs = [(model_title(run["model"]), run) for run in provenance["runs"]]
-    networks = make_table(
-        "Networks",
-        "model",
-        runs,
-        {
-            "tag": lambda run: run["tag"],
-            "seed": lambda run: str(run["seed"]),
-            "initial weights": lambda run: PurePath(run["weights"]).name,
-            "checkpoint": lambda run: run["checkpoint"],
-            "selected on": lambda run: "this validation set" if run["selected_on_validation"] else "nothing",
-            "SHA-256": lambda run: run["checkpoint_sha256"][:12],
-            "hardware": lambda run: run["hardware"],
-            "ended": lambda run: run["ended"] or _UNKNOWN,
-        },
-        caption=f"Trained with {'; or '.join(sorted({_versions(run['versions']) for _, run in runs}))}.",
-    )
-    commands = make_table(
-        "Commands",
-        "model",
-        runs,
-        {"tag": lambda run: run["tag"], "command": lambda run: run["command"] or _UNKNOWN},
-    )
-    return ResultTable("Aggregation", ("property", "value"), tuple(aggregation.items())), networks, commands
-
-
-def _versions(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
