@@ -2,12 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from cnr_iemn.constants import method_names
@@ -72,23 +74,8 @@ def declare(runs: Path, method: str, *words: str) -> Path:
     return runs / "tiny" / "ensembles" / MODEL
 
 
-@pytest.fixture(scope="module")
-def networks(runs: Path) -> EnsembleNetworks:
-    declare(runs, method_names()[0])
-    loaded = load_study_ensemble(runs, "tiny", MODEL)
-    return EnsembleNetworks(loaded.folder, loaded.ensemble, choose_hardware(0), batch_size=32)
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "bundle"
-    shutil.rmtree(tmp_path / "bundle", ignore_errors=True)  # a hundred MB
-
-
 @pytest.mark.parametrize("method", method_names())
-def test_the_same_answer_everywhere(
-    method: str, runs: Path, prepared: PreparedScan, networks: EnsembleNetworks, bundle: Path
-) -> None:
+def test_the_same_answer_everywhere(method: str, runs: Path, prepared: PreparedScan, tmp_path: Path) -> None:
     folder = declare(runs, method)
     document = json.loads((folder / "ensemble.json").read_text())
     files = {"booster.ubj", "method.json"} & {path.name for path in folder.iterdir()}
@@ -97,6 +84,8 @@ def test_the_same_answer_everywhere(
     assert files < set(document["files"])
     patients = pd.read_csv(folder / "patients.csv").set_index("scan_id")
     loaded = load_study_ensemble(runs, "tiny", MODEL)
+    bundle, weights = tmp_path / "bundle", {member: torch.nn.Linear(1, 1) for member in loaded.ensemble.members}
+    networks = cast(EnsembleNetworks, SimpleNamespace(networks=weights))  # which nothing here runs
     write_bundle(bundle, loaded, networks, onnx=False, license_name="other")
     predicted, exported = (answer(each, runs, prepared) for each in (loaded, open_bundle(bundle)))
     assert predicted == exported

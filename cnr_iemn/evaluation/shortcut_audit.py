@@ -105,7 +105,7 @@ def shortcut_audit(
     audit = audit_shortcuts(table, labels, owners, seed=seed)
     if audit is None:
         return None
-    held_out = (patients["split"] == VALIDATION).to_numpy(dtype=bool)  # the booster was fitted on the others
+    held_out = (patients["split"] == VALIDATION).to_numpy(dtype=bool)  # stage 2 was fitted on the others
     scores = shortcut_scores(table, labels, owners, len(classes), seed=seed)[held_out]
     margins = decision_margins(patients.loc[held_out, probability_columns(classes)].to_numpy(dtype=np.float64))
     rng = np.random.default_rng(seed)

@@ -37,7 +37,7 @@ def threshold_for(confidence: Floats, share: float, weights: Floats | None = Non
     Without it the share would be missed by one percentage point at 90 scans and by four at 20.
 
     Args:
-        confidence: Of training scans, from boosters that have not seen them, float64 [scans], at least one.
+        confidence: Of training scans, from a stage 2 that has not seen them, float64 [scans], at least one.
         share: Above 0, up to 1.
         weights: Of the scans, float64 [scans]; None for equal weights.
 

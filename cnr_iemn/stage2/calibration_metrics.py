@@ -25,7 +25,7 @@ class Bin(TypedDict):
 
 
 class Calibration(TypedDict):
-    """Calibration metrics on scans that neither trained the booster nor set the temperature.
+    """Calibration metrics on scans that neither trained stage 2 nor set the temperature.
 
     ``ece``: expected calibration error of the predicted class over ten bins; ``ece_null``: its 5%, 50% and 95%
     quantiles for perfectly calibrated probabilities with as many scans. ``slope`` and ``intercept``: of the logistic
@@ -43,9 +43,9 @@ class Calibration(TypedDict):
 
 
 def temperature_of(probabilities: Floats, truth: NDArray[np.int64], weights: Floats | None = None) -> float:
-    """Return the temperature with the least log-loss (Guo et al., ICML 2017); above 1 the booster is over-confident.
+    """Return the temperature with the least log-loss (Guo et al., ICML 2017); above 1 stage 2 is over-confident.
 
-    ``probabilities``: float64 [scans, classes], of boosters that have not seen these scans. ``truth``: class indices.
+    ``probabilities``: float64 [scans, classes], of a stage 2 that has not seen these scans. ``truth``: class indices.
     ``weights``: of the scans, float64 [scans]; None for equal weights.
     """
     logits = _logits(probabilities)
