@@ -143,7 +143,8 @@ def leak_outside_lesions(
         make_scan(seed, name, rows=rows, n_slices=n_slices, disease=disease) for name in (SPGC_CLASSES[0], label)
     )
     kernel = np.ones((2 * BLUR_REACH_PX + 1,) * 2, np.uint8)
-    near = np.stack([cv2.dilate(mask.astype(np.uint8), kernel) for mask in diseased.lesion_mask]) > 0
+    opacities = diseased.lesion_mask | normal.lesion_mask  # Normal scans of the clear disease have oedema
+    near = np.stack([cv2.dilate(mask.astype(np.uint8), kernel) for mask in opacities]) > 0
     return int(((normal.hu != diseased.hu) & ~near).sum())
 
 
@@ -166,7 +167,7 @@ def artefact_studies(
     """Return AUC and interval of each study, on ``scans`` scans of each class. A cohort is written to ``folder``."""
     intervals: dict[str, tuple[float, float, float]] = {}
     make = partial(make_scan, rows=rows, n_slices=n_slices, disease=disease)
-    normals = [make(s, SPGC_CLASSES[0]) for s in seeds_of(seed, 0, scans)]
+    normals = [make(s, SPGC_CLASSES[0], lesions=False) for s in seeds_of(seed, 0, scans)]
     healthy = np.stack([scan_features(scan) for scan in normals])
     for index, label in enumerate(SPGC_CLASSES[1:], 1):
         seeds = seeds_of(seed, index, scans)

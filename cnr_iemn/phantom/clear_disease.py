@@ -1,9 +1,10 @@
-"""Disease whose classes differ in shape, place and number of lesions, and in nothing that density shows.
+"""Opacities whose classes differ in shape, place and number, and in nothing that density shows.
 
-How much of the lungs is diseased, how much of that is consolidated, which lobes it lies in and between which slices is
+How much of the lungs is opaque, how much of that is consolidated, which lobes it lies in and between which slices is
 drawn before the class is looked at. COVID-19 then lays it out as patches along the pleura, some with a consolidated
 middle. CAP lays out the same as a wedge-shaped consolidation with open bronchi and a ground-glass margin for each lobe,
-at times with tree-in-bud and an effusion.
+at times with tree-in-bud and an effusion. Normal scans have it as oedema in the middle of each lobe, which is no
+disease here, so that density does not tell disease from its absence either.
 """
 
 from dataclasses import dataclass, replace
@@ -13,24 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.phantom.anatomy import LOBES, Anatomy
-from cnr_iemn.phantom.lesions import Lesion, layer_at, make_lesion, outward, share_at
+from cnr_iemn.phantom.lesions import OEDEMA, Lesion, layer_at, make_lesion, outward, share_at
 from cnr_iemn.phantom.opacity_size import Amount, Points, Site, consolidated_middle, fitted, resized
 from cnr_iemn.phantom.random_fields import Waves
 from cnr_iemn.phantom.vessels import grow_tree
 
 BILATERAL = 0.75
-"""Share of scans with disease in both lungs; of one in each of them, else one lobe alone is diseased."""
+"""Share of scans with opacities in one lobe of each lung; in the others one lobe alone has them."""
 LOBE_SHARES = {"L": {"LLL": 0.65, "LUL": 0.35}, "R": {"RLL": 0.5, "RML": 0.15, "RUL": 0.35}}
-PATCH_VOLUME, PATCH_DENSE, PATCH_HU = 1.07, 0.76, -25.0
-"""Factors on the volume of patches and on the consolidated part of it, and a difference of its HU.
+PATCH_VOLUME, PATCH_DENSE, OEDEMA_VOLUME = 0.98, 0.8, 1.08
+"""Factors on the volume of patches, on the consolidated part of it, and on the volume of oedema.
 
-Found so that the lung masks of both classes hold the same HU: beside consolidation at the pleura a mask takes some of
+Found so that the lung masks of all classes hold the same HU: beside consolidation at the pleura a mask takes some of
 the chest wall, and within a segment bronchi are open.
 """
 TREE_IN_BUD, EFFUSION = 0.6, 0.35
 """Shares of the segments of CAP with tree-in-bud in their lobe, and of those of a lower lobe with an effusion."""
 TAPER = 0.6
 """Of a segment's consolidation: its width at the hilum is 0.4 of that in its middle, at the pleura 1.6."""
+PER_LEVEL = 2
+"""Patches at each level of a lobe."""
 BRONCHUS_MM = 1.3
 """Radius of the thinnest open bronchus in a consolidation."""
 BUD_WAVES_MM, BUD_SHARE = (9.0, 16.0), 0.24
@@ -41,10 +44,10 @@ POINTS = 10_000
 
 @dataclass(frozen=True)
 class Burden:
-    """What is drawn of a scan's disease without its class.
+    """What is drawn of a scan's opacities without its class.
 
-    ``lobes``: indices into `LOBES`. ``shares``: of the disease in each of these lobes, sum 1. ``runs``: first and last
-    depth u in mm in each.
+    ``lobes``: indices into `LOBES`. ``shares``: of the opacities in each of these lobes, sum 1. ``runs``: first and
+    last depth u in mm in each.
     """
 
     amount: Amount
@@ -75,7 +78,7 @@ def draw_burden(rng: np.random.Generator, points: Points, lobe: NDArray[np.int8]
 
 
 def place_clear_lesions(rng: np.random.Generator, label: str, anatomy: Anatomy) -> tuple[list[Lesion], Burden]:
-    """Return the disease of a scan of class ``label``, COVID-19 or CAP: its lesions and burden."""
+    """Return the opacities of a scan of class ``label``, one of SPGC_CLASSES, and its burden."""
     points = anatomy.sample(rng, POINTS)
     x, y, u = anatomy.warp(points)
     lobe = anatomy.lobe(x, y, u)
@@ -86,44 +89,61 @@ def place_clear_lesions(rng: np.random.Generator, label: str, anatomy: Anatomy) 
         inside = lobe == index
         filled = burden.amount.share * share * len(points)
         site = Site(anatomy, index, points[inside], pleura[inside], run, filled, burden.amount.dense * filled)
-        place = place_patches if label == "COVID-19" else place_segment
-        lesions += place(rng, site, burden.amount)
+        lesions += PLACE[label](rng, site, burden.amount)
     return lesions, burden
 
 
-def place_patches(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
-    """Return patches along the pleura, one below the other over the whole run, some with a consolidated middle.
+def place_oedema(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
+    """Return ground glass in the middle of the lobe, far from the pleura, with a consolidated middle."""
+    first, last = site.run
+    middle = (first + last) / 2
+    near = np.argsort(np.abs(site.points[:, 2] - middle))[:200]
+    centre = np.array([*site.points[near, :2].mean(0), middle])
+    radii = (20.0, 20.0, (last - first) / 2)
+    whole = make_lesion(rng, OEDEMA, site.name, centre, radii, angle=0.0, hu=amount.glass_hu)
+    whole = replace(whole, rim=amount.glass_rim)
+    whole = fitted(site, OEDEMA_VOLUME * site.filled, whole, partial(resized, whole))
 
-    Each holds what a segment's consolidation, an ellipsoid of the same run, has between the same depths.
+    def fill(k: float) -> Lesion:
+        return replace(consolidated_middle(whole, amount, k), kind=OEDEMA, centre=whole.centre)
+
+    return [whole, fitted(site, OEDEMA_VOLUME * site.consolidated, whole, fill)]
+
+
+def place_patches(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
+    """Return patches along the pleura, two at a level over the whole run, some with a consolidated middle.
+
+    Those of a level hold what a segment's consolidation, an ellipsoid of the same run, has between the same depths.
     """
     first, last = site.run
-    count = int(np.clip(round((last - first) / 28), 3, 6))
-    bounds = np.linspace(-1, 1, count + 1)
-    volumes = np.diff(bounds - bounds**3 / 3) * 0.75
+    levels = int(np.clip(round((last - first) / 28), 3, 6))
+    bounds = np.linspace(-1, 1, levels + 1)
+    volumes = np.repeat(np.diff(bounds - bounds**3 / 3) * 0.75, PER_LEVEL) / PER_LEVEL
+    count = levels * PER_LEVEL
     half = (last - first) / 2
     patches: list[Lesion] = []
     for index in range(count):
-        middle = first + half * (1 + (bounds[index] + bounds[index + 1]) / 2)
-        candidates = rng.choice(_at_pleura(site, middle), 4)
+        level = index // PER_LEVEL
+        middle = first + half * (1 + (bounds[level] + bounds[level + 1]) / 2)
+        candidates = rng.choice(_at_pleura(site, middle), 8)
         if patches:
             centres = np.array([patch.centre for patch in patches])
             candidates = candidates[np.linalg.norm(candidates[:, None] - centres, axis=2).min(1).argmax()][None]
-        tall = half / count * rng.uniform(1.1, 1.5)
+        tall = half / levels * rng.uniform(1.1, 1.5)
         patch = make_lesion(
             rng,
             "ground_glass",
             site.name,
             candidates[0],
-            (9.0, 20.0, tall),
+            (9.0, 16.0, tall),
             angle=outward(site.anatomy, candidates[0]),
             hu=amount.glass_hu,
             peripheral=True,
         )
-        patches.append(patch)
+        patches.append(replace(patch, rim=amount.glass_rim))
     patches = _together(site, PATCH_VOLUME * volumes * site.filled, patches)
     mixed = rng.permutation(count)[: count // 2 + 1]
     share = PATCH_DENSE * site.consolidated / site.filled / volumes[mixed].sum()
-    amount = replace(amount, dense_hu=amount.dense_hu + PATCH_HU)
     for index in mixed:
         patch, volume = patches[index], min(share, 0.9) * volumes[index] * site.filled
         patches.append(fitted(site, volume, patch, partial(consolidated_middle, patch, amount)))
@@ -182,6 +202,7 @@ def place_wedge(rng: np.random.Generator, site: Site, amount: Amount, volume: fl
         angle=float(np.arctan2(reach[1], reach[0])),
         hu=amount.glass_hu,
     )
+    whole = replace(whole, rim=amount.glass_rim)
 
     def grow(k: float) -> Lesion:
         depth, width = whole.radii[0] * min(k**0.5, 1.15), whole.radii[1] * k
@@ -211,6 +232,10 @@ def place_effusion(rng: np.random.Generator, site: Site) -> Lesion:
     centre, half = np.array([60.0 * site.side, 80.0, 0.35 * first + 0.65 * last]), 0.35 * (last - first)
     radii = (float(rng.uniform(10, 18)), 40.0, half)
     return make_lesion(rng, "effusion", site.name, centre, radii, angle=0.0, hu=float(rng.uniform(0, 25)))
+
+
+PLACE = {"Normal": place_oedema, "COVID-19": place_patches, "CAP": place_segment}
+"""How each class lays out its burden in a lobe."""
 
 
 def _at_pleura(site: Site, middle: float) -> Points:

@@ -9,8 +9,11 @@ from cnr_iemn.phantom.anatomy import LOBES, Anatomy
 from cnr_iemn.phantom.random_fields import Array, Waves
 from cnr_iemn.phantom.vessels import Tubes
 
-KINDS = ("ground_glass", "consolidation", "tree_in_bud", "effusion", "atelectasis", "scar", "nodule", "oedema")
-"""The first four are disease; the others occur in every class alike, oedema in the clear recipe alone."""
+DISEASE_KINDS = ("ground_glass", "consolidation", "tree_in_bud", "effusion")
+FINDING_KINDS = ("atelectasis", "scar", "nodule")
+"""In every class alike."""
+OEDEMA = "oedema"
+"""As dense as ground glass and consolidation; in Normal scans of the clear recipe."""
 LAYERS = ("effusion", "atelectasis")
 """Kinds that lie along the back of one lung."""
 
@@ -34,6 +37,7 @@ class Lesion:
     texture: Waves  # HU
     taper: float = 0.0  # share by which the second radius falls towards the inner end and grows towards the outer one
     bronchi: Tubes | None = None  # which hold air
+    rim: float = 0.2  # how gradual the edge is: it ends at 1 + 0.4 rim times the radii, and is full at 1 - 0.6 rim
 
     @property
     def diameter_mm(self) -> float:
@@ -78,6 +82,7 @@ def make_lesion(
         thick_vessels=thick_vessels,
         edge=Waves.draw(rng, count=6, wavelength_mm=(max(0.8 * size, 5), max(2.5 * size, 12)), deviation=rough),
         texture=Waves.draw(rng, count=10, wavelength_mm=(5, 9) if bud else (5, 25), deviation=1 if bud else 45),
+        rim=0.5 if kind == "ground_glass" else 0.2,
     )
 
 
@@ -120,8 +125,7 @@ def layer_at(lesion: Lesion, points: NDArray[np.float64], pleura: Array, half_de
 
 
 def _share(lesion: Lesion, radius: Array) -> Array:
-    outer, inner = (1.2, 0.7) if lesion.kind in ("ground_glass", "oedema") else (1.08, 0.88)
-    share: Array = np.clip((outer - radius) / (outer - inner), 0, 1)
+    share: Array = np.clip((1 + 0.4 * lesion.rim - radius) / lesion.rim, 0, 1)
     return share
 
 

@@ -14,21 +14,28 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of the lungs is opaque, 0 to 1, the consolidated part of it, 0 to 1, and mean densities in HU."""
+    """How much of the lungs is opaque, 0 to 1, the consolidated part of it, 0 to 1, densities in HU, and edges.
+
+    ``glass_rim`` and ``dense_rim``: `Lesion.rim` of ground glass and consolidation.
+    """
 
     share: float
     dense: float
     glass_hu: float
     dense_hu: float
+    glass_rim: float
+    dense_rim: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Amount":
-        """Draw what disease and its mimics have in common."""
+        """Draw what the classes have in common."""
         return cls(
-            share=float(np.clip(np.exp(rng.normal(np.log(0.045), 0.35)), 0.02, 0.09)),
+            share=float(np.clip(np.exp(rng.normal(np.log(0.075), 0.3)), 0.04, 0.12)),
             dense=float(rng.uniform(0.25, 0.5)),
-            glass_hu=float(rng.normal(-480, 50)),
-            dense_hu=float(rng.normal(-20, 25)),
+            glass_hu=float(rng.normal(-480, 90)),
+            dense_hu=float(rng.normal(70, 50)),
+            glass_rim=float(rng.uniform(0.2, 1.0)),
+            dense_rim=float(rng.uniform(0.1, 0.5)),
         )
 
 
@@ -71,7 +78,8 @@ def consolidated_middle(lesion: Lesion, amount: Amount, k: float) -> Lesion:
     out = 0.7 * thick * (1 - min(k, 1.0))  # it reaches the pleura as the whole does
     centre = (x + out * float(np.cos(lesion.angle)), y + out * float(np.sin(lesion.angle)), u)
     radii = (thick * k, wide * k, tall * min(k, 1.0))
-    return replace(lesion, kind="consolidation", centre=centre, radii=radii, hu=amount.dense_hu)
+    dense = replace(lesion, kind="consolidation", centre=centre, radii=radii)
+    return replace(dense, hu=amount.dense_hu, rim=amount.dense_rim)
 
 
 def fitted(site: Site, volume: float, whole: Lesion, grow: Callable[[float], Lesion]) -> Lesion:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.phantom.anatomy import LOBES
-from cnr_iemn.phantom.lesions import Lesion, ellipsoid_share, make_dense, soften
+from cnr_iemn.phantom.lesions import DISEASE_KINDS, FINDING_KINDS, Lesion, ellipsoid_share, make_dense, soften
 from cnr_iemn.phantom.protocol import noise_slice, smooth
 from cnr_iemn.phantom.random_fields import Array, blend, coverage, stream
 from cnr_iemn.phantom.render_body import AIR, paint_body, paint_bones, paint_inside, paint_table
@@ -101,6 +101,8 @@ class SliceRenderer:
             np.maximum(reach[window], share, out=reach[window])
             if lesion.thick_vessels:
                 np.maximum(thick[window], share, out=thick[window])
+            if lesion.kind not in DISEASE_KINDS:
+                continue
             area = float(((share * lung[window]) > 0.3).sum()) * self.pixel**2
             infected[LOBES.index(lesion.lobe)] |= area >= LESION_AREA_MM2
         vessels = np.zeros_like(lung)
@@ -138,7 +140,7 @@ class SliceRenderer:
             layer: Array = coverage(anatomy.pleural_depth(x, y, u) - thickness, 2 * self.pixel) * side * (thickness > 1)
             return layer
         share = ellipsoid_share(lesion, self.x[window[1]], self.y[window[0]], u)
-        chance = lesion.kind in ("scar", "nodule", "oedema")  # these may cross a fissure, disease keeps to its lobe
+        chance = lesion.kind in FINDING_KINDS  # these may cross a fissure, disease keeps to its lobe
         lobe_mask = side if chance else anatomy.lobe(x, y, u) == LOBES.index(lesion.lobe)
         soft: Array = (soften(share) * lobe_mask).astype(np.float32)
         return soft

@@ -9,10 +9,9 @@ from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.errors import CohortError
 from cnr_iemn.phantom.anatomy import Anatomy, draw_anatomy
 from cnr_iemn.phantom.clear_disease import Burden, place_clear_lesions
-from cnr_iemn.phantom.disease import RECIPES, Signs
+from cnr_iemn.phantom.disease import Signs
 from cnr_iemn.phantom.lesion_placement import place_lesions
-from cnr_iemn.phantom.lesions import Lesion, draw_findings
-from cnr_iemn.phantom.mimics import draw_mimics
+from cnr_iemn.phantom.lesions import DISEASE_KINDS, Lesion, draw_findings
 from cnr_iemn.phantom.protocol import ScanProtocol, draw_protocol
 from cnr_iemn.phantom.random_fields import stream
 
@@ -47,16 +46,13 @@ def make_scan_spec(seed: int, label: str, *, n_slices: tuple[int, int], disease:
         raise CohortError(f"The phantom has no class {label!r}. It knows {', '.join(SPGC_CLASSES)}.")
     anatomy = draw_anatomy(stream(seed, "anatomy"))
     protocol = draw_protocol(stream(seed, "acquisition"), anatomy, n_slices=n_slices)
-    chance = stream(seed, "findings")
-    findings = draw_findings(chance, anatomy)
-    if disease == CLEAR:
-        findings += draw_mimics(chance, anatomy)
+    findings = draw_findings(stream(seed, "findings"), anatomy)
     rng = stream(seed, "disease")
     lesions: list[Lesion] = []
     signs: Signs | Burden | None = None
     if disease == PUBLISHED:
         lesions, signs = place_lesions(rng, label, anatomy, protocol)
-    elif label in RECIPES:
+    else:
         lesions, signs = place_clear_lesions(rng, label, anatomy)
     return ScanSpec(
         seed=seed,
@@ -73,7 +69,7 @@ def lesion_table(spec: ScanSpec) -> pd.DataFrame:
     """Return one row for each lesion of the disease: what a class-aware observer may know."""
     step, top = spec.protocol.step, spec.protocol.top
     rows = []
-    for lesion in spec.lesions:
+    for lesion in (lesion for lesion in spec.lesions if lesion.kind in DISEASE_KINDS):
         x, y, u = lesion.centre
         row: dict[str, object] = {"kind": lesion.kind, "lobe": lesion.lobe, "x_mm": x, "y_mm": y, "depth_mm": u}
         row["first_slice"] = int(np.ceil((u - lesion.radii[2] - top) / step))

@@ -57,8 +57,9 @@ def deep_share(spec):
 
 
 def test_classes_of_one_seed_have_one_burden(specs):
-    for covid, cap in zip(*specs.values(), strict=True):
-        assert covid.signs == cap.signs
+    for seed, (covid, cap) in enumerate(zip(*specs.values(), strict=True)):
+        normal = make_scan_spec(seed, "Normal", n_slices=N_SLICES, disease=CLEAR)
+        assert covid.signs == cap.signs == normal.signs
         assert [finding.centre for finding in covid.findings] == [finding.centre for finding in cap.findings]
 
 
@@ -85,32 +86,36 @@ def test_patches_lie_at_the_pleura_and_segments_reach_from_the_hilum(specs):
 def test_histogram_within_the_lung_mask_is_the_same():
     bins = np.array([-1100, -800, -600, -450, -300, -100, 400])
     shares = []
-    for seed in range(100, 105):
-        scans = [make_scan(seed, name, rows=96, n_slices=(14, 16), disease=CLEAR) for name in ("Normal", *DISEASES)]
+    for seed in range(100, 106):
+        kinds = (("Normal", False), *((name, True) for name in SPGC_CLASSES))
+        scans = [make_scan(seed, name, rows=96, n_slices=(14, 16), disease=CLEAR, lesions=add) for name, add in kinds]
         masks = [segment_lungs(scan.hu, scan.spacing_mm).mask for scan in scans]
         shares.append([np.histogram(s.hu[m], bins)[0] / m.sum() for s, m in zip(scans, masks, strict=True)])
-    normal, covid, cap = np.mean(shares, axis=0)
-    added = (covid + cap) / 2 - normal
+    empty, *classes = np.mean(shares, axis=0)
+    added = np.mean(classes, axis=0) - empty
     assert added[2:].min() > 0
-    np.testing.assert_allclose(covid - normal, cap - normal, atol=0.3 * np.abs(added).max())
+    for share in classes:
+        np.testing.assert_allclose(share - empty, added, atol=0.25 * np.abs(added).max())
 
 
-def test_mimics_are_in_half_of_each_class_and_the_same():
-    seeds = range(60)
-    plain = [len(make_scan_spec(s, "Normal", n_slices=N_SLICES).findings) for s in seeds]
-    found = [len(make_scan_spec(s, "Normal", n_slices=N_SLICES, disease=CLEAR).findings) for s in seeds]
-    assert 0.3 < np.mean([f > p for f, p in zip(found, plain, strict=True)]) < 0.7  # binomial, n = 60: 99.8%
+def test_oedema_is_no_disease():
+    scan = make_scan(3, "Normal", **SMALL)
+    assert {lesion.kind for lesion in scan.spec.lesions} == {"oedema"}
+    assert scan.lesion_mask.any()
+    assert not scan.infected.any()
+    assert not scan.labelled.any()
+    assert scan.lesions.empty
 
 
 @pytest.mark.parametrize("label", DISEASES)
 def test_classes_of_one_seed_differ_only_at_lesions(label):
     assert leak_outside_lesions(5, label, **SMALL) == 0
-    normal, diseased, twin = (
+    normal, diseased, twin, empty = (
         make_scan(5, name, **SMALL, lesions=lesions)
-        for name, lesions in (("Normal", True), (label, True), (label, False))
+        for name, lesions in (("Normal", True), (label, True), (label, False), ("Normal", False))
     )
     assert (normal.hu != diseased.hu).any()
-    assert (twin.hu == normal.hu).all()
+    assert (twin.hu == empty.hu).all()
 
 
 def test_oracle_tells_the_classes():
@@ -125,8 +130,8 @@ def test_nothing_but_disease_tells_the_class(tmp_path):
         scans=8, rows=48, n_slices=(5, 6), seed=3, folder=tmp_path / "cohort", level=0.99, disease=CLEAR
     )
     assert len(studies) == 6
-    for name, (_, low, high) in studies.items():
-        assert low <= 0.5 <= high, name
+    for name, (_, low, _high) in studies.items():
+        assert low <= 0.5, name  # below it nothing was found that holds on other scans
 
 
 def test_cohort_says_which_disease_it_has(tmp_path):
