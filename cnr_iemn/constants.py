@@ -51,7 +51,7 @@ PAPER_BACKBONES = ("resnext50", "densenet161", "inception_v3", "wide_resnet50")
 """In the order of the paper's tables; ``ensemble=all`` means these, whatever else is in ``BACKBONES``."""
 
 ENGINES = ("auto", "torch", "openvino")
-"""What predict.py can have the networks run by (``engine.engines``)."""
+"""What predict.py can have the networks run by (``inference.backends``)."""
 
 PAPER_COHORT = "covid_ct_md"
 """``data.name`` of the cohort that the paper's figures are of."""

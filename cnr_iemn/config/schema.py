@@ -48,7 +48,7 @@ class PhantomSettings:
 class DataSettings:
     """Which cohort. ``reader``: covid_ct_md, phantom (written on first use, then read as covid_ct_md) or manifest.
 
-    ``csv``, ``slices``, ``classes``, ``empty_class``: of a manifest (see ``cohort.manifest``). ``slice_labels``:
+    ``csv``, ``slices``, ``classes``, ``empty_class``: of a manifest (see ``data.manifest``). ``slice_labels``:
     reader, or from_patient for weak ones where no reader has labelled (see ``Cohort.with_weak_labels``).
     ``exclude_file``: scan ids to leave out, one a line.
 

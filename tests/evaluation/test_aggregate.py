@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
+from cnr_iemn.constants import PAPER_BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from cnr_iemn.data.parquet import METADATA_KEY
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.aggregate import Results, assemble_results, write_results
@@ -19,7 +19,7 @@ from tests.builders import make_predictions, make_scans, make_summaries
 SCANS = make_scans(8, 8)
 
 
-def results(*, phantom: bool = True, models: tuple[str, ...] = tuple(BACKBONES), **metadata: object) -> Results:
+def results(*, phantom: bool = True, models: tuple[str, ...] = tuple(PAPER_BACKBONES), **metadata: object) -> Results:
     predictions = {name: make_predictions(name, SCANS, phantom=phantom, **metadata) for name in models}
     return assemble_results(
         predictions, make_summaries(SCANS), cohort="phantom", options=EvidenceOptions(permutations=5)
@@ -35,7 +35,7 @@ def test_metrics_have_the_documented_keys(of_four: Results) -> None:
     metrics = of_four.metrics
     assert next(iter(metrics.items())) == ("notice", PHANTOM_NOTICE)
     assert metrics["schema_version"] == 2
-    assert metrics["models"] == list(BACKBONES)
+    assert metrics["models"] == list(PAPER_BACKBONES)
     assert metrics["n_features"] == of_four.features.shape[1] - 2 == 240
     assert metrics["n_patients"] == 24
     assert metrics["selected_on"] == "validation"

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, log_loss, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE, SPGC_CLASSES
+from cnr_iemn.constants import PAPER_BACKBONES, PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE, SPGC_CLASSES
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.external_validation import score_external
 from cnr_iemn.report.tables.external import accuracy_table, external_tables
@@ -150,7 +150,7 @@ def test_tables_have_a_row_for_each_set_and_name_missing_results(sets: dict[str,
 def test_the_paper_s_figures_are_shown_for_the_real_cohort_only(
     change: dict[str, Any], sets: dict[str, dict[str, Any]]
 ) -> None:
-    real = {**sets["together"], "cohort": "covid_ct_md", "models": list(BACKBONES)}
+    real = {**sets["together"], "cohort": "covid_ct_md", "models": list(PAPER_BACKBONES)}
     caption = str(accuracy_table([{**real, **change}]).caption)
     assert ("SPGC tests 1 to 3: 73 of 90 [71.8, 87.9], CAP 9 of 20 [25.8, 65.8]" in caption) == (not change)
 

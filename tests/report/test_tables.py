@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
-from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
+from cnr_iemn.constants import PAPER_BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from cnr_iemn.evaluation.aggregate import assemble_results
 from cnr_iemn.report.tables import ResultTable
 from cnr_iemn.report.tables.evidence import evidence_tables
@@ -25,7 +25,7 @@ def metrics(*models: str, **metadata: object) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def of_four() -> dict[str, Any]:
-    return metrics(*BACKBONES, phantom=True)
+    return metrics(*PAPER_BACKBONES, phantom=True)
 
 
 def printed(table: ResultTable, width: int = 160) -> str:
@@ -38,7 +38,7 @@ def printed(table: ResultTable, width: int = 160) -> str:
 @pytest.fixture(scope="module")
 def real() -> dict[str, Any]:
     """The paper's cohort itself: its figures stand beside."""
-    predictions = {name: make_predictions(name, SCANS) for name in BACKBONES}
+    predictions = {name: make_predictions(name, SCANS) for name in PAPER_BACKBONES}
     return assemble_results(predictions, make_summaries(SCANS), cohort="covid_ct_md").metrics
 
 
@@ -49,7 +49,7 @@ def test_table_1_shows_every_figure_of_the_slices(of_four: dict[str, Any]) -> No
     table = slice_table(of_four)
     assert "phantom, 1239 validation slices" in table.title
     assert table.columns == ("model", *FIGURES, "note")
-    for row, name in zip(table.rows, BACKBONES, strict=False):
+    for row, name in zip(table.rows, PAPER_BACKBONES, strict=False):
         scores = of_four["slices"][name]
         low, high = (100 * scores["accuracy_interval"][end] for end in ("low", "high"))
         assert low <= 100 * scores["accuracy"] <= high

@@ -184,4 +184,4 @@ def test_a_path_without_a_file_is_an_error(tmp_path):
 
 def test_an_unknown_backbone_is_an_error_that_lists_the_four():
     with pytest.raises(ConfigurationError, match="resnext50, densenet161, inception_v3, wide_resnet50"):
-        build_backbone("resnet18", weights="none")
+        build_backbone("no_such_net", weights="none")

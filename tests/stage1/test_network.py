@@ -41,7 +41,7 @@ def test_position_inputs_are_the_scaled_number_of_slices_and_the_middle_of_the_s
 
 
 def test_both_heads_see_the_deep_features_and_two_more(network):
-    features = {"resnext50": 2048, "densenet161": 2208, "inception_v3": 2048, "wide_resnet50": 2048}[network.backbone]
+    features = BACKBONES[network.backbone].features  # torchvision's own, in test_backbones.py
     assert network.class_head.in_features == network.region_head.in_features == features + 2
     assert network.class_head.out_features == 3
     assert network.region_head.out_features == 5

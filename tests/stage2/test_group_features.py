@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnr_iemn.constants import BACKBONES, SPGC_CLASSES
+from cnr_iemn.constants import PAPER_BACKBONES, SPGC_CLASSES
 from cnr_iemn.data.slice_predictions import Predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.stage2.group_features import feature_columns, group_features, group_percentages
@@ -45,9 +45,9 @@ def test_feature_names_and_counts_are_the_paper_s() -> None:
         "resnext50/g01/Normal",
     ]
     assert one.columns[-1] == "resnext50/g19/CAP"
-    four = group_features({name: make_predictions(name) for name in BACKBONES})
+    four = group_features({name: make_predictions(name) for name in PAPER_BACKBONES})
     assert four.shape == (27, 240)
-    assert list(four.columns) == [each for name in BACKBONES for each in feature_columns(name, SPGC_CLASSES)]
+    assert list(four.columns) == [each for name in PAPER_BACKBONES for each in feature_columns(name, SPGC_CLASSES)]
     assert four.columns.is_unique
     pd.testing.assert_frame_equal(four[one.columns], one)
 
