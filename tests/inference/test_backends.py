@@ -53,8 +53,8 @@ def answers(
     return dict(zip(members, networks.predict_scan(prepared), strict=True))
 
 
-# bf16 keeps 8 binary digits: whoever rounds elsewhere is off by a few thousandths of a probability, by 0.012 at most where
-# this was seen; how much depends on the weights, which differ between processors
+# bf16 keeps 8 binary digits: whoever rounds elsewhere is off by a few thousandths of a probability. 0.012 was the most
+# seen; it depends on the weights, which differ between processors
 @pytest.mark.parametrize(("precision", "tolerance", "same"), [("32", 1e-4, 1.0), ("bf16", 3e-2, 1.0)])
 def test_openvino_equals_torch_in_float32(
     tiny_study: Path, prepared: PreparedScan, precision: str, tolerance: float, same: float
