@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from cnr_iemn.config.command_line import text_words
 from cnr_iemn.config.multirun import Multirun, expand_sweeps, job_list, multirun_words, varying_words
@@ -165,7 +166,7 @@ class _Composer:
 
 @contextmanager
 def _composition_errors(words: Sequence[str], folders: Sequence[str]) -> Iterator[None]:
-    """Raise ConfigurationError for what Hydra lets pass as errors of YAML, of decoding, and of keys below null."""
+    """Raise ConfigurationError for what Hydra lets pass as errors of YAML, decoding, groups and keys below null."""
     try:
         yield
     except yaml.YAMLError as error:
@@ -175,6 +176,13 @@ def _composition_errors(words: Sequence[str], folders: Sequence[str]) -> Iterato
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"A YAML file in {', '.join(folders)} is not UTF-8 (byte {error.start}). Save it as UTF-8."
+        ) from error
+    except OmegaConfBaseException:  # some are ValueErrors, too; the entry point explains them
+        raise
+    except ValueError as error:  # Hydra's, of a group that is given null or a number
+        raise ConfigurationError(
+            f"{shell(*words)} cannot be composed: {error}. A group such as model or experiment takes the name of one "
+            "of its files (--help lists them). For none, leave it out."
         ) from error
     except AssertionError as error:  # OmegaConf's
         raise ConfigurationError(
