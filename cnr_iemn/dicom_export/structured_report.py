@@ -98,7 +98,7 @@ def _key_slice_groups(
 ) -> Iterator[sr.MeasurementsAndQualitativeEvaluations]:
     """Yield a measurement group for each key slice, with a reference to its image."""
     for rank, key in enumerate(keys, 1):
-        chosen = "highest probability" if key.contribution is None else "contributed most"
+        reason = "highest probability" if key.contribution is None else "contributed most"
         values = [
             ("RANK", "Rank among the key slices", float(rank)),
             ("LOGODDS", "Contribution of its group of slices, log-odds", key.contribution),
@@ -106,7 +106,7 @@ def _key_slice_groups(
         ]
         yield sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(
-                uid=hd.UID(), identifier=f"{NAME} slice {key.index + 1} of {prediction['n_slices']}, {chosen}"
+                uid=hd.UID(), identifier=f"{NAME} slice {key.index + 1} of {prediction['n_slices']}, {reason}"
             ),
             algorithm_id=software.algorithm,
             measurements=[

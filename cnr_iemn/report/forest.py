@@ -137,8 +137,8 @@ def comparison_forest(metrics: StudyMetrics) -> Forest:
         "with Tango's score interval; p of the exact McNemar test, Holm's correction within each group. Discordant "
         "scans: those that only the ensemble, and those that only the row's model, has correct."
     )
-    named = [(name.removeprefix(_BASELINE), row) for name, row in rows.items()]
-    table = make_table(title, "model", named, cells, caption=caption)
+    titles = [(name.removeprefix(_BASELINE), row) for name, row in rows.items()]
+    table = make_table(title, "model", titles, cells, caption=caption)
     return make_forest(table, [accuracy_interval(row.scores) for row in rows.values()], primary=0, groups=groups)
 
 
@@ -147,8 +147,8 @@ def method_forest(metrics: StudyMetrics) -> Forest:
     methods = metrics["methods"] or {}
     primary = next((k for k, method in enumerate(methods.values()) if method["primary"]), None)
     table = method_table(metrics)
-    kept = [k for k, name in enumerate(table.columns) if not name.startswith("sensitivity ")]  # too wide for the page
-    columns, *rows = (tuple(cells[k] for k in kept) for cells in (table.columns, *table.rows))
+    narrow = [k for k, name in enumerate(table.columns) if not name.startswith("sensitivity ")]  # too wide for the page
+    columns, *rows = (tuple(cells[k] for k in narrow) for cells in (table.columns, *table.rows))
     return make_forest(
         replace(table, columns=columns, rows=tuple(rows)),
         [method["intervals"]["accuracy"] for method in methods.values()],

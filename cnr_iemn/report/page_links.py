@@ -57,10 +57,10 @@ def _pages_by_pixels(path: Path, method_sha256: str) -> dict[str, str]:
     except CnrIemnError as error:
         log.warning("%s; the report links no page of %s.", error, path.parent)
         return {}
-    found = {}
+    addresses = {}
     for scan in document["scans"]:
         name = scan["page"]
         if name and scan["scan"] in new.scans and (path.parent / name).is_file():
             digest = new.scans[scan["scan"]].grey_sha256
-            found[digest] = f"../../predictions/{quote(path.parent.name)}/{quote(name)}"
-    return found
+            addresses[digest] = f"../../predictions/{quote(path.parent.name)}/{quote(name)}"
+    return addresses

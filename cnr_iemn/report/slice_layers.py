@@ -42,13 +42,13 @@ def grey_uri(image: Grey, *, quality: int = _QUALITY) -> str:
 def outline_path(mask: Grey) -> str:
     """Return the outline of a mask of 0 and 1, uint8 [rows, columns], as an SVG path in pixels; "" for an empty one."""
     contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    parts = []
+    paths = []
     for contour in contours:
         if cv2.contourArea(contour) < _SPECK:
             continue
         points = cv2.approxPolyDP(contour, _TOLERANCE, closed=True)[:, 0]
-        parts.append("M" + "L".join(f"{x} {y}" for x, y in points) + "Z")
-    return "".join(parts)
+        paths.append("M" + "L".join(f"{x} {y}" for x, y in points) + "Z")
+    return "".join(paths)
 
 
 def body_mask(image: Grey) -> Grey:

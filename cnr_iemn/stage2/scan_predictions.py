@@ -51,7 +51,7 @@ def fit_and_predict(
         labels: Replace those of the training scans, in their order.
 
     Raises:
-        RunError: A class has no training scan, or a label is no class.
+        RunError: A class has no training scan, or a label is not a class.
     """
     classes, training_ids = scans.axes.classes, list(scans.training_ids)
     labels = table.loc[training_ids, "label"].tolist() if labels is None else labels

@@ -69,14 +69,14 @@ def contributions(fitted: FittedMethod, sets: SliceSets) -> Contributions | None
     """
     scans = list(sets.values())
     by_set = [fitted.contributions([arrays[k] for arrays in scans]) for k in range(len(scans[0]))]
-    known = [each for each in by_set if each is not None]
-    if not known:
+    groups = [group for group in by_set if group is not None]
+    if not groups:
         return None
     return Contributions(
         scan_ids=tuple(sets),
         classes=fitted.axes.classes,
         models=fitted.axes.models,
-        by_group=np.mean([each.by_group for each in known], axis=0),
-        base=known[0].base,
+        by_group=np.mean([group.by_group for group in groups], axis=0),
+        base=groups[0].base,
         attribution=fitted.attribution,
     )

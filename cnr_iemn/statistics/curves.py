@@ -82,12 +82,12 @@ def class_curves(labels: Sequence[str], probabilities: Floats, classes: Sequence
     return tuple(curves)
 
 
-def binary_rates(positive: NDArray[np.bool_], called: NDArray[np.bool_]) -> BinaryRates:
-    """Return the rates of a binary decision. ``positive``: the truth; ``called``: the decision; both bool [scans]."""
-    hits, rejections = int((positive & called).sum()), int((~positive & ~called).sum())
+def binary_rates(positive: NDArray[np.bool_], decision: NDArray[np.bool_]) -> BinaryRates:
+    """Return the rates of a binary decision. ``positive``: the truth; ``decision``: the prediction; bool [scans]."""
+    hits, rejections = int((positive & decision).sum()), int((~positive & ~decision).sum())
     return BinaryRates(
         sensitivity=wilson(hits, int(positive.sum())),
         specificity=wilson(rejections, int((~positive).sum())),
-        ppv=wilson(hits, int(called.sum())),
-        npv=wilson(rejections, int((~called).sum())),
+        ppv=wilson(hits, int(decision.sum())),
+        npv=wilson(rejections, int((~decision).sum())),
     )

@@ -22,11 +22,13 @@ def training_figure(training: Mapping[str, TrainingCurve]) -> Drawing:
 
     def paint(figure: Figure) -> None:
         for axes, (name, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-            for k, (model, (seen, held_out)) in enumerate(curves.items()):
-                colour, epochs = SERIES[k % len(SERIES)], np.arange(1, len(seen) + 1)
-                marker = "o" if len(seen) < 3 else None
-                axes.plot(epochs, seen, color=colour, linestyle="--", linewidth=1.3, marker=marker, fillstyle="none")
-                axes.plot(epochs, held_out, color=colour, linewidth=2, marker=marker, label=model_title(model))
+            for k, (model, (training_curve, validation_curve)) in enumerate(curves.items()):
+                colour, epochs = SERIES[k % len(SERIES)], np.arange(1, len(training_curve) + 1)
+                marker = "o" if len(training_curve) < 3 else None
+                axes.plot(
+                    epochs, training_curve, color=colour, linestyle="--", linewidth=1.3, marker=marker, fillstyle="none"
+                )
+                axes.plot(epochs, validation_curve, color=colour, linewidth=2, marker=marker, label=model_title(model))
             axes.set_title(name, fontsize=10, loc="left")
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

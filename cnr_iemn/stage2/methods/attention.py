@@ -158,8 +158,8 @@ class FittedAttention(FittedMethod):
         *_, u, b = self.shape.split(self.vector)
         # scan by scan: a matrix product rounds by the number of its rows
         bags = [self._bags([scan]) for scan in scans]
-        pooled = [each.pool(attention_weights(each, self.vector, self.shape)) for each in bags]
-        return np.concatenate([softmax(each @ u + b, axis=1) for each in pooled])
+        pooled = [bag.pool(attention_weights(bag, self.vector, self.shape)) for bag in bags]
+        return np.concatenate([softmax(features @ u + b, axis=1) for features in pooled])
 
     def save(self, path: Path) -> None:
         """Write the parameters as JSON."""
