@@ -5,8 +5,7 @@ python aggregate.py study=covid_ct_md evaluate=predictions.parquet labels=labels
 python aggregate.py study=one compare=other
 """
 
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,18 +50,20 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     from cnr_iemn.stage2.baselines import summarise_store
     from cnr_iemn.stage2.ensemble import write_ensemble
     from cnr_iemn.stage2.ensemble_runs import describe_ensemble, read_runs, run_store, with_training_scans
+    from cnr_iemn.stage2.methods.registry import stage2_methods
     from cnr_iemn.stage2.provenance import provenance
     from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
     from cnr_iemn.utils.checksums import file_digests
     from cnr_iemn.utils.shell_words import predict_command
 
-    root, booster, models = Path(settings.runs), asdict(settings.booster), ensemble_models(settings.ensemble)
-    runs = read_runs(root, settings.study, models, settings.tag, features=booster.pop("features"))
+    root, booster = Path(settings.runs), settings.booster
+    study, models = root / settings.study, ensemble_models(settings.ensemble)
+    runs = read_runs(root, settings.study, models, settings.tag, features=booster.features)
     store = run_store(runs.first_run)
     runs.check_store(store)
-    ensemble = describe_ensemble(runs, method=method_name(settings.confirmatory))
+    ensemble = describe_ensemble(runs, method=method_name(settings.primary_method))
     repeats = find_repeats(root, runs, ensemble, name, seeds=settings.seeds, splits=settings.splits)
-    origin = provenance(runs, booster_seed=settings.booster.seed)
+    origin = provenance(runs, booster_seed=booster.seed)
     results = assemble_results(
         runs.predictions,
         summarise_store(store, runs.scans.index),
@@ -70,17 +71,16 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
         folds=runs.fold_predictions,
         shortcuts=shortcuts(store, runs.scans.index),
         options=EvidenceOptions.of(settings, repeats),
-        **booster,
+        methods=stage2_methods(rounds=booster.rounds, max_depth=booster.max_depth, eta=booster.eta),
+        seed=booster.seed,
     )
     if settings.ablations:
         from cnr_iemn.evaluation.ablation import ablate  # torch
-        from cnr_iemn.stage2.scan_predictions import predict_sets
 
-        predict = partial(predict_sets, results.fitted)
         results.metrics["ablations"] = ablate(
-            root / settings.study, ensemble, store, results.patients, results.slices, predict, gpus=settings.gpus
+            study, ensemble, store, results.patients, results.slices, results.predict, gpus=settings.gpus
         )
-    write_results(folder := root / settings.study / "ensembles" / name, results)
+    write_results(folder := study / "ensembles" / name, results)
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study, training=read_training_curves(runs.runs))
     ensemble = with_training_scans(ensemble, store, runs.training_labels, ensemble.classes)

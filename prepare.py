@@ -19,12 +19,12 @@ log = logging.getLogger("cnr_iemn.prepare")
 def main(settings: PrepareSettings) -> float:
     """Prepare every scan of the cohort. Returns the share of scans that could be prepared."""
     from cnr_iemn.report import quality_report
-    from cnr_iemn.stage1.training import factories
+    from cnr_iemn.stage1.training import study_data
 
-    cohort = factories.open_cohort(settings.data, settings.ingest)
+    cohort = study_data.open_cohort(settings.data, settings.ingest)
     for note in cohort.notes:
         log.info("%s", note)
-    store, failures = factories.prepared_store(cohort, settings.ingest, settings.lungs, verify=True)
+    store, failures = study_data.open_store(cohort, settings.ingest, settings.lungs, verify=True)
     prepared = [scan.scan_id for scan in cohort.scans if scan.scan_id not in failures]
     quality_report.print_quality_table(store, prepared)
     page = quality_report.write_quality_report(store, prepared, failures)

@@ -14,7 +14,7 @@ def main(settings: TuneSettings) -> float:
     """Run the missing trials and print all with the command of the best. Returns its value, NaN without any."""
     from cnr_iemn.config.multirun import command_words
     from cnr_iemn.stage1.command import training_hardware
-    from cnr_iemn.stage1.training import factories
+    from cnr_iemn.stage1.training import study_data
     from cnr_iemn.stage1.training.loggers import require_server
     from cnr_iemn.stage1.training.roles import assign_roles
 
@@ -34,7 +34,7 @@ def main(settings: TuneSettings) -> float:
             "tune.py several times for several trials at once."
         )
     require_server(settings.logger)
-    cohort = factories.open_cohort(settings.data, settings.ingest)
+    cohort = study_data.open_cohort(settings.data, settings.ingest)
     roles = assign_roles(settings, cohort)
     return Search(settings, cohort, roles, hardware).run(command_words())
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SPGC_CLASSES = ("Normal", "COVID-19", "CAP")
-"""Classes of the SPGC cohort in the order used everywhere. Other cohorts bring their own."""
+"""Classes of COVID-CT-MD, healthy first; other cohorts bring their own.
+
+SPGC is the IEEE Signal Processing Grand Challenge 2021 on COVID-19, whose training and validation scans they are.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ BOOSTER, BOOSTER_METHOD = "booster", "XGBoost on percentages"
 THRESHOLD_CLASS = "COVID-19"
 """Of the SPGC cohort: the class whose sensitivity is set on training scans, being the one that must not be missed."""
 
+INPUT_WINDOW = (-1000.0, 400.0)
+"""HU at grey 0 and 255 in the networks' images, unless ``ingest.window`` is given: lung and soft tissue.
+
+The paper names no window.
+"""
+LUNG_WINDOW = (-1350.0, 150.0)
+"""HU at black and white in pictures for readers, a radiologist's lung window: level -600, width 1500."""
+
 N_GROUPS = 20
 """Groups of slices in stage 2 (section 2.2)."""
 N_REGIONS = 5
@@ -115,5 +126,5 @@ def method_names() -> tuple[str, ...]:
 
 
 def method_name(setting: str) -> str:
-    """Return the name of the method that ``confirmatory`` declares."""
+    """Return the name of the method that the setting ``primary_method`` gives."""
     return BOOSTER_METHOD if setting == BOOSTER else setting

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.schema import TrainSettings
 from cnr_iemn.errors import CohortError, ConfigurationError
-from cnr_iemn.stage1.training.factories import require_all_scans
+from cnr_iemn.stage1.training.study_data import require_all_scans
 from cnr_iemn.utils.exclusions import exclusion_text, offer_exclusion, read_exclusions
 
 IDS = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\\0"), min_size=1), min_size=1)

@@ -36,7 +36,7 @@ class AggregateSettings:
     ``permutations``: of the training labels, for the test whether stage 2 could be as good by chance; 0 leaves it out.
     ``answer_share``: of new scans that stage 2 is to be sure enough of, 0 to 1; the others are undecided.
     ``methods``: whether other ways from slices to patients are tried beside, ``method_repeats`` times within the
-    training scans. ``confirmatory``: the stage-2 method, booster or one of ``method_names``. ``threshold_class``:
+    training scans. ``primary_method``: of stage 2, booster or one of ``method_names``. ``threshold_class``:
     whose ``threshold_sensitivity`` (0 to 1) on new scans is wanted; auto, null or a class. ``refits``: of
     stage 2 on resampled training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with
     other seeds. ``verbose``: the terminal shows every table. ``evaluate``: predictions of predict.py, a file or a list;
@@ -55,7 +55,7 @@ class AggregateSettings:
     splits: list[str] = field(default_factory=list)
     verbose: bool = False
     method_repeats: _Count = 3
-    confirmatory: Annotated[str, OneOf((BOOSTER, *method_names()))] = BOOSTER
+    primary_method: Annotated[str, OneOf((BOOSTER, *method_names()))] = BOOSTER
     threshold_class: str | None = "auto"
     threshold_sensitivity: _Share = 0.9
     evaluate: Any = field(default=None, metadata=PATH | TEXTS)

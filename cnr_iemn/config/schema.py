@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import MISSING
 
 from cnr_iemn.config.schema_fields import PATH, FolderName, OneOf
+from cnr_iemn.constants import INPUT_WINDOW
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.read_options import ReadOptions
 
@@ -83,7 +84,7 @@ class IngestSettings(ReadOptions):
 
     size: Annotated[int, Ge(32)] = 336
     crop: Annotated[str, OneOf(("none", "lungs"))] = "none"
-    window: list[float] = field(default_factory=lambda: [-1000.0, 400.0])
+    window: list[float] = field(default_factory=lambda: list(INPUT_WINDOW))
     cache: str = field(default="cache", metadata=PATH)
     workers: _Number | None = None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.constants import INPUT_WINDOW, LUNG_WINDOW
 from cnr_iemn.ct.io.acquisition import Acquisition
 from cnr_iemn.ct.io.hounsfield import AIR_HU
 from cnr_iemn.ct.io.image_stack import ImageStack, read_images
@@ -14,7 +15,7 @@ from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.ct.lungs import segment_lungs
 from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.volume import Volume, check_lengths
-from cnr_iemn.ct.window import LUNG_WINDOW, window_to_uint8
+from cnr_iemn.ct.window import window_to_uint8
 from cnr_iemn.read_options import STRICT, ReadOptions
 
 CROP_MARGIN = 0.05
@@ -66,7 +67,7 @@ def prepare_scan(
     *,
     size: int = 336,
     lungs: str = "pleura",
-    window: tuple[float, float] = (-1000, 400),
+    window: tuple[float, float] = INPUT_WINDOW,
     crop: str = "none",
     read_options: ReadOptions = STRICT,
     scan: str | None = None,

@@ -6,16 +6,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.constants import INPUT_WINDOW
 from cnr_iemn.errors import ConfigurationError
 
-LUNG_WINDOW = (-1350.0, 150.0)
-"""HU at black and at white for a reader of lungs: level -600, width 1500."""
 
-
-def window_to_uint8(hu: NDArray[np.int16], *, low: float = -1000, high: float = 400) -> NDArray[np.uint8]:
+def window_to_uint8(
+    hu: NDArray[np.int16], *, low: float = INPUT_WINDOW[0], high: float = INPUT_WINDOW[1]
+) -> NDArray[np.uint8]:
     """Return uint8 of the same shape: ``low`` HU and below become 0, ``high`` and above 255, linear between, rounded.
 
-    The paper names no window; -1000 to 400 HU spans lung and soft tissue. Raises ConfigurationError unless low < high.
+    Raises ConfigurationError unless low < high.
     """
     if not low < high:
         raise ConfigurationError(f"window=[{low}, {high}]: the first value must be the lower one, in HU.")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
+from cnr_iemn.constants import INPUT_WINDOW
 from cnr_iemn.ct.io.acquisition import UNKNOWN, Acquisition
 from cnr_iemn.data.cohort import Cohort
 from cnr_iemn.errors import StoreError
@@ -38,7 +39,7 @@ class PixelSettings:
 
     size: int = 336
     lungs: str = "pleura"
-    window: tuple[float, float] = (-1000.0, 400.0)
+    window: tuple[float, float] = INPUT_WINDOW
     crop: str = "none"
     read_options: ReadOptions = field(default_factory=ReadOptions)
 

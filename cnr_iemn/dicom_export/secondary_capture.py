@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from cnr_iemn.constants import CLOSED_SET
-from cnr_iemn.ct.window import LUNG_WINDOW
+from cnr_iemn.constants import CLOSED_SET, LUNG_WINDOW
 from cnr_iemn.dicom_export.coding import NAME, USE, Software
 from cnr_iemn.dicom_export.source_images import DicomSource
 from cnr_iemn.inference.scan_result import ScanResult, result_sentence

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from cnr_iemn.constants import PHANTOM_NOTICE
+from cnr_iemn.constants import N_GROUPS, PHANTOM_NOTICE
 from cnr_iemn.data.parquet import write_parquet
 from cnr_iemn.data.slice_predictions import Predictions
 from cnr_iemn.evaluation.evidence import EvidenceOptions, Stage2Fit, Study, collect_evidence
@@ -28,18 +29,17 @@ from cnr_iemn.evaluation.study_metrics import (
 from cnr_iemn.schemas import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.stage2.baselines import ScanSummary, baseline_predictions, slice_baselines
 from cnr_iemn.stage2.calibration import Calibrator, add_calibrated
-from cnr_iemn.stage2.methods.base import FittedMethod
-from cnr_iemn.stage2.methods.registry import METHODS, stage2_methods
+from cnr_iemn.stage2.methods.base import FittedMethod, Method
+from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.out_of_fold import (
     OUT_OF_FOLD,
     Folds,
     SliceSets,
-    StudyScans,
     out_of_fold_sets,
     paper_sets,
     scans_by_mode,
 )
-from cnr_iemn.stage2.scan_predictions import ScanPredictions
+from cnr_iemn.stage2.scan_predictions import ScanPredictions, predict_sets
 from cnr_iemn.stage2.shap_values import Contributions, contributions
 from cnr_iemn.statistics.metrics import evaluate, evaluate_slices
 from cnr_iemn.statistics.paired_tests import Comparison, compare_with
@@ -55,7 +55,7 @@ class Results:
         metrics: metrics.json.
         patients: One row a scan, training and validation, index scan_id.
         features: ``StudyScans.percentages``.
-        fitted: The declared method, fitted on the training scans.
+        fitted: The primary method, fitted on the training scans.
         calibration: Its temperature and abstention threshold.
         contributions: Of the validation scans; None where the method has none.
         slices: As the networks of the primary features predict them.
@@ -71,6 +71,10 @@ class Results:
     slices: SliceSets
     seconds: dict[str, float]
 
+    def predict(self, scans: SliceSets) -> NDArray[np.float64]:
+        """Return the class probabilities of scans, float64 [scans, classes]."""
+        return predict_sets(self.fitted, scans)
+
 
 def assemble_results(
     predictions: Mapping[str, Predictions],
@@ -80,72 +84,71 @@ def assemble_results(
     folds: Folds | None = None,
     options: EvidenceOptions = _NO_EVIDENCE,
     shortcuts: pd.DataFrame | None = None,
-    rounds: int = 100,
-    max_depth: int = 6,
-    eta: float = 0.3,
+    methods: Mapping[str, Method] = METHODS,
     seed: int = 0,
 ) -> Results:
-    """Fit the declared method on training scans; measure it, each backbone and each baseline on the validation scans.
+    """Fit the primary method on training scans; measure it, each backbone and each baseline on the validation scans.
 
     Args:
         predictions: By model, in ensemble order.
         summaries: Lung measurements by scan_id, of every scan of the cohort.
         cohort: Its name.
         folds: Predictions of the fold networks; with them the primary stage 2 is out of fold.
-        options: The evidence to collect, and the declared method.
+        options: The evidence to collect, and the primary method.
         shortcuts: Of every scan, index scan_id; None for no audit.
-        rounds, max_depth, eta: Of XGBoost, as ``train_booster`` takes them.
+        methods: All stage-2 methods by name.
         seed: Of stage 2.
 
     Raises:
         RunError: The predictions do not fit together, a class has no training scan, or no scan is held out.
     """
     first = next(iter(predictions.values()))
-    fit = Stage2Fit(
-        table=first.scans,
-        classes=first.metadata.classes,
-        methods=stage2_methods(rounds=rounds, max_depth=max_depth, eta=eta),
-        name=options.primary_method,
-        seed=seed,
-    )
+    fit = Stage2Fit(first.scans, first.metadata.classes, methods, options.primary_name, seed)
     modes = scans_by_mode(predictions, folds)
     variants = {name: fit(scans) for name, scans in modes.items()}
     mode, scans = next(iter(modes.items()))
-    primary = variants[mode]
     slices = out_of_fold_sets(folds) if folds else paper_sets(predictions)
-    overall = scan_metrics(primary.held_out, fit.classes, seed=seed)  # refuses a study without validation scans
-    evidence, seconds = collect_evidence(Study(fit, primary, scans, slices, shortcuts), options)
-    held_out = {str(scan_id): scans.answering[scan_id] for scan_id in primary.held_out.index}
-    shap = contributions(primary.fitted, held_out)
-    features = scans.percentages(fit.table["fold"])
+    study = Study(fit, variants[mode], scans, slices, shortcuts)
+    validation = scan_metrics(study.primary.held_out, fit.classes, seed=seed)  # refuses a study without such scans
+    evidence, seconds = collect_evidence(study, options)
+    shap = _contributions(study)
     metrics: StudyMetrics = {
-        **_description(predictions, features, cohort, mode, options, folds),
-        **overall,
+        **_description(predictions, cohort, mode, options, folds),
+        **validation,
         **evidence,
         "ablations": None,
         "contributions": None if shap is None else shap.summary(),
         **_variant_metrics(variants, predictions, fit, mode),
-        **_backbone_metrics(primary, scans, fit),
-        **_baseline_metrics(primary, summaries, fit),
+        **_backbone_metrics(study),
+        **_baseline_metrics(study, summaries),
         **_slice_metrics(predictions, summaries),
     }
+    return _results(study, metrics, shap, seconds)
+
+
+def _contributions(study: Study) -> Contributions | None:
+    """Return those of the validation scans, None where the method has none."""
+    scans = {str(scan_id): study.scans.held_out[scan_id] for scan_id in study.primary.held_out.index}
+    return contributions(study.primary.fitted, scans)
+
+
+def _results(study: Study, metrics: StudyMetrics, shap: Contributions | None, seconds: dict[str, float]) -> Results:
     today = datetime.now(UTC).date().isoformat()
-    calibration = Calibrator.of(evidence["calibration"], cohort=cohort, date=today)
+    calibration = Calibrator.of(metrics["calibration"], cohort=metrics["cohort"], date=today)
     return Results(
         metrics=metrics,
-        patients=add_calibrated(primary.patients, calibration, fit.classes),
-        features=features,
-        fitted=primary.fitted,
+        patients=add_calibrated(study.primary.patients, calibration, study.classes),
+        features=study.scans.percentages(study.fit.table["fold"]),
+        fitted=study.primary.fitted,
         calibration=calibration,
         contributions=shap,
-        slices=slices,
+        slices=study.slices,
         seconds=seconds,
     )
 
 
 def _description(
     predictions: Mapping[str, Predictions],
-    features: pd.DataFrame,
     cohort: str,
     mode: str,
     options: EvidenceOptions,
@@ -161,11 +164,11 @@ def _description(
         "models": list(predictions),
         "checkpoints": {name: run.metadata.checkpoint for name, run in predictions.items()},
         "features": mode,
-        "method": options.primary_method,
+        "method": options.primary_name,
         "selected_on": _selected_on(predictions, mode),
         "slice_labels": first.slice_labels,
         "folds": None if folds is None else len(folds),
-        "n_features": features.shape[1] - 2,
+        "n_features": len(predictions) * N_GROUPS * len(first.classes),
     }
 
 
@@ -184,17 +187,16 @@ def _variant_metrics(
     return {"variants": metrics, "variant_comparisons": _compare(variants[primary], alternatives)}
 
 
-def _backbone_metrics(primary: ScanPredictions, scans: StudyScans, fit: Stage2Fit) -> BackboneMetrics:
-    backbones = {name: fit(scans.of_model(name)) for name in scans.axes.models}
+def _backbone_metrics(study: Study) -> BackboneMetrics:
+    backbones = {name: study.fit(study.scans.of_model(name)) for name in study.scans.axes.models}
     return {
-        "backbones": {name: backbone.evaluation(fit.classes) for name, backbone in backbones.items()},
-        "comparisons": _compare(primary, backbones),
+        "backbones": {name: backbone.evaluation(study.classes) for name, backbone in backbones.items()},
+        "comparisons": _compare(study.primary, backbones),
     }
 
 
-def _baseline_metrics(
-    primary: ScanPredictions, summaries: Mapping[str, ScanSummary], fit: Stage2Fit
-) -> BaselineMetrics:
+def _baseline_metrics(study: Study, summaries: Mapping[str, ScanSummary]) -> BaselineMetrics:
+    primary, fit = study.primary, study.fit
     labels, split = (dict(zip(fit.table.index, fit.table[name], strict=True)) for name in ("label", "split"))
     baselines = baseline_predictions(summaries, labels, split, fit.classes, seed=fit.seed)
     truth = primary.held_out["label"].tolist()

@@ -44,7 +44,7 @@ class EvidenceOptions:
         answer_share: Share of new scans that the abstention threshold aims to decide.
         methods: Whether the other stage-2 methods are compared.
         method_repeats: Cross-validations of each method on the training scans.
-        confirmatory: The declared method, ``booster`` (the paper's) or one of ``constants.method_names``.
+        primary_method: ``booster`` (the paper's) or one of ``constants.method_names``.
         threshold_class, threshold_sensitivity: Of the operating point.
         refits: Of stage 2 on resampled training patients; 0 for none.
         repeats: The study with other seeds or splits.
@@ -54,7 +54,7 @@ class EvidenceOptions:
     answer_share: float = 0.9
     methods: bool = False
     method_repeats: int = 3
-    confirmatory: str = BOOSTER
+    primary_method: str = BOOSTER
     threshold_class: str | None = AUTO
     threshold_sensitivity: float = 0.9
     refits: int = 0
@@ -67,9 +67,9 @@ class EvidenceOptions:
         return cls(repeats=repeats, **{name: getattr(settings, name) for name in names})
 
     @property
-    def primary_method(self) -> str:
-        """The declared method under its name in the table of methods."""
-        return method_name(self.confirmatory)
+    def primary_name(self) -> str:
+        """The primary method's name in the table of methods."""
+        return method_name(self.primary_method)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Stage2Fit:
     """How stage 2 is fitted.
 
     ``table``: patient, split and label, index scan_id. ``classes``: in the order of the probabilities. ``methods``: all
-    by name, ``name`` the declared one. ``seed``: of the method.
+    by name, ``name`` the primary one. ``seed``: of the method.
     """
 
     table: pd.DataFrame
@@ -229,7 +229,7 @@ def _methods(study: Study, options: EvidenceOptions) -> tuple[dict[str, MethodMe
         study.fit.table,
         study.scans.axes,
         unseen=study.scans.unseen,
-        primary=options.primary_method,
+        primary=options.primary_name,
         repeats=options.method_repeats,
         label=threshold_class(options.threshold_class, study.classes),
         sensitivity=options.threshold_sensitivity,

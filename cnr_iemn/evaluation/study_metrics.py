@@ -128,7 +128,7 @@ class Evidence(TypedDict):
 
 
 class Description(Identity):
-    """How stage 2 was fitted. ``features``: the primary feature mode. ``method``: the declared method.
+    """How stage 2 was fitted. ``features``: the primary feature mode. ``method``: the primary method.
 
     ``selected_on``: the set that chose the networks' checkpoints; None where nothing was selected. ``n_features``: the
     number of the paper's percentages, in features.parquet.

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnr_iemn.constants import LUNG_WINDOW
 from cnr_iemn.ct.io.slice_order import TURNED
 from cnr_iemn.ct.preprocess import PreparedScan
-from cnr_iemn.ct.window import LUNG_WINDOW
 
 SIDE = 384
 """Of a picture, pixels."""

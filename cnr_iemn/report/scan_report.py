@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cnr_iemn.constants import CLOSED_SET, PHANTOM_DISEASES
+from cnr_iemn.constants import CLOSED_SET, LUNG_WINDOW, PHANTOM_DISEASES
 from cnr_iemn.ct.io.slice_order import TURNED
 from cnr_iemn.ct.preprocess import PreparedScan
-from cnr_iemn.ct.window import LUNG_WINDOW
 from cnr_iemn.inference.prediction_writer import ScanFiles
 from cnr_iemn.inference.scan_result import (
     ScanPrediction,

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.window import LUNG_WINDOW
+from cnr_iemn.constants import LUNG_WINDOW
 
 Grey = NDArray[np.uint8]
 MIN_SIDE = 256

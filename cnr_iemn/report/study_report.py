@@ -79,39 +79,39 @@ def write_report(
     links = page_links(folder, store, held_out.index, method_file=method_file)
     rows = patient_rows(held_out, results.contributions, results.slices, store, budget=_ROW_BYTES, links=links)
     context = {
+        **_context(metrics, provenance, study),
+        "sections": sections(metrics, drawings, curves),
+        "confusion": drawings["confusion"],
+        "has_links": bool(links),
+        "wrong": [row for row in rows if not row.correct],
+        "correct": [row for row in rows if row.correct],
+        "n_without_row": len(held_out) - len(rows),
+        "quality": data_quality([store.scan(scan_id) for scan_id in results.patients.index]),
+        "tables": [*result_tables(metrics), *evidence_tables(metrics)],
+        "external": external_accuracies(folder, method_file),
+    }
+    for template, name in (("study.html", "report.html"), ("model_card.md", "model_card.md")):
+        write_text_atomic(folder / name, page_templates().get_template(template).render(context))
+
+
+def _context(metrics: StudyMetrics, provenance: StudyProvenance, study: str) -> dict[str, object]:
+    """Return what the templates say in words of metrics and provenance."""
+    return {
         "metrics": metrics,
+        "classes": metrics["classes"],
         "study": study,
         "title": ensemble_title(metrics),
         "headline": headline(metrics),
         "warnings": warnings(metrics, provenance),
+        "key_figures": key_figures(metrics),
+        "majority": majority_sentence(metrics),
+        "evidence": evidence_sentences(metrics),
+        "methods": methods_text(metrics),
         "provenance": provenance,
+        "provenance_tables": provenance_tables(provenance),
         "closed_set": CLOSED_SET.format(first=metrics["classes"][0]),
+        "colours": PALETTE,
     }
-    templates = page_templates()
-    page = templates.get_template("study.html").render(
-        **context,
-        classes=metrics["classes"],
-        key_figures=key_figures(metrics),
-        majority=majority_sentence(metrics),
-        evidence=evidence_sentences(metrics),
-        confusion=drawings["confusion"],
-        sections=sections(metrics, drawings, curves),
-        has_links=bool(links),
-        methods=methods_text(metrics),
-        wrong=[row for row in rows if not row.correct],
-        correct=[row for row in rows if row.correct],
-        n_without_row=len(held_out) - len(rows),
-        colours=PALETTE,
-        quality=data_quality([store.scan(scan_id) for scan_id in results.patients.index]),
-        provenance_tables=provenance_tables(provenance),
-    )
-    write_text_atomic(folder / "report.html", page)
-    card = templates.get_template("model_card.md").render(
-        **context,
-        tables=[*result_tables(metrics), *evidence_tables(metrics)],
-        external=external_accuracies(folder, method_file),
-    )
-    write_text_atomic(folder / "model_card.md", card)
 
 
 def _write_figures(folder: Path, drawings: Mapping[str, Drawing]) -> None:
@@ -126,7 +126,7 @@ def _write_figures(folder: Path, drawings: Mapping[str, Drawing]) -> None:
 def external_accuracies(folder: Path, method_file: str) -> dict[str, str]:
     """Return the accuracy of each external set that this very fit of stage 2 was scored on, by set, in words.
 
-    ``method_file``: of the declared method, in the folder.
+    ``method_file``: of the primary method, in the folder.
     """
     fitted = sha256_of_file(folder / method_file) if (folder / method_file).is_file() else None
     return {

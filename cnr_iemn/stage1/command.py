@@ -9,7 +9,7 @@ from cnr_iemn.data.cohort import Cohort
 from cnr_iemn.data.splits import require_distinct
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.data.balancing import copies_per_class
-from cnr_iemn.stage1.training import factories
+from cnr_iemn.stage1.training import study_data
 from cnr_iemn.stage1.training.distributed import (
     claim_rank,
     launch_ranks,
@@ -71,19 +71,19 @@ def _assist(settings: TrainSettings, hardware: Hardware) -> None:
     folder = RunFolder.from_settings(settings)
     if not settings.overwrite and (folder.record() or {}).get("status") == "finished":
         return  # rank 0 has nothing to do either
-    cohort = factories.open_cohort(settings.data, settings.ingest)
+    cohort = study_data.open_cohort(settings.data, settings.ingest)
     TrainRun(settings, cohort=cohort, roles=assign_roles(settings, cohort), hardware=hardware).assist()
 
 
 def _lead(settings: TrainSettings, hardware: Hardware, invocation: Invocation | None) -> float:
-    cohort = factories.open_cohort(settings.data, settings.ingest)
+    cohort = study_data.open_cohort(settings.data, settings.ingest)
     roles = assign_roles(settings, cohort)
     _check(settings, cohort, roles)
     folder = RunFolder.from_settings(settings)
     configuration = reproducible_config(settings)
     score = folder.finished_score(configuration, overwrite=settings.overwrite, resume=settings.resume)
     if score is not None:
-        factories.require_same_scans(folder, settings, cohort, roles)
+        study_data.require_same_scans(folder, settings, cohort, roles)
         log.info("%s is finished with this configuration: nothing to do. overwrite=true trains it again.", folder.path)
         return score
     require_writable("runs", folder.path)
@@ -93,7 +93,7 @@ def _lead(settings: TrainSettings, hardware: Hardware, invocation: Invocation | 
         log.info("%s", note)
     run = TrainRun(settings, cohort=cohort, roles=roles, hardware=hardware, folder=folder, invocation=invocation)
     require_distinct(run.store, roles.split)
-    factories.slice_table(cohort, run.store, list(cohort.scans))  # labels that do not fit a scan begin no study
+    study_data.slice_table(cohort, run.store, list(cohort.scans))  # labels that do not fit a scan begin no study
     with folder.lock():
         save_split(folder.path.parents[1], cohort, roles.split)
         return run.execute()

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from cnr_iemn.constants import N_GROUPS
+from cnr_iemn.constants import INPUT_WINDOW, N_GROUPS
 from cnr_iemn.data.cohort import assign_slice_groups
 from cnr_iemn.data.slice_predictions import Predictions
 from cnr_iemn.data.slice_store import SliceStore
@@ -69,7 +69,7 @@ def summarise_scan(
     lungs: NDArray[np.uint8] | NDArray[np.bool_],
     *,
     litres: float,
-    window: tuple[float, float] = (-1000.0, 400.0),
+    window: tuple[float, float] = INPUT_WINDOW,
 ) -> ScanSummary:
     """Measure one scan of the slice store.
 

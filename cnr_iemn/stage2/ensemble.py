@@ -54,7 +54,7 @@ class Member:
 class Ensemble:
     """All that predicting a new scan needs.
 
-    ``method``: the declared stage-2 method, a key of ``METHODS``. ``features``: the feature mode, paper or out_of_fold;
+    ``method``: the primary stage-2 method, a key of ``METHODS``. ``features``: the feature mode, paper or out_of_fold;
     out of fold each fold has its members, and the probabilities of stage 2 are averaged over the folds.
     ``calibration``: None where the fit was not possible. ``learnt_from``: SHA-256 of the training scans' grey slices in
     the store, by scan_id. ``training_counts``: number of training scans of each class. ``store``: fingerprint of the

@@ -43,8 +43,8 @@ class EnsembleRuns:
         return None if self.folds is None else {fold: runs.predictions for fold, runs in self.folds.items()}
 
     @property
-    def declared_scans(self) -> StudyScans:
-        """The scans in the declared mode. Raises RunError where the predictions do not fit together."""
+    def primary_scans(self) -> StudyScans:
+        """The scans in the primary mode. Raises RunError where the predictions do not fit together."""
         return next(iter(scans_by_mode(self.predictions, self.fold_predictions).values()))
 
     @property
@@ -127,7 +127,7 @@ def _check_origin(run: RunFolder, predictions: Predictions) -> None:
 def describe_ensemble(runs: EnsembleRuns, *, method: str = BOOSTER_METHOD) -> Ensemble:
     """Return the ensemble of finished runs in their order. Out of fold, its members are the networks of the folds.
 
-    ``method``: the declared stage-2 method, one of ``constants.method_names``.
+    ``method``: the primary stage-2 method, one of ``constants.method_names``.
 
     Raises:
         RunError: A run is of an earlier version.

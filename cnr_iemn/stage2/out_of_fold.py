@@ -47,14 +47,14 @@ class StudyScans:
         axes: Of every array.
         training_ids: The scans that stage 2 is fitted on.
         training: Their arrays, in the same order.
-        answering: All other scans, by every set of networks; a scan's probabilities are the mean over the sets.
+        held_out: All other scans, by every set of networks; a scan's probabilities are the mean over the sets.
         unseen: Training scans whose patients are new to the networks that score them.
     """
 
     axes: Axes
     training_ids: tuple[str, ...]
     training: tuple[ScanArray, ...]
-    answering: SliceSets
+    held_out: SliceSets
     unseen: frozenset[str] = frozenset()
 
     def of_model(self, model: str) -> "StudyScans":
@@ -64,7 +64,7 @@ class StudyScans:
             self,
             axes=Axes((model,), self.axes.classes),
             training=tuple(array[[k]] for array in self.training),
-            answering={scan_id: tuple(array[[k]] for array in sets) for scan_id, sets in self.answering.items()},
+            held_out={scan_id: tuple(array[[k]] for array in sets) for scan_id, sets in self.held_out.items()},
         )
 
     def with_training(self, rows: Iterable[int]) -> "StudyScans":
@@ -78,8 +78,8 @@ class StudyScans:
 
     def hold_out(self, rest: Iterable[int], fold: Iterable[int]) -> "StudyScans":
         """Return some training scans as training scans, and others as those to be predicted."""
-        answering = {self.training_ids[k]: (self.training[k],) for k in fold}
-        return replace(self.with_training(rest), answering=answering)
+        held_out = {self.training_ids[k]: (self.training[k],) for k in fold}
+        return replace(self.with_training(rest), held_out=held_out)
 
     def percentages(self, fold: "pd.Series[int]") -> pd.DataFrame:
         """Return the paper's features of every scan: scan_id, fold, percentages.
@@ -88,19 +88,19 @@ class StudyScans:
         to be predicted has a row for each set of networks. ``fold``: the fold of each training scan.
         """
         training = {scan_id: (array,) for scan_id, array in zip(self.training_ids, self.training, strict=True)}
-        answering = features_of_sets(self.answering, self.axes.models, self.axes.classes)
-        tables = [*features_of_sets(training, self.axes.models, self.axes.classes), *answering]
+        held_out = features_of_sets(self.held_out, self.axes.models, self.axes.classes)
+        tables = [*features_of_sets(training, self.axes.models, self.axes.classes), *held_out]
         table = pd.concat(tables).rename_axis("scan_id").reset_index()
         folds: list[int | None] = [None] * len(table)
-        if len(answering) > 1:
-            sets = (k for k, rows in enumerate(answering) for _ in range(len(rows)))
+        if len(held_out) > 1:
+            sets = (k for k, rows in enumerate(held_out) for _ in range(len(rows)))
             folds = [*fold.loc[list(self.training_ids)], *sets]
         table.insert(1, "fold", pd.Series(folds, dtype="Int64"))
         return table
 
 
 def scans_by_mode(predictions: Mapping[str, Predictions], folds: Folds | None) -> dict[str, StudyScans]:
-    """Return the scans in each available feature mode, the declared mode first.
+    """Return the scans in each available feature mode, the primary mode first.
 
     Raises RunError where the predictions, or those of the folds, do not fit together.
     """
@@ -109,7 +109,7 @@ def scans_by_mode(predictions: Mapping[str, Predictions], folds: Folds | None) -
         return {PAPER: paper}
     check_folds(predictions, folds)
     out_of_fold = out_of_fold_scans(folds)
-    full_data = replace(out_of_fold, answering=paper.answering, unseen=frozenset())
+    full_data = replace(out_of_fold, held_out=paper.held_out, unseen=frozenset())
     return {OUT_OF_FOLD: out_of_fold, PAPER: paper, FULL_DATA: full_data}
 
 
@@ -141,7 +141,7 @@ def _study_scans(predictions: Mapping[str, Predictions], sets: SliceSets, unseen
         axes=Axes(tuple(predictions), first.metadata.classes),
         training_ids=tuple(training),
         training=tuple(sets[scan_id][0] for scan_id in training),
-        answering={str(scan_id): sets[scan_id] for scan_id in first.scans.index[~in_training]},
+        held_out={str(scan_id): sets[scan_id] for scan_id in first.scans.index[~in_training]},
         unseen=unseen,
     )
 

@@ -59,8 +59,8 @@ def fit_and_predict(
     columns = probability_columns(classes)
     training = pd.DataFrame(fitted.predict_proba(scans.training), training_ids, columns)
     training = training[~training.index.duplicated()]
-    answering = pd.DataFrame(predict_sets(fitted, scans.answering), list(scans.answering), columns)
-    probabilities = pd.concat([training, answering])
+    held_out = pd.DataFrame(predict_sets(fitted, scans.held_out), list(scans.held_out), columns)
+    probabilities = pd.concat([training, held_out])
     rows = table[table["split"].isin([TRAINING, VALIDATION]) & table.index.isin(probabilities.index)]
     probabilities = probabilities.loc[rows.index]
     patients = rows[["patient_id", "split", "label"]].assign(predicted=most_probable(probabilities.to_numpy(), classes))

@@ -19,7 +19,7 @@ ENSEMBLE_FILES = (
     "patients.csv",
     "provenance.json",
 )
-"""What aggregate.py writes that any command reads again; of the first two, the one of the declared method."""
+"""What aggregate.py writes that any command reads again; of the first two, the one of the primary method."""
 
 
 class _List(TypedDict):

@@ -16,7 +16,7 @@ from cnr_iemn.evaluation.study_metrics import Replicate, StudyMetrics
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.stage2.booster import booster_parameters, train_booster
 from cnr_iemn.stage2.group_features import group_features
-from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.methods.registry import METHODS, stage2_methods
 from cnr_iemn.stage2.out_of_fold import paper_scans
 from cnr_iemn.stage2.scan_predictions import fit_and_predict
 from cnr_iemn.statistics.confidence_intervals import resample_patients
@@ -39,7 +39,7 @@ def metrics_with(**options: Any) -> StudyMetrics:
         {"resnext50": HARD},
         make_summaries(SCANS),
         cohort="three",
-        rounds=10,
+        methods=stage2_methods(rounds=10),
         seed=5,
         options=EvidenceOptions(**options),
     ).metrics
@@ -69,7 +69,7 @@ def test_refits_are_boosters_trained_on_resampled_patients(found: dict[str, Any]
     labels = training["label"].map(SPGC_CLASSES.index).to_numpy()
     truth = validation["label"].map(SPGC_CLASSES.index).to_numpy()
     rng = np.random.default_rng(5)
-    declared = refit_by_hand(np.arange(len(training))).argmax(axis=1)
+    reference = refit_by_hand(np.arange(len(training))).argmax(axis=1)
     by_hand: dict[str, list[float]] = {"accuracy": [], "balanced_accuracy": [], "macro_auc": [], "CAP": []}
     changed = []
     for counts in resample_patients(labels, training["patient_id"].tolist(), resamples=REFITS, rng=rng):
@@ -79,7 +79,7 @@ def test_refits_are_boosters_trained_on_resampled_patients(found: dict[str, Any]
         by_hand["balanced_accuracy"].append(balanced_accuracy_score(truth, answers))
         by_hand["macro_auc"].append(roc_auc_score(truth, told, multi_class="ovr"))
         by_hand["CAP"].append(recall_score(truth, answers, labels=[2], average="macro"))
-        changed.append(answers != declared)
+        changed.append(answers != reference)
     refits = found["stability"]["refits"]
     assert refits["n"] == REFITS
     assert np.any(changed)  # or the figures below would show nothing
@@ -113,7 +113,9 @@ def test_seeds_and_splits_are_listed_with_mean_and_deviation(found: dict[str, An
     assert list(splits["replicates"]) == ["here", "there"]
     assert seeds["replicates"]["seed0"] == splits["replicates"]["here"] == own
     other = {"resnext50": make_predictions(scans=SCANS, skill=0.2, seed=1)}
-    alone = assemble_results(other, make_summaries(SCANS), cohort="three", rounds=10, seed=5).metrics
+    alone = assemble_results(
+        other, make_summaries(SCANS), cohort="three", methods=stage2_methods(rounds=10), seed=5
+    ).metrics
     assert seeds["replicates"]["seed1"] == replicate_of(alone)
     two = [own["sensitivity"]["CAP"], alone["sensitivity"]["CAP"]]
     assert seeds["sensitivity"]["CAP"]["mean"] == pytest.approx(np.mean(two))
@@ -143,7 +145,11 @@ def test_a_single_class_to_judge_has_no_auc() -> None:
     told = fit_and_predict(method, paper_scans(predictions), table, seed=0)
     assert replicate_metrics(told, SPGC_CLASSES)["macro_auc"] is None
     metrics = assemble_results(
-        predictions, make_summaries(scans), cohort="x", rounds=5, options=EvidenceOptions(refits=2)
+        predictions,
+        make_summaries(scans),
+        cohort="x",
+        methods=stage2_methods(rounds=5),
+        options=EvidenceOptions(refits=2),
     ).metrics
     refits = metrics["stability"]["refits"]
     assert refits["macro_auc"] == {"mean": None, "sd": None, "low": None, "high": None}

@@ -128,7 +128,7 @@ def test_another_seed_s_runs_are_joined_as_the_first_s(root: Path) -> None:
 def test_out_of_fold_the_folds_of_the_other_seed_are_joined(root: Path) -> None:
     write_study(root, "here", tags={f"seed{s}-fold{k}": s for s in (0, 1) for k in (0, 1)})
     found = repeats(root, features="out_of_fold", seeds=["seed1"]).seeds["seed1"]
-    assert {len(sets) for sets in found.answering.values()} == {2}
+    assert {len(sets) for sets in found.held_out.values()} == {2}
     rows = dict(zip(found.training_ids, map(percentages, found.training), strict=True))
     joined = read_runs(root, "here", MODELS, "seed1", features="out_of_fold")
     assert joined.folds is not None

@@ -11,6 +11,7 @@ from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.evaluation.aggregate import Results, assemble_results
 from cnr_iemn.report.headline import headline
 from cnr_iemn.stage2.baselines import baseline_predictions
+from cnr_iemn.stage2.methods.registry import stage2_methods
 from tests.builders import make_predictions, make_scans, make_summaries
 
 SCANS = make_scans(12, 12)
@@ -24,7 +25,7 @@ def study(skill: float) -> tuple[Results, dict[str, list[str]]]:
     made = {"resnext50": make_predictions(scans=SCANS, skill=skill)}
     labels, split = ({name: getattr(scan, key) for name, scan in SCANS.items()} for key in ("label", "split"))
     return (
-        assemble_results(made, summaries, cohort="x", rounds=10),
+        assemble_results(made, summaries, cohort="x", methods=stage2_methods(rounds=10)),
         baseline_predictions(summaries, labels, split, SPGC_CLASSES),
     )
 

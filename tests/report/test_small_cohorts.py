@@ -14,6 +14,7 @@ from cnr_iemn.report.tables import ResultTable
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.report.tables.results import result_tables
 from cnr_iemn.schemas import VALIDATION
+from cnr_iemn.stage2.methods.registry import stage2_methods
 from tests.builders import FakeScan, make_predictions, make_scans, make_summaries
 from tests.report.test_study_report import ORIGIN, store_of
 
@@ -47,7 +48,9 @@ def tables_of(scans: dict[str, FakeScan], folder: Path, *, methods: bool = False
     """Return the tables and all that is written."""
     made = {name: make_predictions(name, scans) for name in ("resnext50", "densenet161")}
     options = EvidenceOptions(permutations=2, methods=methods, method_repeats=1, refits=2)
-    results = assemble_results(made, make_summaries(scans), cohort="x", rounds=3, options=options)
+    results = assemble_results(
+        made, make_summaries(scans), cohort="x", methods=stage2_methods(rounds=3), options=options
+    )
     write_report(folder, results, store_of(scans), ORIGIN, study="x")
     files = [path for path in folder.rglob("*") if path.suffix in (".html", ".md", ".svg")]
     tables = [*result_tables(results.metrics), *evidence_tables(results.metrics)]

@@ -18,6 +18,7 @@ from cnr_iemn.report import terminal
 from cnr_iemn.report.headline import headline
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.report.tables.results import result_tables
+from cnr_iemn.stage2.methods.registry import stage2_methods
 from tests.builders import make_predictions, make_scans, make_summaries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,12 @@ def study() -> dict[str, Any]:
     options = EvidenceOptions(permutations=19, refits=2, methods=True, method_repeats=1)
     shortcuts = pd.DataFrame({"kernel": np.arange(len(scans)) % 7}, index=list(scans))
     return assemble_results(
-        predictions, make_summaries(scans), cohort="phantom", rounds=10, options=options, shortcuts=shortcuts
+        predictions,
+        make_summaries(scans),
+        cohort="phantom",
+        methods=stage2_methods(rounds=10),
+        options=options,
+        shortcuts=shortcuts,
     ).metrics
 
 

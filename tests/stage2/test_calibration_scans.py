@@ -23,6 +23,7 @@ from cnr_iemn.stage2.calibration import (
 )
 from cnr_iemn.stage2.methods.boosted import Boosted, TreeSettings
 from cnr_iemn.stage2.methods.descriptions import PERCENTAGES
+from cnr_iemn.stage2.methods.registry import stage2_methods
 from cnr_iemn.stage2.out_of_fold import paper_scans
 from cnr_iemn.stage2.scan_predictions import fit_and_predict
 from tests.builders import FakeScan, make_predictions, make_summaries
@@ -127,7 +128,7 @@ def test_the_basis_is_told_beside_every_figure_and_kept(optimistic: bool) -> Non
         {"resnext50": made},
         make_summaries(cohort((20, 20, 20), (20, 20, 20), (4, 4, 4))),
         cohort="x",
-        rounds=5,
+        methods=stage2_methods(rounds=5),
         options=EvidenceOptions(),
     )
     metrics = results.metrics

@@ -30,7 +30,7 @@ SCANS = make_scans(10, 4, n_slices=18)  # fewer slices than groups, too
 PREDICTIONS = {model: make_predictions(model, SCANS, skill=0.4) for model in MODELS}
 STUDY = paper_scans(PREDICTIONS)
 LABELS = np.array([SPGC_CLASSES.index(SCANS[name].label) for name in STUDY.training_ids])
-NEW = [array for (array,) in STUDY.answering.values()]
+NEW = [array for (array,) in STUDY.held_out.values()]
 FEWER_TREES = stage2_methods(rounds=8)
 
 
@@ -107,7 +107,7 @@ def test_the_linear_model_is_scikit_learns(n_classes: int) -> None:
 @pytest.mark.parametrize("name", method_names())
 def test_contributions_sum_to_the_margins_or_there_are_none(name: str) -> None:
     fitted = FEWER_TREES[name].fit(STUDY.training, LABELS, STUDY.axes)
-    found = contributions(fitted, STUDY.answering)
+    found = contributions(fitted, STUDY.held_out)
     has_place = any(word in name for word in ("percentages", "mean probabilities", "both"))
     assert (found is not None) is has_place
     if found is None:

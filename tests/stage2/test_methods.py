@@ -24,7 +24,7 @@ from cnr_iemn.stage2.methods.descriptions import (
     shares_of_slices,
 )
 from cnr_iemn.stage2.methods.infected_first import InfectedFirst
-from cnr_iemn.stage2.methods.registry import METHODS
+from cnr_iemn.stage2.methods.registry import METHODS, stage2_methods
 from cnr_iemn.stage2.methods.rules import FittedRule
 from cnr_iemn.stage2.out_of_fold import Axes, ScanArray, paper_sets
 from cnr_iemn.stage2.scan_predictions import predict_sets
@@ -143,33 +143,37 @@ def test_every_method_has_a_name_that_settings_know(metrics: dict) -> None:
     assert best in str(evidence_tables(metrics)[-1].caption)
 
 
-def test_what_was_declared_makes_the_predictions_and_is_the_reference_of_all_others() -> None:
-    declared = "logistic regression on few features"
-    options = EvidenceOptions(methods=True, method_repeats=1, confirmatory=declared)
+def test_the_primary_method_makes_the_predictions_and_is_the_reference_of_all_others() -> None:
+    primary = "logistic regression on few features"
+    options = EvidenceOptions(methods=True, method_repeats=1, primary_method=primary)
     found = assemble_results(
-        PREDICTIONS, make_summaries(SCANS), cohort="three", options=options, rounds=5, max_depth=2
+        PREDICTIONS,
+        make_summaries(SCANS),
+        cohort="three",
+        options=options,
+        methods=stage2_methods(rounds=5, max_depth=2),
     ).metrics
     rows = found["methods"]
-    assert found["method"] == declared
-    assert [name for name, each in rows.items() if each["primary"]] == [declared]
-    assert rows[declared]["confusion_matrix"] == found["confusion_matrix"]
+    assert found["method"] == primary
+    assert [name for name, each in rows.items() if each["primary"]] == [primary]
+    assert rows[primary]["confusion_matrix"] == found["confusion_matrix"]
     assert rows["XGBoost on percentages"]["confusion_matrix"] != found["confusion_matrix"]
-    assert rows[declared]["operating_point"] == found["operating_point"]
+    assert rows[primary]["operating_point"] == found["operating_point"]
     assert found["contributions"] is None
     for each in rows.values():
         against = each["comparison"]
-        assert against["difference"] == pytest.approx(rows[declared]["accuracy"] - each["accuracy"])
+        assert against["difference"] == pytest.approx(rows[primary]["accuracy"] - each["accuracy"])
         assert each["cross_validation_sd"] is None
-    p = sorted(each["comparison"]["p"] for name, each in rows.items() if name != declared)
+    p = sorted(each["comparison"]["p"] for name, each in rows.items() if name != primary)
     least = min(each["comparison"]["p_holm"] for each in rows.values())
     assert least == pytest.approx(min(1, p[0] * (len(METHODS) - 1)))  # not corrected for itself
     table = evidence_tables(found)[-1]
     assert {row[0]: row[-1] for row in table.rows} == {
-        name: "primary" if name == declared else "exploratory" for name in METHODS
+        name: "primary" if name == primary else "exploratory" for name in METHODS
     }
     points = next(each for each in evidence_tables(found) if each.title.startswith("Decision threshold"))
-    assert [row[0] for row in points.rows if row[-1] == "primary"] == [declared]
-    assert f"The primary method, named before the run, is {declared}" in str(table.caption)
+    assert [row[0] for row in points.rows if row[-1] == "primary"] == [primary]
+    assert f"The primary method, named before the run, is {primary}" in str(table.caption)
     assert "predict.py, export.py and patients.csv use the primary method" in str(table.caption)
 
 

@@ -14,6 +14,7 @@ from cnr_iemn.stage2.calibration import cross_validated_probabilities
 from cnr_iemn.stage2.calibration_metrics import temperature_of, with_temperature
 from cnr_iemn.stage2.methods.boosted import Boosted, TreeSettings
 from cnr_iemn.stage2.methods.descriptions import PERCENTAGES
+from cnr_iemn.stage2.methods.registry import stage2_methods
 from cnr_iemn.stage2.out_of_fold import StudyScans, paper_scans
 from cnr_iemn.stage2.scan_predictions import ScanPredictions, fit_and_predict
 from tests.builders import make_predictions, make_scans, make_summaries
@@ -38,7 +39,7 @@ class Learn:
         self.seen: list[tuple[set[str], set[str]]] = []
 
     def __call__(self, scans: StudyScans) -> ScanPredictions:
-        self.seen.append((set(scans.training_ids), set(scans.answering)))
+        self.seen.append((set(scans.training_ids), set(scans.held_out)))
         return self._fit(scans)
 
 
@@ -68,8 +69,7 @@ def test_temperature_and_threshold_do_not_know_the_validation_scans() -> None:
         make_summaries(SCANS),
         cohort="three",
         options=EvidenceOptions(answer_share=0.8),
-        rounds=20,
-        max_depth=3,
+        methods=stage2_methods(rounds=20, max_depth=3),
     ).metrics["calibration"]
     assert found["temperature"] == temperature_of(nested, truth)
     confidence = with_temperature(nested, found["temperature"]).max(axis=1)

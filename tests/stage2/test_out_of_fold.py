@@ -56,8 +56,8 @@ def test_each_training_scan_is_scored_by_networks_that_have_not_seen_it() -> Non
         own = folds[SCANS[scan_id].fold]
         assert all(scan_id not in each.metadata.training_scan_ids for each in own.values())
         np.testing.assert_array_equal(percentages(array), group_features(own).loc[scan_id])
-    assert set(found.answering) == set(scans.index[scans["split"] == VALIDATION])
-    tables = features_of_sets(found.answering, MODELS, whole["resnext50"].metadata.classes)
+    assert set(found.held_out) == set(scans.index[scans["split"] == VALIDATION])
+    tables = features_of_sets(found.held_out, MODELS, whole["resnext50"].metadata.classes)
     assert len(tables) == FOLDS
     for fold, table in enumerate(tables):
         pd.testing.assert_frame_equal(table, group_features(folds[fold]).loc[table.index])
@@ -71,7 +71,7 @@ def test_probabilities_are_averaged_never_the_features() -> None:
     (training,) = features_of_sets(
         {name: (array,) for name, array in zip(found.training_ids, found.training, strict=True)}, MODELS, classes
     )
-    tables = features_of_sets(found.answering, MODELS, classes)
+    tables = features_of_sets(found.held_out, MODELS, classes)
     booster = train_booster(training, labels, classes)
     expected = np.mean([predict_probabilities(booster, table) for table in tables], axis=0)
     held_out = results.patients[results.patients["split"] == VALIDATION]
@@ -79,7 +79,7 @@ def test_probabilities_are_averaged_never_the_features() -> None:
     assert not np.allclose(expected, predict_probabilities(booster, sum(tables) / FOLDS))
 
 
-def test_the_declared_way_stands_beside_the_papers_and_the_third() -> None:
+def test_the_primary_mode_stands_beside_the_papers_and_the_third() -> None:
     whole, folds = study()
     metrics = assemble_results(whole, make_summaries(SCANS), cohort="three", folds=folds).metrics
     alone = assemble_results(whole, make_summaries(SCANS), cohort="three").metrics

@@ -23,7 +23,7 @@ from cnr_iemn.schemas import SCHEMA_VERSION, PredictionMetadata
 from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset, plain_loader
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import SliceProbabilities, predict_slices
-from cnr_iemn.stage1.training import factories
+from cnr_iemn.stage1.training import study_data
 from cnr_iemn.stage1.training.accuracy_messages import validation_sentence
 from cnr_iemn.stage1.training.checkpoints import drop_training_state
 from cnr_iemn.stage1.training.distributed import RankShard, loader_workers
@@ -73,10 +73,10 @@ class TrainRun:
         self.folder = folder or RunFolder.from_settings(settings)
         self.invocation = invocation or Invocation.current()
         self.network = self._build_network()  # before the scans are read: its weights may be missing
-        self.store, failures = factories.prepared_store(cohort, settings.ingest, settings.lungs)
-        factories.require_all_scans(failures, self.store, settings.data.exclude)
+        self.store, failures = study_data.open_store(cohort, settings.ingest, settings.lungs)
+        study_data.require_all_scans(failures, self.store, settings.data.exclude)
         self.phantom = any(self.store.scan(scan.scan_id).phantom for scan in cohort.scans)
-        self.scans = factories.run_scans(cohort, self.store, roles)
+        self.scans = study_data.run_scans(cohort, self.store, roles)
 
     def execute(self) -> float:
         """Train, predict every slice of the cohort, and write the run's folder. Return the score, NaN without one."""
@@ -164,7 +164,7 @@ class TrainRun:
 
     def _fit(self, loggers: list[Logger], callback: Callback | None = None) -> tuple[FittedRun, SliceDataModule]:
         settings, trainer = self.settings, self.settings.trainer
-        training = factories.training_dataset(
+        training = study_data.training_dataset(
             self.cohort,
             self.store,
             self.roles,
@@ -209,7 +209,7 @@ class TrainRun:
         scans = [scan for scan in self.cohort.scans if self.roles.validates(scan)]
         if not scans:
             return None
-        table = factories.slice_table(self.cohort, self.store, scans).labelled()
+        table = study_data.slice_table(self.cohort, self.store, scans).labelled()
         return SliceDataset(self.store, table, image_size=self.settings.model.image_size)
 
     @property
@@ -224,7 +224,7 @@ class TrainRun:
     def _predict_cohort(self, fitted: FittedRun) -> Predictions:
         """Return the predictions of every slice; each rank computes a shard of them."""
         settings, cohort, roles = self.settings, self.cohort, self.roles
-        table = factories.slice_table(cohort, self.store, list(cohort.scans))
+        table = study_data.slice_table(cohort, self.store, list(cohort.scans))
         dataset = SliceDataset(self.store, table, image_size=settings.model.image_size)
         shard = RankShard.current()
         subset = Subset(dataset, shard.indices(len(dataset)))
@@ -238,12 +238,12 @@ class TrainRun:
         with deterministic(settings.trainer.deterministic):
             predicted = predict_slices(self.network, batches, device=device, precision=precision)
         probabilities = SliceProbabilities(shard.all_gather(predicted.classes), shard.all_gather(predicted.regions))
-        rows = factories.prediction_table(
+        rows = study_data.prediction_table(
             cohort,
             table,
             roles,
             probabilities,
-            labels=factories.scan_labels(cohort, roles.split, shuffle_seed=self._shuffle_seed),
+            labels=study_data.scan_labels(cohort, roles.split, shuffle_seed=self._shuffle_seed),
             selected=fitted.selected,
         )
         metadata = PredictionMetadata(

@@ -78,7 +78,7 @@ def pixel_settings(ingest: IngestSettings, lungs: str) -> PixelSettings:
     return PixelSettings(size=ingest.size, lungs=lungs, window=(low, high), crop=ingest.crop, read_options=options)
 
 
-def prepared_store(
+def open_store(
     cohort: Cohort, ingest: IngestSettings, lungs: str, *, verify: bool = False
 ) -> tuple[SliceStore, dict[str, str]]:
     """Return the cohort's slice store, made where it is missing, and the reasons of refused scans by scan id.
@@ -107,7 +107,7 @@ def require_same_scans(run: RunFolder, settings: TrainSettings, cohort: Cohort, 
         cohort, pixel_settings(settings.ingest, settings.lungs), cache=Path(settings.ingest.cache)
     )
     if all((store.root / scan.scan_id / "scan.json").is_file() for scan in cohort.scans):
-        store, failures = prepared_store(cohort, settings.ingest, settings.lungs)
+        store, failures = open_store(cohort, settings.ingest, settings.lungs)
         require_all_scans(failures, store, settings.data.exclude)
         now = run_scans(cohort, store, roles)
     else:

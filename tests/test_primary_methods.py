@@ -1,4 +1,4 @@
-"""A declared stage-2 method gives the same answers in aggregate.py, in predict.py and from a bundle."""
+"""Any primary stage-2 method gives the same answers in aggregate.py, in predict.py and from a bundle."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ WITH_CONTRIBUTIONS = ("percentages", "mean probabilities", "both")
 @pytest.fixture(scope="module")
 def runs(tiny_study: Path, varied_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs that the tests of this module aggregate again and again."""
-    folder = tmp_path_factory.mktemp("declared")
+    folder = tmp_path_factory.mktemp("primary")
     shutil.copytree(varied_study / "runs", folder / "runs")
     return folder / "runs"
 
@@ -70,7 +70,7 @@ def answer(loaded: LoadedEnsemble, runs: Path, prepared: PreparedScan) -> dict:
 def declare(runs: Path, method: str, *words: str) -> Path:
     """Aggregate the study with a method; return the folder of its ensemble."""
     quick = ("methods=false", "permutations=0", "refits=0", f"ensemble={MODEL}", "booster.rounds=8", *words)
-    assert entry_point("aggregate")([f"runs={runs}", "study=tiny", f'confirmatory="{method}"', *quick]) == 0
+    assert entry_point("aggregate")([f"runs={runs}", "study=tiny", f'primary_method="{method}"', *quick]) == 0
     return runs / "tiny" / "ensembles" / MODEL
 
 
@@ -103,7 +103,7 @@ def test_the_same_answer_everywhere(method: str, runs: Path, prepared: PreparedS
         open_bundle(bundle)
 
 
-def test_the_commands_and_pages_follow_the_declared_method(
+def test_the_commands_and_pages_follow_the_primary_method(
     tiny_study: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     method = "attention over the slices"
