@@ -42,7 +42,8 @@ def options() -> list[str]:
 @pytest.mark.parametrize("option", options())
 def test_every_option_composes(option: str) -> None:
     name = ["model.name=convnext_tiny"] if option == "model=timm" else []  # any of timm's
-    compose("train", "data.root=/data", "data.csv=/data/scans.csv", option, *name)
+    readers = ["data.root=/data", "data.csv=/data/scans.csv", "data.classes=[healthy,sick]"]  # what one of them needs
+    compose("train", *readers, option, *name)
 
 
 def test_every_entry_point_composes() -> None:
@@ -70,7 +71,10 @@ def test_every_entry_point_composes() -> None:
         ("seeds=[seed1,seed0]", "seeds=[seed1,seed0] names one twice, or tag=seed0, which is included anyway"),
         ("splits=[a,b,a]", "splits=[a,b,a] names one twice"),
         ("splits=[a/b]", "splits='a/b' becomes a folder's name"),
-        ("confirmatory=best", "confirmatory=best is not known. Choose one of: booster, majority vote of the slices,"),
+        (
+            "primary_method=best",
+            "primary_method=best is not known. Choose one of: booster, majority vote of the slices,",
+        ),
         ("threshold_sensitivity=0", "threshold_sensitivity=0.0 is out of range"),
         ("method_repeats=0", "method_repeats=0 is out of range. Give a number of at least 1"),
         ("booster.features=best", "booster.features=best is not known. Choose one of: paper, out_of_fold"),
@@ -81,12 +85,12 @@ def test_what_aggregate_cannot_do_is_said_before_anything_is_read(words: str, me
         compose("aggregate", *words.split())
 
 
-def test_every_method_may_be_declared_with_or_without_the_table_of_methods() -> None:
-    assert compose("aggregate").confirmatory == "booster"
+def test_every_method_may_be_the_primary_one_with_or_without_the_table_of_methods() -> None:
+    assert compose("aggregate").primary_method == "booster"
     for name in (method_names()[k] for k in (1, 5, 10)):  # a per cent sign, a comma
-        assert compose("aggregate", f'confirmatory="{name}"').confirmatory == name
-    alone = compose("aggregate", 'confirmatory="infected first, then which"', "methods=false")
-    assert method_name(alone.confirmatory) == "infected first, then which"
+        assert compose("aggregate", f'primary_method="{name}"').primary_method == name
+    alone = compose("aggregate", 'primary_method="infected first, then which"', "methods=false")
+    assert method_name(alone.primary_method) == "infected first, then which"
     assert method_name("booster") == "XGBoost on percentages"
     assert compose("aggregate", "threshold_class=null").threshold_class is None
 

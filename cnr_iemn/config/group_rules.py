@@ -1,0 +1,118 @@
+"""Rules within one group of settings, beyond types, ranges and choices, which stand on the fields of the schema."""
+
+from importlib.util import find_spec
+
+from cnr_iemn.config.schema import (
+    BalancingSettings,
+    DataSettings,
+    IngestSettings,
+    LoggerSettings,
+    ModelSettings,
+    TrainerSettings,
+)
+from cnr_iemn.config.schema_fields import check_folder_name
+from cnr_iemn.constants import BACKBONES
+from cnr_iemn.errors import ConfigurationError
+
+
+def check_data(data: DataSettings) -> None:
+    """Check what the reader needs. Raises ConfigurationError."""
+    if data.reader == "covid_ct_md" and data.root is None:
+        raise ConfigurationError(
+            f"data={data.name} needs the folder of the scans and none was given. "
+            "Add data.root=/path/to/COVID-CT-MD (the folder that holds Index.csv)."
+        )
+    if data.reader == "manifest" and data.csv is None:
+        raise ConfigurationError(
+            "data=manifest needs the list of scans and none was given. Add data.csv=/path/to/scans.csv (columns "
+            "scan_id, path, class)."
+        )
+    if data.reader == "phantom" and data.phantom is None:
+        raise ConfigurationError("data.reader=phantom needs the section data.phantom. Start from data=phantom.")
+    if data.fold is not None and not 0 <= data.fold < data.folds:
+        raise ConfigurationError(
+            f"data.fold={data.fold} is not one of the {data.folds} folds. Give 0 to {data.folds - 1}, or null for none."
+        )
+
+
+def check_ingest(ingest: IngestSettings) -> None:
+    """Check the window. Raises ConfigurationError."""
+    if len(ingest.window) != 2 or ingest.window[0] >= ingest.window[1]:
+        raise ConfigurationError(
+            f"ingest.window={ingest.window} is not a window. Give two values in HU, the lower first: [-1000, 400]."
+        )
+
+
+def check_model(model: ModelSettings) -> None:
+    """Check the backbone's name, package and input side. Raises ConfigurationError."""
+    if model.library == "timm":
+        check_folder_name("model.name", model.name)
+        require_package("timm", f"model.library=timm (model.name={model.name})", "or use a backbone of the paper")
+        return
+    if model.name not in BACKBONES:
+        raise ConfigurationError(f"model.name={model.name} is not known. Choose one of: {', '.join(BACKBONES)}.")
+    backbone = BACKBONES[model.name]
+    if model.image_size < backbone.minimum_size:
+        raise ConfigurationError(
+            f"model.image_size={model.image_size} is too small: {backbone.paper_name} needs at least "
+            f"{backbone.minimum_size} pixels."
+        )
+
+
+def check_balancing(balancing: BalancingSettings) -> None:
+    """Check the numbers of copies. Raises ConfigurationError."""
+    copies = balancing.copies
+    if copies == "auto":
+        return
+    numbers = list(copies.values()) if isinstance(copies, dict) else copies
+    if not isinstance(numbers, list) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        raise ConfigurationError(
+            f"balancing.copies={copies!r} is neither auto nor a number of copies by class, such as "
+            "'balancing.copies={COVID-19: 3, CAP: 10}', or in class order: 'balancing.copies=[0,3,10]'."
+        )
+
+
+def check_trainer(trainer: TrainerSettings, data: DataSettings) -> None:
+    """Check the schedule, and that there are slices to stop by. Raises ConfigurationError."""
+    if trainer.warmup_epochs >= trainer.max_epochs:
+        raise ConfigurationError(
+            f"trainer.warmup_epochs={trainer.warmup_epochs} leaves nothing of trainer.max_epochs={trainer.max_epochs}. "
+            f"Give 0 to below {trainer.max_epochs}."
+        )
+    if trainer.schedule == "one_cycle" and trainer.warmup_epochs > 0:
+        raise ConfigurationError(
+            f"trainer.warmup_epochs={trainer.warmup_epochs} does not apply to trainer.schedule=one_cycle, which rises "
+            "over its first fifth. Give trainer.warmup_epochs=0, or trainer.schedule=cosine."
+        )
+    if trainer.early_stopping is not None and data.split.validation == 0:
+        raise ConfigurationError(
+            f"trainer.early_stopping={trainer.early_stopping} looks at validation slices, and "
+            "data.split.validation=0 leaves none. Give trainer.early_stopping=null, or a share for validation."
+        )
+
+
+def check_logger(logger: LoggerSettings) -> None:
+    """Check the logger's package and what it can keep. Raises ConfigurationError."""
+    if logger.name == "tensorboard":
+        require_package("tensorboard", "logger=tensorboard", "or use logger=csv")
+    if logger.log_checkpoint and logger.name != "wandb":
+        raise ConfigurationError(
+            f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} has not. "
+            "Add logger=wandb, or leave it out: the run's folder holds its checkpoints anyway."
+        )
+
+
+def require_package(package: str, key: str, alternative: str, *, extra: str | None = None) -> None:
+    """Check that an optional package is installed.
+
+    Args:
+        package: Its import name.
+        key: The setting that needs it.
+        alternative: The end of the sentence, what to do without it.
+        extra: Name of the extra, where it is not the package's.
+    """
+    if find_spec(package) is None:
+        raise ConfigurationError(
+            f"{key} needs the package {package}, which is not installed. Install it with "
+            f"pip install '.[{extra or package}]', {alternative}."
+        )
