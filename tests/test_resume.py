@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,46 +29,103 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
 EPOCHS = 3
 
-# train.py in a process that ends itself: "batch 1 0 9" at the second epoch's first batch, by SIGKILL
+# a process that has loaded all of train.py, and forks for each run that is to end itself: "batch 1 0 9" at the second
+# epoch's first batch, by SIGKILL
 WRAPPER = """
-import os, signal, sys
+import json, os, signal, sys
+import timm
 import train
+from cnr_iemn.stage1 import command
 from cnr_iemn.stage1.training import callbacks, checkpoints, train_run
 from tests.dropout import add_dropout
 
 add_dropout()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-point, epoch, batch, number = sys.argv[1].split()
 
-def end():
-    os.kill(os.getpid(), int(number))
+def end_at(point, epoch, batch, number):
+    def end():
+        os.kill(os.getpid(), int(number))
 
-def before(owner, name, now):
-    plain = getattr(owner, name)
-    def wrapped(*args, **kwargs):
-        if now(*args):
-            end()
-        return plain(*args, **kwargs)
-    setattr(owner, name, wrapped)
+    def before(owner, name, now):
+        plain = getattr(owner, name)
+        def wrapped(*args, **kwargs):
+            if now(*args):
+                end()
+            return plain(*args, **kwargs)
+        setattr(owner, name, wrapped)
 
-if point == "batch":
-    before(callbacks.NanGuard, "on_train_batch_end",
-           lambda self, trainer, module, outputs, data, k: (trainer.current_epoch, k) == (int(epoch), int(batch)))
-elif point == "before-checkpoint":
-    before(checkpoints.LastCheckpoint, "on_train_epoch_end",
-           lambda self, trainer, module: trainer.current_epoch == int(epoch))
-elif point == "between-renames":
-    plain = os.replace
-    def replace(a, b):
-        if os.path.basename(b) == "last.ckpt" and not os.path.exists(b):
-            end()
-        plain(a, b)
-    checkpoints.os = type("os", (), {"replace": staticmethod(replace)})
-elif point == "before-predictions":
-    before(train_run.TrainRun, "_predict_cohort", lambda *args: True)
-raise SystemExit(train.main(sys.argv[2:]))
+    if point == "batch":
+        before(callbacks.NanGuard, "on_train_batch_end",
+               lambda self, trainer, module, outputs, data, k: (trainer.current_epoch, k) == (int(epoch), int(batch)))
+    elif point == "before-checkpoint":
+        before(checkpoints.LastCheckpoint, "on_train_epoch_end",
+               lambda self, trainer, module: trainer.current_epoch == int(epoch))
+    elif point == "between-renames":
+        plain = os.replace
+        def replace(a, b):
+            if os.path.basename(b) == "last.ckpt" and not os.path.exists(b):
+                end()
+            plain(a, b)
+        checkpoints.os = type("os", (), {"replace": staticmethod(replace)})
+    elif point == "before-predictions":
+        before(train_run.TrainRun, "_predict_cohort", lambda *args: True)
+
+for line in sys.stdin:
+    request = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(request[name], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+        end_at(*request["point"].split())
+        raise SystemExit(train.main(request["words"]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of train.py that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Runs:
+    """Runs of train.py, each in a process of its own that loads nothing: the torch of all is loaded once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._texts = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WRAPPER],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def train_until(self, point: str, words: Sequence[str]) -> Ended:
+        """Train until the point, where the run ends itself."""
+        request = {"point": point, "words": list(words), **{name: str(path) for name, path in self._texts.items()}}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return Ended(code, *(path.read_text() for path in self._texts.values()))
+
+    def close(self) -> None:
+        """End the process, which reads its last line."""
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Runs]:
+    made = Runs(tmp_path)
+    yield made
+    made.close()
 
 
 def words(folder: Path, name: str) -> list[str]:
@@ -87,19 +146,6 @@ def words(folder: Path, name: str) -> list[str]:
     ]
 
 
-def train_until(point: str, folder: Path, name: str = "killed") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", WRAPPER, point, *words(folder, name)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 def run_folder(folder: Path, name: str) -> Path:
     return folder / name / "tiny" / "test_resnet" / "seed0"
 
@@ -113,7 +159,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_killed_anywhere_a_run_ends_as_it_would_have(undisturbed: Path) -> None:
+def test_killed_anywhere_a_run_ends_as_it_would_have(undisturbed: Path, runs: Runs) -> None:
     name = "killed"
     for point, code in (
         ("batch 0 1 9", -9),  # nothing is kept yet
@@ -124,8 +170,8 @@ def test_killed_anywhere_a_run_ends_as_it_would_have(undisturbed: Path) -> None:
         ("batch 2 1 9", -9),
         ("before-predictions 0 0 9", -9),
     ):
-        ended = train_until(point, undisturbed, name)
-        assert ended.returncode == code, f"{point}: {ended.stderr}"
+        ended = runs.train_until(point, words(undisturbed, name))
+        assert ended.code == code, f"{point}: {ended.stderr}"
         run = run_folder(undisturbed, name)
         if code > 0:
             assert "the same command goes on after its last" in ended.stdout
@@ -137,8 +183,8 @@ def test_killed_anywhere_a_run_ends_as_it_would_have(undisturbed: Path) -> None:
     content = bytearray((run / "checkpoints" / "last.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (run / "checkpoints" / "last.ckpt").write_bytes(content)
-    ended = train_until("never 0 0 0", undisturbed, name)
-    assert ended.returncode == 0, ended.stderr
+    ended = runs.train_until("never 0 0 0", words(undisturbed, name))
+    assert ended.code == 0, ended.stderr
     assert "last.ckpt is damaged (wrong checksum of" in ended.stderr
 
     whole = run_folder(undisturbed, "whole")

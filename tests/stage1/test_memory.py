@@ -16,10 +16,10 @@ from cnr_iemn.errors import StoreError
 
 pytestmark = pytest.mark.slow
 
-SIZE, SLICES = 224, 60
+SIZE, SLICES = 448, 15  # few slices, and large: a slice costs time, a byte memory
 PIXELS = SIZE * SIZE * SLICES
 
-READS = """
+READS = f"""
 import sys
 from pathlib import Path
 from resource import RLIMIT_NOFILE, RUSAGE_SELF, getrlimit, getrusage, setrlimit
@@ -34,9 +34,9 @@ from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset, Slice
 
 setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]))  # as on macOS; 150 scans have 300 files
 store = SliceStore(Path(sys.argv[1]), PixelSettings())
-counts = {f"scan{k}": 60 for k in range(int(sys.argv[2]))}
-table = SliceTable.of(counts, {scan: np.arange(60) % 3 for scan in counts})
-items = balance(table.label, classes=("a", "b", "c"), copies={}, augment="all_classes")
+counts = {{f"scan{{k}}": {SLICES} for k in range(int(sys.argv[2]))}}
+table = SliceTable.of(counts, {{scan: np.arange({SLICES}) % 3 for scan in counts}})
+items = balance(table.label, classes=("a", "b", "c"), copies={{}}, augment="all_classes")
 data = SliceDataset(store, table, image_size=32, items=items, augmentation=AugmentationSettings())
 loader = SliceDataModule(data, None, batch_size=30, workers=0, seed=0).train_dataloader()
 for epoch in range(2):
