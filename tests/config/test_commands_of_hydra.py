@@ -49,6 +49,7 @@ def test_a_multirun_finds_the_users_files(run: Run, tmp_path: Path, flags: list[
     assert (code, [s.trainer.max_epochs for s in seen]) == (0, [1, 1])
 
 
+@pytest.mark.slow
 def test_a_glob_names_all_models_the_users_too(run: Run, tmp_path: Path) -> None:
     write_group(tmp_path / "mine", "model", "mine", "defaults:\n  - resnext50\nimage_size: 48\n")
     code, seen = run("-m", "--config-dir=mine", "model=glob(*,exclude=[timm])")
