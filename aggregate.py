@@ -41,7 +41,7 @@ def main(settings: AggregateSettings) -> float:
 
 def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") -> float:
     """Fit and evaluate stage 2 on the saved predictions of a study. ``name``: of the ensemble's folder."""
-    from cnr_iemn.data.shortcut_features import shortcuts
+    from cnr_iemn.data.scan_features import ScanFeatures
     from cnr_iemn.evaluation.aggregate import assemble_results, write_results
     from cnr_iemn.evaluation.evidence import EvidenceOptions
     from cnr_iemn.evaluation.stability import find_repeats
@@ -69,7 +69,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
         summarise_store(store, runs.scans.index),
         cohort=ensemble.cohort,
         folds=runs.fold_predictions,
-        shortcuts=shortcuts(store, runs.scans.index),
+        scan_features=ScanFeatures.of(store, runs.scans.index),
         options=EvidenceOptions.of(settings, repeats),
         methods=stage2_methods(rounds=booster.rounds, max_depth=booster.max_depth, eta=booster.eta),
         seed=booster.seed,

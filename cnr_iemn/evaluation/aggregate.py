@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import N_GROUPS, PHANTOM_NOTICE
 from cnr_iemn.data.parquet import write_parquet
+from cnr_iemn.data.scan_features import ScanFeatures
 from cnr_iemn.data.slice_predictions import Predictions
 from cnr_iemn.evaluation.evidence import EvidenceOptions, Stage2Fit, Study, collect_evidence
 from cnr_iemn.evaluation.scan_metrics import scan_metrics
@@ -83,7 +84,7 @@ def assemble_results(
     cohort: str,
     folds: Folds | None = None,
     options: EvidenceOptions = _NO_EVIDENCE,
-    shortcuts: pd.DataFrame | None = None,
+    scan_features: ScanFeatures | None = None,
     methods: Mapping[str, Method] = METHODS,
     seed: int = 0,
 ) -> Results:
@@ -95,7 +96,7 @@ def assemble_results(
         cohort: Its name.
         folds: Predictions of the fold networks; with them the primary stage 2 is out of fold.
         options: The evidence to collect, and the primary method.
-        shortcuts: Of every scan, index scan_id; None for no audit.
+        scan_features: Of every scan; None for no audit.
         methods: All stage-2 methods by name.
         seed: Of stage 2.
 
@@ -108,7 +109,7 @@ def assemble_results(
     variants = {name: fit(scans) for name, scans in modes.items()}
     mode, scans = next(iter(modes.items()))
     slices = out_of_fold_sets(folds) if folds else paper_sets(predictions)
-    study = Study(fit, variants[mode], scans, slices, shortcuts)
+    study = Study(fit, variants[mode], scans, slices, scan_features)
     validation = scan_metrics(study.primary.held_out, fit.classes, seed=seed)  # refuses a study without such scans
     evidence, seconds = collect_evidence(study, options)
     shap = _contributions(study)

@@ -1,4 +1,4 @@
-"""Supporting evidence for stage 2: permutation test, calibration, stability, other methods, shortcut audit."""
+"""Evidence for stage 2: permutation test, calibration, stability, other methods, shortcut audit, near-duplicates."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.constants import BOOSTER, BOOSTER_METHOD, method_name
+from cnr_iemn.data.scan_features import ScanFeatures
 from cnr_iemn.evaluation.method_comparison import MethodChoice, MethodMetrics, compare_methods
+from cnr_iemn.evaluation.near_duplicates import NearDuplicates, find_near_duplicates
 from cnr_iemn.evaluation.operating_point import AUTO, OperatingPoint, operating_point, threshold_class
 from cnr_iemn.evaluation.permutation_test import PermutationTest, permutation_test
 from cnr_iemn.evaluation.shortcut_audit import ShortcutAudit, shortcut_audit
@@ -93,16 +95,16 @@ class Stage2Fit:
 
 @dataclass(frozen=True)
 class Study:
-    """What all evidence starts from: the primary stage 2 and its scans. ``shortcuts``: None for no audit.
+    """What all evidence starts from: the primary stage 2 and its scans.
 
-    ``slices``: every scan's, as the networks predict them.
+    ``slices``: every scan's, as the networks predict them. ``features``: None for no audit.
     """
 
     fit: Stage2Fit
     primary: ScanPredictions
     scans: StudyScans
     slices: SliceSets
-    shortcuts: pd.DataFrame | None
+    features: ScanFeatures | None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -181,6 +183,7 @@ def collect_evidence(study: Study, options: EvidenceOptions) -> tuple[Evidence, 
         "methods": methods,
         "method_choice": choice,
         "audit": timed("shortcut audit", _audit, study),
+        "near_duplicates": timed("near-duplicates", _near_duplicates, study),
     }
     return evidence, seconds
 
@@ -239,6 +242,10 @@ def _methods(study: Study, options: EvidenceOptions) -> tuple[dict[str, MethodMe
 
 
 def _audit(study: Study) -> ShortcutAudit | None:
-    if study.shortcuts is None:
+    if study.features is None:
         return None
-    return shortcut_audit(study.primary.patients, study.shortcuts, study.classes, seed=study.fit.seed)
+    return shortcut_audit(study.primary.patients, study.features.shortcuts, study.classes, seed=study.fit.seed)
+
+
+def _near_duplicates(study: Study) -> NearDuplicates | None:
+    return None if study.features is None else find_near_duplicates(study.primary.patients, study.features.volumes)

@@ -9,6 +9,7 @@ import pandas as pd
 from typing_extensions import TypedDict
 
 from cnr_iemn.evaluation.method_comparison import MethodChoice, MethodMetrics
+from cnr_iemn.evaluation.near_duplicates import NearDuplicates
 from cnr_iemn.evaluation.operating_point import OperatingPoint
 from cnr_iemn.evaluation.permutation_test import PermutationTest
 from cnr_iemn.evaluation.scan_metrics import ScanMetrics
@@ -125,6 +126,7 @@ class Evidence(TypedDict):
     methods: dict[str, MethodMetrics] | None
     method_choice: MethodChoice | None
     audit: ShortcutAudit | None
+    near_duplicates: NearDuplicates | None
 
 
 class Description(Identity):

@@ -1,4 +1,4 @@
-"""The evidence for a result in a few sentences: permutation test, calibration, shortcut audit, other methods."""
+"""The evidence for a result in a few sentences: permutation test, calibration, audit, near-duplicates, methods."""
 
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.tables import difference_text, percentage
@@ -10,6 +10,7 @@ def evidence_sentences(metrics: StudyMetrics) -> tuple[str, ...]:
         _permutation_sentence(metrics),
         _calibration_sentence(metrics),
         _audit_sentence(metrics),
+        _near_duplicate_sentence(metrics),
         _method_sentence(metrics),
     )
     return tuple(filter(None, sentences))
@@ -44,6 +45,18 @@ def _audit_sentence(metrics: StudyMetrics) -> str:
         return ""
     end = "an alarm: look at the audit in the report" if audit["alarm"] else "no alarm"
     return f"Shortcut audit: AUC {audit['auc']:.2f} without the lungs, p = {audit['p']:.2g}: {end}."
+
+
+def _near_duplicate_sentence(metrics: StudyMetrics) -> str:
+    found = metrics["near_duplicates"]
+    if found is None or not found["pairs"]:  # the report says so
+        return ""
+    first = found["pairs"][0]
+    more = f", and {len(found['pairs']) - 1} more" if len(found["pairs"]) > 1 else ""
+    return (
+        f"Near-duplicates across the split: an alarm: {first['training']} and {first['validation']} (correlation "
+        f"{first['similarity']:.2f}){more}; look at them in the report."
+    )
 
 
 def _method_sentence(metrics: StudyMetrics) -> str:

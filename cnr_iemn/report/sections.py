@@ -73,6 +73,7 @@ def _accuracy_sections(
             tables=tables["shortcuts"][:1],
             details=tables["shortcuts"][1:],
         ),
+        Section("duplicates", "Near-duplicates", tables=tables["duplicates"]),
     ]
 
 

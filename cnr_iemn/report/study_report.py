@@ -145,6 +145,11 @@ def warnings(metrics: StudyMetrics, provenance: StudyProvenance) -> list[str]:
         texts.append("The networks were trained on permuted labels: a negative control with results at chance.")
     if metrics["audit"] is not None and metrics["audit"]["alarm"]:
         texts.append("The shortcut audit raises an alarm: something other than the lungs predicts the classes.")
+    if metrics["near_duplicates"] is not None and metrics["near_duplicates"]["pairs"]:
+        texts.append(
+            "Training and validation scans look like the same scan exported twice (see Near-duplicates): if they are, "
+            "the networks recognise them and the results are too good."
+        )
     if metrics["slice_labels"] != READER:
         texts.append(WEAK_LABELS_NOTICE)
     if metrics["selected_on"]:

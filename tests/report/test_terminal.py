@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from cnr_iemn.constants import PAPER_BACKBONES
+from cnr_iemn.data.scan_features import ScanFeatures
 from cnr_iemn.evaluation.aggregate import assemble_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.report import terminal
@@ -47,14 +48,16 @@ def study() -> dict[str, Any]:
     scans = make_scans(12, 12)
     predictions = {name: make_predictions(name, scans, phantom=True) for name in PAPER_BACKBONES}
     options = EvidenceOptions(permutations=19, refits=2, methods=True, method_repeats=1)
-    shortcuts = pd.DataFrame({"kernel": np.arange(len(scans)) % 7}, index=list(scans))
+    rng = np.random.default_rng(0)
+    volumes = {scan_id: rng.normal(size=(12, 12, 12)).astype(np.float32) for scan_id in scans}
+    features = ScanFeatures(pd.DataFrame({"kernel": np.arange(len(scans)) % 7}, index=list(scans)), volumes)
     return assemble_results(
         predictions,
         make_summaries(scans),
         cohort="phantom",
         methods=stage2_methods(rounds=10),
         options=options,
-        shortcuts=shortcuts,
+        scan_features=features,
     ).metrics
 
 
@@ -68,7 +71,12 @@ def test_a_study_is_one_screen(study: dict[str, Any], width: int, monkeypatch: p
     assert max(map(len, lines)) <= width
     shown = " ".join(" ".join(lines).split())
     assert headline(study) in shown
-    for sentence in ("Permutation test: p = ", "Calibration: ", "Shortcut audit: AUC", "Best other stage-2 method"):
+    for sentence in (
+        "Permutation test: p = ",
+        "Calibration: ",
+        "Shortcut audit: AUC",
+        "Best other stage-2 method",
+    ):
         assert sentence in shown
     assert shown.count("baseline: ") == 2
     assert "Checkpoints were selected on this set." in shown

@@ -1,6 +1,7 @@
-"""Tables of the stage-2 methods, the decision threshold, the shortcut audit and the input ablations."""
+"""Tables of the stage-2 methods, the decision threshold, shortcuts, near-duplicates and input ablations."""
 
 from cnr_iemn.evaluation.method_comparison import MethodMetrics
+from cnr_iemn.evaluation.near_duplicates import NearDuplicate
 from cnr_iemn.evaluation.operating_point import OperatingPoint
 from cnr_iemn.evaluation.shortcut_audit import Association
 from cnr_iemn.evaluation.study_metrics import Ablation, StudyMetrics
@@ -20,6 +21,8 @@ from cnr_iemn.report.tables import (
     training_scans,
     with_interval,
 )
+
+_SHOWN_PAIRS = 20
 
 
 def method_table(metrics: StudyMetrics) -> ResultTable:
@@ -130,6 +133,31 @@ def association_table(metrics: StudyMetrics) -> ResultTable:
     title = "Association of predictions with shortcuts"
     rows = audit["association"].items()
     return make_table(title, "true class", rows, cells, notice=metrics.get("notice"), caption=caption)
+
+
+def near_duplicate_table(metrics: StudyMetrics) -> ResultTable:
+    """Return the pairs of a training and a validation scan that look like one scan exported twice."""
+    found = metrics["near_duplicates"]
+    assert found is not None
+    shown = found["pairs"][:_SHOWN_PAIRS]
+    more = f" {len(found['pairs']) - len(shown)} more are in metrics.json." if len(found["pairs"]) > len(shown) else ""
+    verdict = (
+        "Look at each pair. If they are of one patient, give them one patient_id in a manifest, or leave one out with "
+        f"data.exclude, and train again.{more}"
+        if shown
+        else f"None: the highest correlation is {found['highest']:.2f}."
+    )
+    caption = (
+        f"{found['n']} pairs of a training and a validation scan; correlation of what differs from the mean scan, in "
+        f"12 x 12 x 12 cells around the lungs. Reported from {found['threshold']:g} on. {verdict}"
+    )
+    cells: Cells[NearDuplicate] = {
+        "validation scan": lambda pair: pair["validation"],
+        "correlation": lambda pair: f"{pair['similarity']:.3f}",
+    }
+    rows = ((pair["training"], pair) for pair in shown)
+    title = "Near-duplicates across the split"
+    return make_table(title, "training scan", rows, cells, notice=metrics.get("notice"), caption=caption)
 
 
 def ablation_table(metrics: StudyMetrics) -> ResultTable:
