@@ -77,9 +77,8 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     if settings.ablations:
         from cnr_iemn.evaluation.ablation import ablate  # torch
 
-        results.metrics["ablations"] = ablate(
-            study, ensemble, store, results.patients, results.slices, results.predict, gpus=settings.gpus
-        )
+        plain = results.patients, results.slices, results.predict
+        results.metrics["ablations"] = ablate(study, ensemble, store, *plain, gpus=settings.gpus, space=results.space)
     write_results(folder := study / "ensembles" / name, results)
     write_text_atomic(folder / "provenance.json", json_text(origin))
     write_report(folder, results, store, origin, study=settings.study, training=read_training_curves(runs.runs))

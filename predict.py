@@ -60,12 +60,16 @@ def main(settings: PredictSettings) -> float:
 
 
 def scan_outputs(settings: PredictSettings, ensemble: "LoadedEnsemble", folder: Path) -> "list[ScanOutput]":
-    """Return what writes further files for each scan: pages, DICOM files (the extra ``dicom``), or neither."""
+    """Return what writes further files for each scan: pages, features, DICOM files (the extra ``dicom``)."""
     outputs: list[ScanOutput] = []
     if settings.pages:
         from cnr_iemn.report.scan_report import ScanPages
 
         outputs.append(ScanPages(folder, ensemble.ensemble))
+    if settings.features:
+        from cnr_iemn.inference.feature_writer import FeatureFiles
+
+        outputs.append(FeatureFiles(folder))
     if settings.dicom:
         from cnr_iemn.dicom_export.writer import DicomWriter
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
@@ -29,9 +28,10 @@ from cnr_iemn.inference.backends import (
 )
 from cnr_iemn.inference.input_checks import prepare_new_scan
 from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
-from cnr_iemn.inference.onnx_export import export_onnx
+from cnr_iemn.inference.onnx_export import OUTPUTS, export_onnx
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable, plain_loader
 from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import Hardware, choose_hardware
 from cnr_iemn.stage2.booster import save_booster, train_booster
 from cnr_iemn.stage2.ensemble import Ensemble, Member, write_ensemble
@@ -99,12 +99,12 @@ def onnx_runtime(inputs: EngineInputs) -> Engine:
         export_onnx(inputs.network, path, image_size=inputs.image_size)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def predict(batches: Iterable[dict[str, Tensor]]) -> NDArray[np.float32]:
+    def predict(batches: Iterable[dict[str, Tensor]]) -> SliceOutputs:
         outputs = []
         for batch in batches:
             images, position = batch["image"].numpy().astype(np.float32) / 255, batch["position"].numpy()
-            outputs += session.run(["class_probabilities"], {"image": images, "position": position})
-        return np.concatenate(outputs)
+            outputs.append(session.run(OUTPUTS, {"image": images, "position": position}))
+        return SliceOutputs(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
 
     return predict
 
@@ -113,10 +113,10 @@ def recheck_close_calls(factory: EngineFactory, inputs: EngineInputs) -> Engine:
     """Return an engine that recomputes close calls with torch in float32. For OpenVINO in bf16: engine=openvino."""
     exact = torch_engine(inputs, precision="32")
 
-    def count_and_predict(batches: Iterable[dict[str, Tensor]]) -> NDArray[np.float32]:
-        probabilities = exact(batches)
-        inputs.recheck_counts.append(len(probabilities))
-        return probabilities
+    def count_and_predict(batches: Iterable[dict[str, Tensor]]) -> SliceOutputs:
+        outputs = exact(batches)
+        inputs.recheck_counts.append(len(outputs.classes))
+        return outputs
 
     fast = factory(inputs)
     return (
@@ -126,18 +126,17 @@ def recheck_close_calls(factory: EngineFactory, inputs: EngineInputs) -> Engine:
     )
 
 
-def recheck_closest(
-    fast: Engine, exact: Engine, share: float, batches: Iterable[dict[str, Tensor]]
-) -> NDArray[np.float32]:
+def recheck_closest(fast: Engine, exact: Engine, share: float, batches: Iterable[dict[str, Tensor]]) -> SliceOutputs:
     """Predict, and recompute a fixed share of the slices, since random weights have another number of close calls."""
     inputs = list(batches)
-    probabilities = fast(inputs)
+    outputs = fast(inputs)
+    probabilities = outputs.classes
     first, second = np.sort(probabilities, axis=1)[:, :-3:-1].T
     close = np.zeros(len(probabilities), bool)
     close[np.argsort(first - second)[: round(share * len(probabilities))]] = True
     if close.any():
-        probabilities[close] = exact(select_slices(inputs, close))
-    return probabilities
+        probabilities[close] = exact(select_slices(inputs, close)).classes
+    return outputs
 
 
 def openvino(inputs: EngineInputs, *, hint: str) -> Engine:

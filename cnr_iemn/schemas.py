@@ -26,7 +26,9 @@ PREDICTION_COLUMNS: dict[str, str] = {
     "n_slices": "int64",
     "slice_label": "string",  # nullable: class of the slice where a reader labelled it
 }
-"""Fixed columns of predictions.parquet; ``p_<class>`` and ``region_<k>`` (float32 probabilities) follow."""
+"""Fixed columns of predictions.parquet; ``p_<class>`` and ``region_<k>`` (float32 probabilities) follow, and ``score``
+of a network with attention (float32)."""
+SCORE = "score"
 
 
 NEW_SCANS = "new scans"
@@ -43,7 +45,19 @@ NEW_SCAN_COLUMNS: dict[str, str] = {
     "grey_sha256": "string",  # of the scan's grey slices, as the store has it for the study's own scans
 }
 """Fixed columns of the predictions.parquet of new scans (predict.py): a row for every slice and network of an ensemble;
-``p_<class>`` (float32 probabilities) follow."""
+``p_<class>`` (float32 probabilities) follow, then ``score`` where a network has attention, and ``component_<k>`` where
+stage 2 reads features (float32)."""
+
+
+def component_columns(n_components: int) -> list[str]:
+    """Return the names of the columns of the features' components."""
+    return [f"component_{k}" for k in range(n_components)]
+
+
+def channel_columns(metadata: "NewScansMetadata") -> list[str]:
+    """Return the names of the columns behind the fixed ones, as stage 2 reads them."""
+    score = [SCORE] if metadata.attention else []
+    return [*probability_columns(metadata.classes), *score, *component_columns(metadata.components)]
 
 
 def probability_columns(classes: tuple[str, ...] | list[str]) -> list[str]:
@@ -116,7 +130,8 @@ class NewScansMetadata:
     """What the predictions.parquet of new scans says about its origin, stored as JSON in the file's schema metadata.
 
     ``networks``: in ensemble order. ``method_sha256``: of the stage-2 method's file. ``refused``: scans that could
-    not be read, with the reason. ``phantom``: the study is synthetic.
+    not be read, with the reason. ``phantom``: the study is synthetic. ``components``: of the features, if stage 2
+    reads them. ``attention``: some network has it.
     """
 
     study: str
@@ -126,5 +141,7 @@ class NewScansMetadata:
     method_sha256: str
     refused: dict[str, str]
     phantom: bool
+    components: int = 0
+    attention: bool = False
     kind: str = NEW_SCANS
     schema_version: int = SCHEMA_VERSION

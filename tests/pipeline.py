@@ -25,6 +25,7 @@ TINY = (
     "trainer.batch_size=16",  # with 32 the networks end so alike that the booster is constant
     "trainer.gpus=0",
     "balancing=auto",
+    "features=true",
 )
 """Arguments of train.py: 15 small scans, one epoch."""
 SMALL = ("model=timm", "model.name=test_resnet")

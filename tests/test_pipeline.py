@@ -45,6 +45,7 @@ def test_a_run_leaves_what_the_contract_says(tiny_study: Path) -> None:
             "metrics.csv",
             "metrics.json",
             "predictions.parquet",
+            "features.npy",
             "checkpoints/best.ckpt",
         }
         record = json.loads((run / "run.json").read_text())

@@ -20,9 +20,11 @@ from cnr_iemn.inference.bundle import open_bundle
 from cnr_iemn.inference.bundle_writer import write_bundle
 from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.inference.predictor import Predictor
-from cnr_iemn.schemas import probability_columns
+from cnr_iemn.schemas import probability_columns, region_columns
+from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import choose_hardware
-from cnr_iemn.stage2.ensemble import LoadedEnsemble, load_study_ensemble
+from cnr_iemn.stage2.ensemble import LoadedEnsemble, Member, load_study_ensemble
+from cnr_iemn.stage2.methods.registry import METHODS
 from tests.pipeline import entry_point
 
 MODEL, SCAN = "resnext50", "P005"
@@ -53,17 +55,27 @@ def prepared(tiny_study: Path, runs: Path) -> PreparedScan:
 class SavedNetworks:
     """Networks that say what they said when the study was trained, so that only stage 2 is compared."""
 
-    def __init__(self, runs: Path) -> None:
-        run = read_predictions(runs / "tiny" / MODEL / "seed0" / "predictions.parquet")
-        self._slices = run.probabilities[(run.table["scan_id"] == SCAN).to_numpy()]
+    def __init__(self, runs: Path, loaded: LoadedEnsemble) -> None:
+        folder = runs / "tiny" / MODEL / "seed0"
+        run = read_predictions(folder / "predictions.parquet")
+        rows = (run.table["scan_id"] == SCAN).to_numpy()
+        regions = run.table.loc[rows, region_columns(5)].to_numpy()
+        self._outputs = SliceOutputs(run.probabilities[rows], regions, np.load(folder / "features.npy")[rows])
+        self._space = loaded.load_space()
 
-    def predict_scan(self, prepared: PreparedScan) -> NDArray[np.float32]:
-        return self._slices[None]
+    def outputs(self, prepared: PreparedScan) -> dict[Member, SliceOutputs]:
+        return {}
+
+    def channels(self, outputs: dict[Member, SliceOutputs]) -> NDArray[np.float32]:
+        slices = self._outputs.classes
+        if self._space is not None:
+            slices = self._space.channels(MODEL, None, slices, self._outputs.features)
+        return slices[None]
 
 
 def answer(loaded: LoadedEnsemble, runs: Path, prepared: PreparedScan) -> dict:
     predictor = Predictor(loaded, choose_hardware(0), engine="torch", explanations=False)
-    predictor.__dict__["networks"] = SavedNetworks(runs)
+    predictor.__dict__["networks"] = SavedNetworks(runs, loaded)
     return dict(predictor.predict_scan(SCAN, Path("unread"), prepared).prediction)
 
 
@@ -78,10 +90,12 @@ def declare(runs: Path, method: str, *words: str) -> Path:
 def test_the_same_answer_everywhere(method: str, runs: Path, prepared: PreparedScan, tmp_path: Path) -> None:
     folder = declare(runs, method)
     document = json.loads((folder / "ensemble.json").read_text())
-    files = {"booster.ubj", "method.json"} & {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()}
+    files = {"booster.ubj", "method.json"} & names
     assert document["method"] == json.loads((folder / "metrics.json").read_text())["method"] == method
     assert len(files) == 1  # none is left of the method before
     assert files < set(document["files"])
+    assert ("projections.safetensors" in names) is METHODS[method].deep  # and none of the method before
     patients = pd.read_csv(folder / "patients.csv").set_index("scan_id")
     loaded = load_study_ensemble(runs, "tiny", MODEL)
     bundle, weights = tmp_path / "bundle", {member: torch.nn.Linear(1, 1) for member in loaded.ensemble.members}

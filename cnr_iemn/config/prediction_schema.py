@@ -16,10 +16,10 @@ class PredictSettings:
     """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
 
     ``bundle``: a folder of export.py, in place of ``study`` and ``ensemble``. ``pages``: whether each scan gets its own
-    page there. ``dicom``: whether each gets DICOM files in its patient's study, which ``identify`` must allow, since
-    they carry its identifiers; ``segmentation``: the lung mask among them. ``anonymise_ids``: whether scans are called
-    scan-0001 and so on, and messages name no folder or file of the input.
-    ``engine``: what runs the networks, one of ``constants.ENGINES``.
+    page there. ``features``: whether each gets a file of its slices' deep features. ``dicom``: whether each gets DICOM
+    files in its patient's study, which ``identify`` must allow, since they carry its identifiers; ``segmentation``: the
+    lung mask among them. ``anonymise_ids``: whether scans are called scan-0001 and so on, and messages name no folder
+    or file of the input. ``engine``: what runs the networks, one of ``constants.ENGINES``.
     """
 
     input: str = field(default=MISSING, metadata=PATH)
@@ -29,6 +29,7 @@ class PredictSettings:
     bundle: str | None = field(default=None, metadata=PATH)
     output: str | None = field(default=None, metadata=PATH)
     pages: bool = True
+    features: bool = False
     dicom: bool = False
     identify: bool = False
     segmentation: bool = False

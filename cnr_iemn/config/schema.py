@@ -147,9 +147,9 @@ class TrainerSettings:
     """Stage-1 training (section 3.1.1). ``gpus``: null = a GPU where there is one, 0 = CPU, n = n GPUs of each node.
 
     ``batch_size``: slices that a step of the optimizer sees, over all processes and their ``accumulate`` parts.
-    ``schedule``: steps (``milestones`` and ``decay``), cosine, constant or one_cycle (see ``slices.schedules``).
-    ``early_stopping``: epochs without a better validation; ``ema``: decay of averaged weights; ``clip``: norm of the
-    gradient; null for none of these.
+    ``bag_size``: slices of a scan in a bag. ``schedule``: steps (``milestones`` and ``decay``), cosine, constant or
+    one_cycle (see ``slices.schedules``). ``early_stopping``: epochs without a better validation; ``ema``: decay of
+    averaged weights; ``clip``: norm of the gradient; null for none of these.
     """
 
     gpus: _Number | None = None
@@ -157,6 +157,7 @@ class TrainerSettings:
     cpu_processes: _Count = 1
     max_epochs: _Count = 10
     batch_size: Annotated[int, Ge(2)] = 64
+    bag_size: Annotated[int, Ge(2)] = 32
     accumulate: _Count = 1
     learning_rate: Annotated[float, Gt(0)] = 1e-4
     schedule: Annotated[str, OneOf(("steps", "cosine", "constant", "one_cycle"))] = "steps"
@@ -189,10 +190,15 @@ class LoggerSettings:
 
 @dataclass
 class TrainSettings:
-    """``train.py``: one backbone on slices."""
+    """``train.py``: one backbone. ``features``: whether the trunk's features of every slice are kept.
+
+    ``task``: slices, or bags to learn the patients' classes from bags of their slices.
+    """
 
     study: _Name = MISSING
     seed: int = 0
+    features: bool = False
+    task: Annotated[str, OneOf(("slices", "bags"))] = "slices"
     tag: _Name | None = None
     overwrite: bool = False
     resume: Annotated[str, OneOf(("auto", "never"))] = "auto"

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from cnr_iemn.schemas import (
     NEW_SCAN_COLUMNS,
     PREDICTION_COLUMNS,
+    SCORE,
     TRAINING,
     VALIDATION,
     NetworkId,
     NewScansMetadata,
     PredictionMetadata,
+    channel_columns,
     probability_columns,
 )
 
@@ -27,7 +29,13 @@ _TOLERANCE = 1e-3
 def table_problem(table: pd.DataFrame, metadata: PredictionMetadata | NewScansMetadata) -> str | None:
     """Return the first fault of a table, of its columns, rows and scans; None where there is none."""
     fixed = FIXED_COLUMNS[type(metadata)]
-    problem = _missing_columns(table, [*fixed, *probability_columns(metadata.classes)]) or _missing_values(table, fixed)
+    numbers = probability_columns(metadata.classes)
+    if isinstance(metadata, NewScansMetadata):
+        numbers = channel_columns(metadata)
+    elif SCORE in table.columns:
+        numbers = [*numbers, SCORE]
+    others = [name for name in numbers if not name.startswith("p_")]
+    problem = _missing_columns(table, [*fixed, *numbers]) or _missing_values(table, [*fixed, *others])
     if problem:
         return problem
     if isinstance(metadata, NewScansMetadata):

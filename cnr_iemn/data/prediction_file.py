@@ -18,8 +18,10 @@ from cnr_iemn.data.prediction_checks import FIXED_COLUMNS, region_names, table_p
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import (
     NEW_SCANS,
+    SCORE,
     NewScansMetadata,
     PredictionMetadata,
+    channel_columns,
     probability_columns,
     region_columns,
 )
@@ -77,7 +79,8 @@ def write_table(
 
     Args:
         path: The file.
-        table: The fixed columns, then ``p_<class>`` and, of a study's own scans, ``region_<k>``.
+        table: The fixed columns, then ``p_<class>`` and, of a study's own scans, ``region_<k>`` and any
+            ``score``, of others the rest of ``channel_columns``.
         metadata: Its origin.
         notice: On synthetic scans; None for none.
 
@@ -119,10 +122,12 @@ def read_table(path: Path, shape: type[Metadata]) -> tuple[pd.DataFrame, Metadat
 
 def _schema(metadata: PredictionMetadata | NewScansMetadata, columns: Sequence[str]) -> pa.Schema:
     fixed = [(name, _ARROW_TYPES[dtype]) for name, dtype in FIXED_COLUMNS[type(metadata)].items()]
-    probabilities = probability_columns(metadata.classes)
-    if isinstance(metadata, PredictionMetadata):
-        probabilities += region_columns(len(region_names(columns)))
-    return pa.schema(fixed + [(name, pa.float32()) for name in probabilities])
+    if isinstance(metadata, NewScansMetadata):
+        numbers = channel_columns(metadata)
+    else:
+        score = [SCORE] if SCORE in columns else []
+        numbers = [*probability_columns(metadata.classes), *region_columns(len(region_names(columns))), *score]
+    return pa.schema(fixed + [(name, pa.float32()) for name in numbers])
 
 
 def _check_schema(table: pa.Table, metadata: PredictionMetadata | NewScansMetadata, path: Path) -> None:

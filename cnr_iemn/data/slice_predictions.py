@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.prediction_file import read_table, write_table
+from cnr_iemn.data.slice_features import SliceFeatures
 from cnr_iemn.errors import RunError
-from cnr_iemn.schemas import NO_CLASS, VALIDATION, PredictionMetadata, probability_columns
+from cnr_iemn.schemas import NO_CLASS, SCORE, VALIDATION, PredictionMetadata, probability_columns
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,23 @@ class Predictions:
     """One row for every slice of every scan.
 
     ``table``: columns of ``schemas.PREDICTION_COLUMNS``, then ``p_<class>`` in the order of ``metadata.classes`` and
-    ``region_<k>``, both float32 in [0, 1], each set summing to 1.
+    ``region_<k>``, both float32 in [0, 1], each set summing to 1; of a network with attention ``score``. ``features``:
+    of the rows, where the run keeps them.
     """
 
     table: pd.DataFrame
     metadata: PredictionMetadata
+    features: SliceFeatures | None = None
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """Class probabilities in row and class order, float32 [rows, classes]."""
         return self.table[probability_columns(self.metadata.classes)].to_numpy(dtype=np.float32)
+
+    @property
+    def scores(self) -> NDArray[np.float32] | None:
+        """Scores of the slices in row order, float32 [rows]; None of a network without attention."""
+        return self.table[SCORE].to_numpy(dtype=np.float32) if SCORE in self.table.columns else None
 
     @property
     def scans(self) -> pd.DataFrame:
@@ -39,8 +47,11 @@ class Predictions:
 
     def with_class(self) -> "Predictions":
         """Return the rows of the scans whose class is known."""
-        has_class = self.table["label"] != NO_CLASS
-        return self if has_class.all() else replace(self, table=self.table[has_class].reset_index(drop=True))
+        has_class = (self.table["label"] != NO_CLASS).to_numpy(dtype=bool)
+        if has_class.all():
+            return self
+        features = None if self.features is None else self.features.select(has_class)
+        return replace(self, table=self.table[has_class].reset_index(drop=True), features=features)
 
     @property
     def seen_patients(self) -> set[str]:

@@ -25,6 +25,7 @@ from cnr_iemn.stage1.models.network import SINUSOIDS, position_inputs
 from cnr_iemn.stage1.training.hardware import choose_hardware
 from cnr_iemn.stage1.training.progress import show_progress
 from cnr_iemn.stage2.ensemble import Ensemble
+from cnr_iemn.stage2.feature_space import FeatureSpace
 from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets, by_fold
 from cnr_iemn.statistics.confidence_intervals import proportion_intervals
 from cnr_iemn.statistics.metrics import evaluate, most_probable
@@ -55,6 +56,7 @@ def ablate(
     *,
     gpus: int | None = None,
     seed: int = 0,
+    space: FeatureSpace | None = None,
 ) -> Ablations:
     """Run the ensemble's networks on altered validation scans.
 
@@ -67,14 +69,15 @@ def ablate(
         predict: Class probabilities of scans, float64 [scans, classes], from their slices.
         gpus: As ``choose_hardware`` takes it.
         seed: Of the permutations.
+        space: Of the features that stage 2 reads; None where it reads none.
 
     Raises:
         RunError: A checkpoint is not the ensemble's, or the networks no longer predict what was saved.
     """
-    networks = EnsembleNetworks(study, ensemble, choose_hardware(gpus), batch_size=64)
+    networks = EnsembleNetworks(study, ensemble, choose_hardware(gpus), batch_size=64, space=space)
     labels = patients.loc[patients["split"] == VALIDATION, "label"]
     altered = altered_slices(networks, store, labels.index.tolist(), seed=seed)
-    agreement = 1 - _share_changed(altered[UNALTERED], slices)
+    agreement = 1 - _share_changed(altered[UNALTERED], slices, len(ensemble.classes))
     if agreement < MIN_AGREEMENT:
         raise RunError(
             f"Only {agreement:.1%} of the validation slices get the class that was saved when the networks were "
@@ -122,17 +125,19 @@ def _measure(altered: AlteredSets, ensemble: Ensemble, predict: Predict, labels:
         rows[name] = {
             **evaluation,
             "intervals": proportion_intervals(evaluation["confusion_matrix"], ensemble.classes),
-            "slice_changes": _share_changed(sets, altered[UNALTERED]),
+            "slice_changes": _share_changed(sets, altered[UNALTERED], len(ensemble.classes)),
             "scan_changes": float(np.mean(np.array(predicted[name]) != np.array(predicted[UNALTERED]))),
             "comparison": comparisons.get(name),
         }
     return rows
 
 
-def _share_changed(sets: SliceSets, reference: SliceSets) -> float:
+def _share_changed(sets: SliceSets, reference: SliceSets, n_classes: int) -> float:
     """Return the share of slices, over the scans of ``sets`` and all networks, with another most probable class."""
     first, second = (
-        np.concatenate([array.argmax(axis=2).ravel() for scan_id in sets for array in source[scan_id]])
+        np.concatenate(
+            [array[:, :, :n_classes].argmax(axis=2).ravel() for scan_id in sets for array in source[scan_id]]
+        )
         for source in (sets, reference)
     )
     return float(np.mean(first != second)) if len(first) == len(second) else 1.0  # a scan has other slices now

@@ -14,6 +14,7 @@ from cnr_iemn.constants import N_GROUPS, PHANTOM_NOTICE
 from cnr_iemn.data.parquet import write_parquet
 from cnr_iemn.data.scan_features import ScanFeatures
 from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.evidence import EvidenceOptions, Stage2Fit, Study, collect_evidence
 from cnr_iemn.evaluation.scan_metrics import scan_metrics
 from cnr_iemn.evaluation.study_metrics import (
@@ -30,12 +31,15 @@ from cnr_iemn.evaluation.study_metrics import (
 from cnr_iemn.schemas import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.stage2.baselines import ScanSummary, baseline_predictions, slice_baselines
 from cnr_iemn.stage2.calibration import Calibrator, add_calibrated
+from cnr_iemn.stage2.feature_space import PROJECTIONS, FeatureSpace, fit_feature_space
 from cnr_iemn.stage2.methods.base import FittedMethod, Method
 from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.out_of_fold import (
     OUT_OF_FOLD,
     Folds,
     SliceSets,
+    check_folds,
+    has_attention,
     out_of_fold_sets,
     paper_sets,
     scans_by_mode,
@@ -61,6 +65,7 @@ class Results:
         contributions: Of the validation scans; None where the method has none.
         slices: As the networks of the primary features predict them.
         seconds: By analysis.
+        space: Of the features from which the primary method learns; None where it learns from none.
     """
 
     metrics: StudyMetrics
@@ -71,6 +76,7 @@ class Results:
     contributions: Contributions | None
     slices: SliceSets
     seconds: dict[str, float]
+    space: FeatureSpace | None = None
 
     def predict(self, scans: SliceSets) -> NDArray[np.float64]:
         """Return the class probabilities of scans, float64 [scans, classes]."""
@@ -105,10 +111,16 @@ def assemble_results(
     """
     first = next(iter(predictions.values()))
     fit = Stage2Fit(first.scans, first.metadata.classes, methods, options.primary_name, seed)
-    modes = scans_by_mode(predictions, folds)
+    if fit.method.scored and not has_attention(predictions):
+        raise RunError(
+            f"The primary method, {fit.name}, weighs slices by the networks' attention, and these networks have none. "
+            "Train them with task=bags, or choose another primary_method."
+        )
+    space = _feature_space(predictions, folds, fit, options)
+    modes = scans_by_mode(predictions, folds, space)
     variants = {name: fit(scans) for name, scans in modes.items()}
     mode, scans = next(iter(modes.items()))
-    slices = out_of_fold_sets(folds) if folds else paper_sets(predictions)
+    slices = out_of_fold_sets(folds, space) if folds else paper_sets(predictions, space)
     study = Study(fit, variants[mode], scans, slices, scan_features)
     validation = scan_metrics(study.primary.held_out, fit.classes, seed=seed)  # refuses a study without such scans
     evidence, seconds = collect_evidence(study, options)
@@ -124,7 +136,7 @@ def assemble_results(
         **_baseline_metrics(study, summaries),
         **_slice_metrics(predictions, summaries),
     }
-    return _results(study, metrics, shap, seconds)
+    return _results(study, metrics, shap, seconds, space if fit.method.deep else None)
 
 
 def _contributions(study: Study) -> Contributions | None:
@@ -133,7 +145,14 @@ def _contributions(study: Study) -> Contributions | None:
     return contributions(study.primary.fitted, scans)
 
 
-def _results(study: Study, metrics: StudyMetrics, shap: Contributions | None, seconds: dict[str, float]) -> Results:
+def _results(
+    study: Study,
+    metrics: StudyMetrics,
+    shap: Contributions | None,
+    seconds: dict[str, float],
+    space: FeatureSpace | None,
+) -> Results:
+    plain = study.scans.axes.plain
     today = datetime.now(UTC).date().isoformat()
     calibration = Calibrator.of(metrics["calibration"], cohort=metrics["cohort"], date=today)
     return Results(
@@ -143,9 +162,23 @@ def _results(study: Study, metrics: StudyMetrics, shap: Contributions | None, se
         fitted=study.primary.fitted,
         calibration=calibration,
         contributions=shap,
-        slices=study.slices,
+        slices={scan_id: tuple(plain.read(sets)) for scan_id, sets in study.slices.items()},
         seconds=seconds,
+        space=space,
     )
+
+
+def _feature_space(
+    predictions: Mapping[str, Predictions], folds: Folds | None, fit: Stage2Fit, options: EvidenceOptions
+) -> FeatureSpace | None:
+    """Return the space of the features, where a method is to learn from them: the primary one, or one beside it."""
+    runs = [run for models in (predictions, *(folds or {}).values()) for run in models.values()]
+    kept = all(run.features is not None for run in runs)
+    if not (fit.method.deep or (options.methods and kept)):
+        return None
+    if folds is not None:
+        check_folds(predictions, folds)
+    return fit_feature_space(predictions, folds)
 
 
 def _description(
@@ -241,4 +274,7 @@ def write_results(folder: Path, results: Results) -> None:
     results.fitted.save(folder / method_file)
     for stale in {method.file for method in METHODS.values()} - {method_file}:
         (folder / stale).unlink(missing_ok=True)  # of an earlier aggregation with another method
+    (folder / PROJECTIONS).unlink(missing_ok=True)
+    if results.space is not None:
+        results.space.save(folder / PROJECTIONS)
     write_metrics(folder, results.patients, results.metrics)

@@ -88,9 +88,14 @@ class Stage2Fit:
     name: str = BOOSTER_METHOD
     seed: int = 0
 
+    @property
+    def method(self) -> Method:
+        """The primary method."""
+        return self.methods[self.name]
+
     def __call__(self, scans: StudyScans, labels: list[str] | None = None) -> ScanPredictions:
         """Fit on the training scans. ``labels``: in place of theirs, in their order."""
-        return fit_and_predict(self.methods[self.name], scans, self.table, seed=self.seed, labels=labels)
+        return fit_and_predict(self.method, scans, self.table, seed=self.seed, labels=labels)
 
 
 @dataclass(frozen=True)

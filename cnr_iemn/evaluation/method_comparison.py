@@ -72,21 +72,24 @@ def compare_methods(
         label: The class of each method's operating point, from the first cross-validation; None for none.
         sensitivity: The target of the operating point.
         seed: Of the folds and of the methods.
-        methods: By name.
+        methods: By name; those are left out that read channels which ``axes`` does not have.
     """
     training, validation = scans[scans["split"] == TRAINING], scans[scans["split"] == VALIDATION]
     classes = axes.classes
     labels, truth = _indices(training["label"], classes), _indices(validation["label"], classes)
     held_out = {str(scan_id): sets[scan_id] for scan_id in validation.index}
-    arrays = [sets[scan_id][0] for scan_id in training.index]
+    all_channels = [sets[scan_id][0] for scan_id in training.index]
+    methods = {name: method for name, method in methods.items() if method.applies_to(axes)}
     splits = [folds for k in range(repeats) if (folds := patient_folds(training, seed=seed + k)) is not None]
     threshold_scans = calibration_scans(training, unseen)
     probabilities: dict[str, Floats] = {}
     balanced: dict[str, list[float]] = {}
     points: dict[str, OperatingPoint | None] = {}
     for name, method in methods.items():
-        probabilities[name] = predict_sets(method.fit(arrays, labels, axes, seed=seed), held_out)
-        cross_validated = [cross_validate(method, arrays, labels, axes, folds, seed=seed) for folds in splits]
+        inputs = method.input_axes(axes)
+        arrays = inputs.read(all_channels)
+        probabilities[name] = predict_sets(method.fit(arrays, labels, inputs, seed=seed), held_out)
+        cross_validated = [cross_validate(method, arrays, labels, inputs, folds, seed=seed) for folds in splits]
         balanced[name] = [_balanced_accuracy(labels, values) for values in cross_validated]
         points[name] = None
         if label is not None and splits:

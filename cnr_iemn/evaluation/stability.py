@@ -172,7 +172,7 @@ def _seed_scans(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, tags: Seq
             _require_same_settings(run, repeated, _SEED_KEYS)
         metadata = replace(predictions.metadata, seed=first.metadata.seed)
         check_same_study(first, replace(predictions, metadata=metadata))
-        scans[tag] = repeat.primary_scans
+        scans[tag] = repeat.primary_scans(features=ensemble.reads_features)
     return scans
 
 

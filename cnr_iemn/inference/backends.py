@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from cnr_iemn.constants import BACKBONES
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.models.predict import predict_slices
+from cnr_iemn.stage1.models.predict import SliceOutputs, half_precision, predict_slices
 from cnr_iemn.stage1.training.hardware import Hardware
 
 log = logging.getLogger(__name__)
 
-Engine = Callable[[Iterable[dict[str, Tensor]]], NDArray[np.float32]]
-"""Maps batches of ``predict_slices`` to the class probabilities of their slices, float32 [n, classes], in order."""
+Engine = Callable[[Iterable[dict[str, Tensor]]], SliceOutputs]
+"""Maps batches of ``predict_slices`` to the outputs of their slices, in order."""
 FeatureExtractor = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """A backbone: images, uint8 [b, 3, s, s], to deep features, float32 [b, features]."""
 
@@ -77,30 +77,23 @@ def start_engine(name: str, network: SliceNetwork, *, image_size: int, device: t
             calls in float32 (``with_exact_fallback``).
     """
     if name == "torch":
-        return partial(_run_torch, network, device, precision)
+        return partial(predict_slices, network, device=device, precision=precision)
     fast = partial(run_heads, network, openvino_backbone(network, image_size=image_size, precision=precision))
     if precision == "32" or "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return fast
-    return with_exact_fallback(fast, partial(_run_torch, network, device, "32"))
+    return with_exact_fallback(fast, partial(predict_slices, network, device=device, precision="32"))
 
 
-def _run_torch(
-    network: SliceNetwork, device: torch.device, precision: str, batches: Iterable[dict[str, Tensor]]
-) -> NDArray[np.float32]:
-    return predict_slices(network, batches, device=device, precision=precision).classes
-
-
-def run_heads(
-    network: SliceNetwork, backbone: FeatureExtractor, batches: Iterable[dict[str, Tensor]]
-) -> NDArray[np.float32]:
-    """Return class probabilities, float32 [n, classes], from another program's deep features and torch's heads."""
-    probabilities = []
+def run_heads(network: SliceNetwork, backbone: FeatureExtractor, batches: Iterable[dict[str, Tensor]]) -> SliceOutputs:
+    """Return the outputs of slices from another program's deep features and torch's heads."""
+    outputs = []
     with torch.inference_mode():
         for batch in batches:
             deep = torch.from_numpy(backbone(batch["image"].numpy()))
-            logits, _ = network.heads(deep, batch["position"])
-            probabilities.append(torch.softmax(logits, dim=1))
-    return torch.cat(probabilities).numpy()
+            logits, scores = network.heads(deep, batch["position"]), network.scores(deep, batch["position"])
+            probabilities = (torch.softmax(task, dim=1) for task in logits)
+            outputs.append((*probabilities, half_precision(deep), *([] if scores is None else [scores])))
+    return SliceOutputs(*(torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)))
 
 
 _BATCH = 8
@@ -116,20 +109,30 @@ def with_exact_fallback(fast: Engine, exact: Engine) -> Engine:
     largest change that ``exact`` has made to any log-ratio so far. Slices are added until none is that close.
     """
 
-    def predict(batches: Iterable[dict[str, Tensor]]) -> NDArray[np.float32]:
+    def predict(batches: Iterable[dict[str, Tensor]]) -> SliceOutputs:
         slices = list(batches)
-        probabilities = fast(slices)
+        outputs = fast(slices)
+        probabilities = outputs.classes
         top_two = probabilities.argsort(axis=1)[:, :-3:-1]
         ratios, limit = _log_ratios(probabilities, top_two), CLOSE_CALL
         rechecked = np.zeros(len(probabilities), bool)
         while (close := ~(ratios >= limit) & ~rechecked).any():  # NaN counts as close
-            probabilities[close] = exact(select_slices(slices, close))
+            _replace_rows(outputs, close, exact(select_slices(slices, close)))
             change = np.abs(_log_ratios(probabilities[close], top_two[close]) - ratios[close])
             limit = max(limit, 2 * float(change.max()))
             rechecked |= close
-        return probabilities
+        return outputs
 
     return predict
+
+
+def _replace_rows(outputs: SliceOutputs, rows: NDArray[np.bool_], by: SliceOutputs) -> None:
+    """Put the outputs ``by`` of some slices in the place of theirs."""
+    outputs.classes[rows], outputs.regions[rows] = by.classes, by.regions
+    if outputs.features is not None and by.features is not None:
+        outputs.features[rows] = by.features
+    if outputs.scores is not None and by.scores is not None:
+        outputs.scores[rows] = by.scores
 
 
 def _log_ratios(probabilities: NDArray[np.float32], classes: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
 from cnr_iemn.inference.onnx_export import export_onnx, largest_difference
 from cnr_iemn.stage2.booster import BOOSTER_FILE
 from cnr_iemn.stage2.ensemble import Ensemble, LoadedEnsemble, write_ensemble
+from cnr_iemn.stage2.feature_space import PROJECTIONS
 from cnr_iemn.stage2.provenance import StudyProvenance
 from cnr_iemn.utils.atomic_io import finished_folder, json_text, recover_folder, write_text_atomic
 from cnr_iemn.utils.checksums import require_listed
@@ -89,7 +90,8 @@ def write_bundle(
         card = require("model_card.md").read_text(encoding="utf-8")
         head = front_matter(ensemble, license_name)
         write_text_atomic(new / README, f"{head}\n{card}{_license_section(license_name)}")
-        shutil.copyfile(require(ensemble.method_file), new / ensemble.method_file)
+        for name in _method_files(ensemble):
+            shutil.copyfile(require(name), new / name)
         save_networks(new / BUNDLE_TENSORS, by_name)
         differences = _write_onnx(new / ONNX, networks) if onnx else {}
         write_checksums(new)
@@ -97,10 +99,15 @@ def write_bundle(
     return differences
 
 
+def _method_files(ensemble: Ensemble) -> list[str]:
+    """Return the names of the files from which the stage-2 method is read."""
+    return [ensemble.method_file, *([PROJECTIONS] if ensemble.reads_features else [])]
+
+
 def portable_ensemble(ensemble: Ensemble) -> Ensemble:
     """Return the ensemble for a bundle: all weights in one file, training scans identified by checksums alone."""
     members = tuple(replace(member, checkpoint=BUNDLE_TENSORS) for member in ensemble.members)
-    files = {ensemble.method_file: ensemble.method_sha256}  # all files are in checksums.json
+    files = {name: ensemble.files[name] for name in _method_files(ensemble)}  # all files are in checksums.json
     learnt_from = {digest: digest for digest in ensemble.learnt_from.values()}
     return replace(ensemble, members=members, learnt_from=learnt_from, files=files)
 

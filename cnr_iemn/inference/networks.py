@@ -1,6 +1,6 @@
 """The networks of an ensemble, loaded once, on the slices of scans."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,12 @@ from cnr_iemn.inference.backends import Engine, choose_engine, start_engine
 from cnr_iemn.inference.bundle import BUNDLE_TENSORS, load_network
 from cnr_iemn.stage1.data.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
 from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.models.predict import require_finite
+from cnr_iemn.stage1.models.predict import SliceOutputs, require_finite
 from cnr_iemn.stage1.training.hardware import Hardware
 from cnr_iemn.stage1.training.trainer import load_weights
 from cnr_iemn.stage2.ensemble import Ensemble, Member, checkpoint_path
+from cnr_iemn.stage2.feature_space import FeatureSpace
+from cnr_iemn.stage2.out_of_fold import with_scores
 
 
 class InMemoryScan:
@@ -43,6 +45,7 @@ class EnsembleNetworks:
         hardware: Where they run.
         batch_size: Slices.
         engine: One of ``constants.ENGINES``.
+        space: Of the features that stage 2 reads; None where it reads none.
 
     Raises:
         RunError: A checkpoint is missing, or is not the one the ensemble was made with.
@@ -50,12 +53,20 @@ class EnsembleNetworks:
     """
 
     def __init__(
-        self, study: Path, ensemble: Ensemble, hardware: Hardware, *, batch_size: int, engine: str = "torch"
+        self,
+        study: Path,
+        ensemble: Ensemble,
+        hardware: Hardware,
+        *,
+        batch_size: int,
+        engine: str = "torch",
+        space: FeatureSpace | None = None,
     ) -> None:
         self.engine = choose_engine(engine, hardware)
         self.ensemble = ensemble
         self.hardware = hardware
         self.batch_size = batch_size
+        self.space = space
         self.networks = {member: self._load(study, member) for member in ensemble.members}
         self._engines: dict[Member, Engine] = {}
 
@@ -66,6 +77,7 @@ class EnsembleNetworks:
             position=member.position,
             weights="none",
             library=member.library,
+            attention=member.attention,
         )
         if member.checkpoint == BUNDLE_TENSORS:
             load_network(network, study / member.checkpoint, member.name)
@@ -74,14 +86,22 @@ class EnsembleNetworks:
         return network.to(memory_format=torch.channels_last)
 
     def predict_scan(self, prepared: PreparedScan) -> NDArray[np.float32]:
-        """Return the class probabilities of a scan's slices, float32 [members, n_slices, classes]."""
+        """Return the slices of a scan as stage 2 reads them, float32 [members, n_slices, channels]."""
+        return self.channels(self.outputs(prepared))
+
+    def channels(self, outputs: Mapping[Member, SliceOutputs]) -> NDArray[np.float32]:
+        """Return the members' outputs as ``predict_scan`` does."""
+        return np.stack([self._channels(member, outputs[member]) for member in self.ensemble.members])
+
+    def outputs(self, prepared: PreparedScan) -> dict[Member, SliceOutputs]:
+        """Return each member's outputs of a scan's slices."""
         source, n_slices = InMemoryScan(prepared.grey, prepared.lungs), len(prepared.grey)
-        probabilities: dict[Member, NDArray[np.float32]] = {}
+        outputs: dict[Member, SliceOutputs] = {}
         for size in {member.image_size for member in self.ensemble.members}:
             members = [member for member in self.ensemble.members if member.image_size == size]
             batches = list(self.batches(members[0], source, "scan", n_slices))  # the same for all of this size
-            probabilities |= {member: self.predict(member, batches) for member in members}
-        return np.stack([probabilities[member] for member in self.ensemble.members])
+            outputs |= {member: self.run(member, batches) for member in members}
+        return outputs
 
     def batches(
         self, member: Member, source: PixelSource, scan_id: str, n_slices: int
@@ -92,16 +112,28 @@ class EnsembleNetworks:
         return plain_loader(dataset, self.batch_size, workers=0)
 
     def predict(self, member: Member, batches: Iterable[dict[str, torch.Tensor]]) -> NDArray[np.float32]:
-        """Return one network's class probabilities of the slices of ``batches``, float32 [n, classes].
+        """Return the slices of ``batches`` by one network as stage 2 reads them, float32 [n, channels].
 
         Raises:
-            RunError: They are not finite.
+            RunError: The probabilities are not finite.
         """
+        return self._channels(member, self.run(member, batches))
+
+    def _channels(self, member: Member, outputs: SliceOutputs) -> NDArray[np.float32]:
+        slices = outputs.classes
+        if self.ensemble.axes.attention:
+            slices = with_scores(slices, outputs.scores)
+        if self.space is None:
+            return slices
+        return self.space.channels(member.model, member.fold, slices, outputs.features)
+
+    def run(self, member: Member, batches: Iterable[dict[str, torch.Tensor]]) -> SliceOutputs:
+        """Return one network's outputs of the slices of ``batches``. Raises RunError as ``predict`` does."""
         if member not in self._engines:
             network, side = self.networks[member], member.image_size
             self._engines[member] = start_engine(
                 self.engine, network, image_size=side, device=self.hardware.device, precision=member.precision
             )
-        probabilities = self._engines[member](batches)
-        require_finite(probabilities, member.name)
-        return probabilities
+        outputs = self._engines[member](batches)
+        require_finite(outputs.classes, member.name)
+        return outputs

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnr_iemn.errors import ConfigurationError
@@ -16,6 +17,8 @@ from cnr_iemn.utils.atomic_io import write_bytes_atomic
 
 INPUTS = ("image", "position")
 OUTPUTS = ("class_probabilities", "region_probabilities")
+SCORES = "scores"
+"""The third output of a network with attention."""
 
 
 class _Probabilities(nn.Module):
@@ -23,9 +26,11 @@ class _Probabilities(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        class_logits, region_logits = self.network(image, position)
-        return torch.softmax(class_logits, dim=1), torch.softmax(region_logits, dim=1)
+    def forward(self, image: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+        deep = self.network.deep_features(image)
+        probabilities = tuple(torch.softmax(logits, dim=1) for logits in self.network.heads(deep, position))
+        scores = self.network.scores(deep, position)
+        return probabilities if scores is None else (*probabilities, scores)
 
 
 def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
@@ -33,7 +38,7 @@ def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
 
     Inputs: ``image``, float32 0 to 1 [batch, 3, image_size, image_size], and ``position``, float32 [batch, 2] of
     ``position_inputs``. Outputs after the softmax: ``class_probabilities``, float32 [batch, n_classes], and
-    ``region_probabilities``, float32 [batch, n_regions].
+    ``region_probabilities``, float32 [batch, n_regions]; of a network with attention ``scores``, float32 [batch], too.
 
     The network is left in evaluation mode on the CPU.
 
@@ -52,7 +57,7 @@ def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
             example,
             dynamo=True,
             input_names=INPUTS,
-            output_names=OUTPUTS,
+            output_names=OUTPUTS if network.attention is None else (*OUTPUTS, SCORES),
             dynamic_shapes={"image": {0: "batch"}, "position": {0: torch.export.Dim.DYNAMIC}},
             verbose=False,
         )
@@ -68,7 +73,7 @@ def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
 
 
 def largest_difference(network: SliceNetwork, path: Path, batches: Iterable[dict[str, Tensor]]) -> float:
-    """Return the largest difference between ONNX Runtime's and torch's probabilities, in float32 on the CPU, 0 to 1.
+    """Return the largest difference between ONNX Runtime's and torch's outputs, in float32 on the CPU.
 
     Raises:
         ConfigurationError: The extra ``portable`` is not installed.
@@ -83,9 +88,14 @@ def largest_difference(network: SliceNetwork, path: Path, batches: Iterable[dict
     for batch in batches:
         expected = predict_slices(network, [batch], device=torch.device("cpu"), precision="32")
         image, position = (batch["image"].float() / 255).numpy(), batch["position"].numpy()
-        classes, regions = session.run(OUTPUTS, {"image": image, "position": position})
-        differences += [np.abs(classes - expected.classes).max(), np.abs(regions - expected.regions).max()]
+        outputs = session.run(None, {"image": image, "position": position})
+        pairs = zip(outputs, filter(_is_array, (expected.classes, expected.regions, expected.scores)), strict=True)
+        differences += [np.abs(ours - torchs).max() for ours, torchs in pairs]
     return float(max(differences))
+
+
+def _is_array(values: NDArray[np.float32] | None) -> bool:
+    return values is not None
 
 
 def check_portable(setting: str, *packages: str) -> None:

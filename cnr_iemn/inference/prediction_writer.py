@@ -118,8 +118,15 @@ class PredictionWriter:
             method_sha256=ensemble.method_sha256,
             refused=self._refused,
             phantom=ensemble.phantom,
+            components=self._components(),
+            attention=ensemble.axes.attention,
         )
         return NewScans(self._scans, metadata)
+
+    def _components(self) -> int:
+        """Return how many components of features a slice has, the same in all scans."""
+        widths = {scan.networks.shape[2] for scan in self._scans.values()}
+        return next(iter(widths)) - self._loaded.ensemble.axes.channels if widths else 0
 
     def _document(self) -> PredictionDocument:
         ensemble = self._loaded.ensemble

@@ -81,6 +81,7 @@ class Predictor:
         self._hardware = choose_hardware(None) if hardware is None else hardware
         self.engine = choose_engine(engine, self._hardware)
         self._method = loaded.load_method()
+        self._space = loaded.load_space()
         self._pixels = replace(self.ensemble.pixels, read_options=read_options)
         self._batch_size = batch_size
         self._anonymous, self.explanations, self._display = anonymous, explanations, display
@@ -89,7 +90,12 @@ class Predictor:
     def networks(self) -> EnsembleNetworks:
         """The networks, loaded at first use. Raises RunError as ``EnsembleNetworks`` does."""
         return EnsembleNetworks(
-            self.loaded.folder, self.ensemble, self._hardware, batch_size=self._batch_size, engine=self.engine
+            self.loaded.folder,
+            self.ensemble,
+            self._hardware,
+            batch_size=self._batch_size,
+            engine=self.engine,
+            space=self._space,
         )
 
     def prepare(
@@ -126,10 +132,12 @@ class Predictor:
     def predict_scan(self, scan_id: str, source: Source, prepared: PreparedScan) -> ScanResult:
         """Return the result for one prepared scan."""
         ensemble = self.ensemble
-        networks = self.networks.predict_scan(prepared)
-        sets = by_fold(networks, [member.fold for member in ensemble.members])
-        shap = contributions(self._method, {scan_id: sets})
-        (probabilities,) = predict_sets(self._method, {scan_id: sets})
+        outputs = self.networks.outputs(prepared)
+        networks = self.networks.channels(outputs)
+        channels = by_fold(networks, [member.fold for member in ensemble.members])
+        shap = contributions(self._method, {scan_id: channels})
+        (probabilities,) = predict_sets(self._method, {scan_id: channels})
+        sets = tuple(ensemble.axes.plain.read(channels))
         explanation = None
         if self.explanations:
             explanation = explain(
@@ -145,6 +153,7 @@ class Predictor:
                 networks=networks,
             ),
             sets=sets,
+            features={member.name: values for member, each in outputs.items() if (values := each.features) is not None},
             contributions=shap,
             prediction=scan_prediction(
                 scan_id, prepared, sets=sets, probabilities=probabilities, contributions=shap, ensemble=ensemble

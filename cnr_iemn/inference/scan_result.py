@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired
 
@@ -89,8 +89,9 @@ class ScanResult:
     Attributes:
         source: What its pixels were read from.
         prepared: Its pixels and lung mask.
-        probabilities: The networks' class probabilities of its slices.
-        sets: The same by set of networks: one for each fold, or one in all.
+        probabilities: What the networks say of its slices, as stage 2 reads it.
+        sets: Class probabilities by set of networks: one for each fold, or one in all.
+        features: The trunks' features of its slices by network, float16 [n_slices, features].
         contributions: Of stage 2, of this scan alone; None where the method has none.
         prediction: Its entry in predictions.json; ``page`` and ``dicom`` are None.
         explanation: Key slices and their Grad-CAM maps; None where no output needs them.
@@ -100,6 +101,7 @@ class ScanResult:
     prepared: PreparedScan
     probabilities: NewScan
     sets: tuple[ScanArray, ...]
+    features: Mapping[str, NDArray[np.float16]]
     contributions: Contributions | None
     prediction: ScanPrediction
     explanation: Explanation | None

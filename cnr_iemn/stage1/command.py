@@ -23,6 +23,7 @@ from cnr_iemn.stage1.training.loggers import require_server
 from cnr_iemn.stage1.training.roles import Roles, assign_roles, cohort_notes, require_every_class, save_split
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import Invocation, reproducible_config
+from cnr_iemn.stage1.training.tasks import check_task
 from cnr_iemn.stage1.training.train_run import TrainRun
 from cnr_iemn.utils.writable import require_writable
 
@@ -36,7 +37,8 @@ def train(settings: TrainSettings) -> float:
         settings: Of the run.
 
     Returns:
-        The validation slice accuracy, 0 to 1; NaN without validation slices, and in processes of a rank above 0.
+        The validation accuracy of slices or, in bags, of scans, 0 to 1; NaN without validation slices, and in processes
+        of a rank above 0.
     """
     hardware = training_hardware(settings)
     if hardware.processes > 1 and not launched_externally(hardware):
@@ -51,6 +53,7 @@ def training_hardware(settings: TrainSettings) -> Hardware:
         trainer.gpus, trainer.precision, nodes=trainer.nodes, cpu_processes=trainer.cpu_processes
     )
     require_batch_per_rank(trainer, hardware)
+    check_task(settings, hardware)
     return hardware
 
 

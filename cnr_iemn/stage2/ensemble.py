@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId, TrainingScans
 from cnr_iemn.stage2.calibration import Calibrator
+from cnr_iemn.stage2.feature_space import PROJECTIONS, FeatureSpace, network_name
 from cnr_iemn.stage2.methods.base import FittedMethod
 from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.out_of_fold import Axes
@@ -31,7 +32,7 @@ class Member:
     """One network of an ensemble. ``checkpoint``: path within the study's folder, or the bundle's.
 
     ``checkpoint_sha256``: of the run's checkpoint, in a bundle too. ``fold``: the fold held out from its training.
-    ``read_json`` checks the types.
+    ``attention``: it scores its slices. ``read_json`` checks the types.
     """
 
     model: str
@@ -43,11 +44,12 @@ class Member:
     position: Annotated[str, Field(pattern="^(both|location|none|sinusoids)$")]
     precision: Annotated[str, Field(pattern="^(32|bf16)$")]
     fold: int | None = None
+    attention: bool = False
 
     @property
     def name(self) -> str:
         """The model, with the fold where there are folds: unique in the ensemble."""
-        return self.model if self.fold is None else f"{self.model}-fold{self.fold}"
+        return network_name(self.model, self.fold)
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,18 @@ class Ensemble:
 
     @property
     def axes(self) -> Axes:
-        """Of the scans that stage 2 takes."""
-        return Axes(self.models, self.classes)
+        """Of the scans that its networks predict, without components."""
+        return Axes(self.models, self.classes, attention=any(member.attention for member in self.members))
 
     @property
     def method_file(self) -> str:
         """Name of the file of the fitted method."""
         return METHODS[self.method].file
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the method learns from the slices' features, beside their probabilities."""
+        return METHODS[self.method].deep
 
     @property
     def method_sha256(self) -> str:
@@ -217,6 +224,10 @@ class LoadedEnsemble:
         """Return the fitted stage-2 method. Raises RunError as ``load_ensemble_method`` does."""
         return load_ensemble_method(self.files, self.ensemble, again=self.again)
 
+    def load_space(self) -> FeatureSpace | None:
+        """Return the space of the features that the method reads. Raises RunError as ``load_feature_space`` does."""
+        return load_feature_space(self.files, self.ensemble, again=self.again)
+
 
 def load_study_ensemble(runs: Path, study: str, name: str) -> LoadedEnsemble:
     """Return an ensemble of a study. Raises RunError as ``read_ensemble`` and ``check_pixels`` do."""
@@ -248,7 +259,25 @@ def load_ensemble_method(folder: Path, ensemble: Ensemble, *, again: str) -> Fit
         RunError: The file is missing, damaged, or of another ensemble.
     """
     path = require_listed(folder, ensemble.method_file, ensemble.files, again=again)
-    return METHODS[ensemble.method].load(path, ensemble.axes, again=again)
+    space, method = load_feature_space(folder, ensemble, again=again), METHODS[ensemble.method]
+    axes = replace(ensemble.axes, components=0 if space is None else space.components)
+    return method.load(path, method.input_axes(axes), again=again)
+
+
+def load_feature_space(folder: Path, ensemble: Ensemble, *, again: str) -> FeatureSpace | None:
+    """Return the space of the features that an ensemble's method reads; None where it reads none.
+
+    The arguments are those of ``load_ensemble_method``. Raises RunError where the file is missing, damaged, or lacks a
+    network.
+    """
+    if not ensemble.reads_features:
+        return None
+    path = require_listed(folder, PROJECTIONS, ensemble.files, again=again)
+    space = FeatureSpace.load(path, again=again)
+    missing = [member.name for member in ensemble.members if member.name not in space.projections]
+    if missing:
+        raise RunError(f"{path} has no projection for {missing[0]}. {again}")
+    return space
 
 
 def check_pixels(ensemble: Ensemble) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from cnr_iemn.constants import BOOSTER_METHOD, N_GROUPS
 from cnr_iemn.ct.io.image_stack import values_of
+from cnr_iemn.data.slice_features import SliceFeatures
 from cnr_iemn.data.slice_predictions import Predictions, check_joinable, read_predictions
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.data.splits import require_distinct
@@ -16,6 +17,7 @@ from cnr_iemn.schemas import TRAINING
 from cnr_iemn.stage1.training.run_folder import RunFolder, finished_runs
 from cnr_iemn.stage1.training.run_record import stored_pixels
 from cnr_iemn.stage2.ensemble import Ensemble, Member
+from cnr_iemn.stage2.feature_space import fit_feature_space
 from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, Folds, StudyScans, scans_by_mode
 from cnr_iemn.stage2.run_settings import RunSettings
 from cnr_iemn.utils.atomic_io import sha256_of_file
@@ -42,10 +44,14 @@ class EnsembleRuns:
         """The predictions of ``folds`` alone."""
         return None if self.folds is None else {fold: runs.predictions for fold, runs in self.folds.items()}
 
-    @property
-    def primary_scans(self) -> StudyScans:
-        """The scans in the primary mode. Raises RunError where the predictions do not fit together."""
-        return next(iter(scans_by_mode(self.predictions, self.fold_predictions).values()))
+    def primary_scans(self, *, features: bool) -> StudyScans:
+        """Return the scans in the primary mode. ``features``: with components of the slices' features.
+
+        Raises RunError where the predictions do not fit together, or keep no features.
+        """
+        folds = self.fold_predictions
+        space = fit_feature_space(self.predictions, folds) if features else None
+        return next(iter(scans_by_mode(self.predictions, folds, space).values()))
 
     @property
     def scans(self) -> pd.DataFrame:
@@ -97,10 +103,23 @@ def read_runs(runs: Path, study: str, models: tuple[str, ...], tag: str, *, feat
 def _read_tag(runs: Path, study: str, models: tuple[str, ...], tag: str) -> EnsembleRuns:
     """Read the runs of one tag, and their predictions of the scans with a class."""
     folders = finished_runs(runs, study, models, tag)
-    predictions = {model: read_predictions(run.predictions) for model, run in folders.items()}
+    predictions = {model: _with_features(run, read_predictions(run.predictions)) for model, run in folders.items()}
     for model, run in folders.items():
         _check_origin(run, predictions[model])
     return EnsembleRuns(folders, {model: table.with_class() for model, table in predictions.items()})
+
+
+def _with_features(run: RunFolder, predictions: Predictions) -> Predictions:
+    """Return the predictions with the features that the run keeps, if any. Raises RunError for a damaged file."""
+    expected = (run.record() or {}).get("features_sha256")
+    if expected is None:
+        return predictions
+    if not run.features.is_file() or sha256_of_file(run.features) != expected:
+        raise RunError(
+            f"{run.features} is not the file that this run wrote (it is missing, or its SHA-256 differs). Copy it "
+            f"back, or run train.py for {run.model} again (overwrite=true)."
+        )
+    return replace(predictions, features=SliceFeatures.open(run.features, n_rows=len(predictions.table)))
 
 
 def _check_origin(run: RunFolder, predictions: Predictions) -> None:
@@ -167,6 +186,7 @@ def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Membe
         position=settings.position,
         precision=metadata.precision,
         fold=fold,
+        attention=predictions.scores is not None,
     )
 
 

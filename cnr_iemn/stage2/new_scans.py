@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cnr_iemn.constants import notice_for
 from cnr_iemn.data.prediction_checks import network_numbers
 from cnr_iemn.data.prediction_file import read_table, write_table
-from cnr_iemn.schemas import NetworkId, NewScansMetadata, probability_columns
+from cnr_iemn.schemas import NetworkId, NewScansMetadata, channel_columns
 from cnr_iemn.stage2.out_of_fold import SliceSets, by_fold
 
 
@@ -19,8 +19,8 @@ from cnr_iemn.stage2.out_of_fold import SliceSets, by_fold
 class NewScan:
     """The predictions of one scan, head first. ``phantom``, ``grey_sha256``: as in ``StoredScan``.
 
-    ``z_mm``: float64 [n_slices], NaN where the slices have no position. ``networks``: class probabilities in the order
-    of the metadata's networks, float32 [networks, n_slices, classes].
+    ``z_mm``: float64 [n_slices], NaN where the slices have no position. ``networks``: channels (``ScanArray``) in the
+    order of the metadata's networks, float32 [networks, n_slices, channels].
     """
 
     z_mm: NDArray[np.float64]
@@ -57,7 +57,7 @@ def write_new_scans(path: Path, new: NewScans) -> None:
     """Write predictions.parquet of new scans. Raises RunError where ``read_new_scans`` would."""
     table = pd.concat(
         [
-            _rows(scan_id, scan, k, network, new.metadata.classes)
+            _rows(scan_id, scan, k, network, new.metadata)
             for scan_id, scan in new.scans.items()
             for k, network in enumerate(new.metadata.networks)
         ],
@@ -74,7 +74,7 @@ def read_new_scans(path: Path) -> NewScans:
     return NewScans({str(scan_id): _scan(rows, metadata) for scan_id, rows in scans}, metadata)
 
 
-def _rows(scan_id: str, scan: NewScan, k: int, network: NetworkId, classes: tuple[str, ...]) -> pd.DataFrame:
+def _rows(scan_id: str, scan: NewScan, k: int, network: NetworkId, metadata: NewScansMetadata) -> pd.DataFrame:
     n_slices = len(scan.z_mm)
     rows = pd.DataFrame(
         {
@@ -88,14 +88,14 @@ def _rows(scan_id: str, scan: NewScan, k: int, network: NetworkId, classes: tupl
             "grey_sha256": scan.grey_sha256,
         }
     )
-    rows[probability_columns(classes)] = scan.networks[k]
+    rows[channel_columns(metadata)] = scan.networks[k]
     return rows
 
 
 def _scan(rows: pd.DataFrame, metadata: NewScansMetadata) -> NewScan:
     """Return one scan from its rows in the order of networks and slices."""
     n_networks, n_slices = len(metadata.networks), int(rows["n_slices"].iloc[0])
-    probabilities = rows[probability_columns(metadata.classes)].to_numpy(dtype=np.float32)
+    channels = rows[channel_columns(metadata)].to_numpy(dtype=np.float32)
     z_mm = rows["z_mm"].to_numpy(dtype=np.float64)[:n_slices]
     phantom, grey_sha256 = rows["phantom"].iloc[0], rows["grey_sha256"].iloc[0]
-    return NewScan(z_mm, bool(phantom), str(grey_sha256), probabilities.reshape(n_networks, n_slices, -1))
+    return NewScan(z_mm, bool(phantom), str(grey_sha256), channels.reshape(n_networks, n_slices, -1))

@@ -53,6 +53,7 @@ def fit_and_predict(
     Raises:
         RunError: A class has no training scan, or a label is not a class.
     """
+    scans = scans.read_as(method.input_axes(scans.axes))
     classes, training_ids = scans.axes.classes, list(scans.training_ids)
     labels = table.loc[training_ids, "label"].tolist() if labels is None else labels
     fitted = method.fit(scans.training, class_indices(labels, classes), scans.axes, seed=seed)
@@ -69,10 +70,13 @@ def fit_and_predict(
 
 
 def predict_sets(fitted: FittedMethod, sets: SliceSets) -> NDArray[np.float64]:
-    """Return a method's probabilities of scans, the mean over each scan's sets, float64 [scans, classes]."""
+    """Return a method's probabilities of scans, the mean over each scan's sets, float64 [scans, classes].
+
+    ``sets``: may have more channels than the method takes.
+    """
     if not sets:
         return np.empty((0, len(fitted.axes.classes)))
     counts = np.array([len(arrays) for arrays in sets.values()])
-    probabilities = fitted.predict_proba([array for arrays in sets.values() for array in arrays])
+    probabilities = fitted.predict_proba(fitted.axes.read([array for arrays in sets.values() for array in arrays]))
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return np.asarray(np.add.reduceat(probabilities, starts, axis=0) / counts[:, None])

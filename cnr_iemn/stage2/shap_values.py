@@ -68,7 +68,8 @@ def contributions(fitted: FittedMethod, sets: SliceSets) -> Contributions | None
     ``sets``: at least one scan, with the same number of sets each.
     """
     scans = list(sets.values())
-    by_set = [fitted.contributions([arrays[k] for arrays in scans]) for k in range(len(scans[0]))]
+    read = fitted.axes.read
+    by_set = [fitted.contributions(read([arrays[k] for arrays in scans])) for k in range(len(scans[0]))]
     groups = [group for group in by_set if group is not None]
     if not groups:
         return None

@@ -13,13 +13,15 @@ LIST = "ensemble.json"
 ENSEMBLE_FILES = (
     "booster.ubj",
     "method.json",
+    "projections.safetensors",
     "features.parquet",
     "metrics.json",
     "model_card.md",
     "patients.csv",
     "provenance.json",
 )
-"""What aggregate.py writes that any command reads again; of the first two, the one of the primary method."""
+"""What aggregate.py writes that any command reads again; of the first two, the one of the primary method, and the
+third where that learns from features."""
 
 
 class _List(TypedDict):

@@ -89,8 +89,14 @@ class Planted(nn.Module):
         super().__init__()
         self.reads = reads
 
-    def forward(self, images: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        level = self.reads(images.float(), position)
+    def deep_features(self, images: Tensor) -> Tensor:
+        return images.float()
+
+    def scores(self, images: Tensor, position: Tensor) -> None:
+        return None
+
+    def heads(self, images: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        level = self.reads(images, position)
         return -(level[:, None] - torch.arange(3.0)).abs(), torch.zeros(len(images), 5)
 
 

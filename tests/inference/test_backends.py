@@ -19,6 +19,7 @@ from cnr_iemn.inference import backends
 from cnr_iemn.inference.backends import choose_engine, start_engine
 from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import Hardware
 from cnr_iemn.stage2.ensemble import Ensemble, Member, read_ensemble
 from tests.pipeline import MODELS, ROOT, entry_point
@@ -80,7 +81,7 @@ def test_slices_keep_their_order_and_position_in_batches_of_any_size() -> None:
     engine = start_engine("openvino", network, image_size=32, device=torch.device("cpu"), precision="32")
     for cuts in ((7,), (3, 3, 1), (1,) * 7):
         batches = zip(images.split(list(cuts)), position.split(list(cuts)), strict=True)
-        result = engine({"image": image, "position": place} for image, place in batches)
+        result = engine({"image": image, "position": place} for image, place in batches).classes
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
@@ -90,10 +91,11 @@ def rounding(
     """An exact engine, which reads its answer from the slice, one that is off by so much, and 400 slices in batches."""
     logits = np.random.default_rng(0).normal(0, 1, (400, 3))
 
-    def answers_of(values: NDArray[np.float64], batches: Iterable[dict[str, Any]]) -> NDArray[np.float32]:
+    def answers_of(values: NDArray[np.float64], batches: Iterable[dict[str, Any]]) -> SliceOutputs:
         rows = torch.cat([batch["image"][:, 0] for batch in batches]).numpy()
         calls.append(len(rows))
-        return special.softmax(values[rows], axis=1).astype(np.float32)
+        classes = special.softmax(values[rows], axis=1).astype(np.float32)
+        return SliceOutputs(classes, classes[:, :1].copy(), classes.astype(np.float16))
 
     images, position = torch.arange(400)[:, None], torch.zeros(400, 2)
     cuts = list(zip(images.split(64), position.split(64), strict=True))  # type: ignore[no-untyped-call]
@@ -106,14 +108,18 @@ def test_close_calls_are_decided_exactly_however_the_fast_engine_rounds(deviatio
     off = np.random.default_rng(1).normal(0, deviation, (400, 3))
     calls: list[int] = []
     exact, fast, batches = rounding(off, calls)
-    right, wrong = exact(batches), fast(batches)
+    right, wrong = exact(batches).classes, fast(batches).classes
     assert (right.argmax(axis=1) != wrong.argmax(axis=1)).any()
     del calls[:]
-    result = backends.with_exact_fallback(fast, exact)(iter(batches))
+    outputs = backends.with_exact_fallback(fast, exact)(iter(batches))
+    result = outputs.classes
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result.argmax(axis=1), right.argmax(axis=1))
     again = (result == right).all(axis=1)
     np.testing.assert_array_equal(result[~again], wrong[~again])  # what is sure stays
+    assert outputs.features is not None  # those of a slice are of the engine that decided it
+    np.testing.assert_array_equal(outputs.features, result.astype(np.float16))
+    np.testing.assert_array_equal(outputs.regions, result[:, :1])
     assert calls[0] == 400
     assert sum(calls[1:]) == again.sum() < most  # each at most once
     first, second = np.sort(np.log(wrong), axis=1)[:, :-3:-1].T
@@ -144,7 +150,7 @@ def test_openvino_in_bf16_recomputes_close_calls_with_torch(monkeypatch: pytest.
     for able in ("FP32", "BF16"):
         monkeypatch.setattr(backends, "_core", lambda able=able: Core([able]))
         engine = start_engine("openvino", network, image_size=32, device=torch.device("cpu"), precision="bf16")
-        result[able] = engine([batch])
+        result[able] = engine([batch]).classes
     first, second = np.sort(np.log(result["FP32"]), axis=1)[:, :-3:-1].T
     close = first - second < backends.CLOSE_CALL
     assert 0 < close.sum() < 40

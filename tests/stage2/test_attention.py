@@ -19,34 +19,41 @@ TWO = Axes(("one", "two"), ("first", "second"))
 
 RNG = np.random.default_rng(3)
 SHAPE = Shape(inputs=4, classes=3, hidden=2)
+GATED = Shape(inputs=4, classes=3, hidden=2, gated=True)
 BAGS = Bags(RNG.standard_normal((12, 4)), np.array([0, 5, 6]))
 LABELS = np.array([2, 0, 1])
 VECTOR = RNG.standard_normal(SHAPE.size)
+GATED_VECTOR = np.concatenate([VECTOR, RNG.standard_normal(10)])
 
 
 def by_hand(vector: np.ndarray, penalty: float) -> tuple[float, list[np.ndarray]]:
-    """The loss and each scan's weights, slice by slice."""
+    """The loss and each scan's weights, slice by slice. Ten further parameters are those of a gate."""
     v, c, w = vector[:8].reshape(4, 2), vector[8:10], vector[10:12]
     u, b = vector[12:24].reshape(4, 3), vector[24:27]
+    g, d = vector[27:35].reshape(-1, 2), vector[35:]
     loss, weights = 0.0, []
     for rows, label in zip(np.split(BAGS.values, [5, 6]), LABELS, strict=True):
-        scores = np.array([w @ np.tanh(row @ v + c) for row in rows])
+        gates = [1 / (1 + np.exp(-(row @ g + d))) if len(d) else 1 for row in rows]
+        scores = np.array([w @ (np.tanh(row @ v + c) * gate) for row, gate in zip(rows, gates, strict=True)])
         weights.append(np.exp(scores) / np.exp(scores).sum())
         pooled = sum(a * row for a, row in zip(weights[-1], rows, strict=True))
         logits = pooled @ u + b
         loss -= (logits[label] - np.log(np.exp(logits).sum())) / len(LABELS)
-    return loss + penalty * ((v**2).sum() + (w**2).sum() + (u**2).sum()), weights
+    return loss + penalty * ((v**2).sum() + (w**2).sum() + (u**2).sum() + (g**2).sum()), weights
 
 
-def test_the_loss_and_the_weights_are_those_of_a_loop() -> None:
-    expected, weights = by_hand(VECTOR, 0.3)
-    assert loss_and_gradient(VECTOR, BAGS, LABELS, SHAPE, 0.3)[0] == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(attention_weights(BAGS, VECTOR, SHAPE), np.concatenate(weights), rtol=1e-12)
+@pytest.mark.parametrize(("vector", "shape"), [(VECTOR, SHAPE), (GATED_VECTOR, GATED)])
+def test_the_loss_and_the_weights_are_those_of_a_loop(vector: np.ndarray, shape: Shape) -> None:
+    assert len(vector) == shape.size
+    expected, weights = by_hand(vector, 0.3)
+    assert loss_and_gradient(vector, BAGS, LABELS, shape, 0.3)[0] == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(attention_weights(BAGS, vector, shape), np.concatenate(weights), rtol=1e-12)
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
-    _, gradient = loss_and_gradient(VECTOR, BAGS, LABELS, SHAPE, 0.3)
-    expected = approx_fprime(VECTOR, lambda x: loss_and_gradient(x, BAGS, LABELS, SHAPE, 0.3)[0], 1e-7)
+@pytest.mark.parametrize(("vector", "shape"), [(VECTOR, SHAPE), (GATED_VECTOR, GATED)])
+def test_the_gradient_is_that_of_finite_differences(vector: np.ndarray, shape: Shape) -> None:
+    _, gradient = loss_and_gradient(vector, BAGS, LABELS, shape, 0.3)
+    expected = approx_fprime(vector, lambda x: loss_and_gradient(x, BAGS, LABELS, shape, 0.3)[0], 1e-7)
     np.testing.assert_allclose(gradient, expected, atol=2e-6)
 
 

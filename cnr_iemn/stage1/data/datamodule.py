@@ -196,7 +196,7 @@ class SliceDataModule(pl.LightningDataModule):
         self.seed = seed
         self.accumulate = accumulate
         self.for_gpu = for_gpu
-        self._first_epoch = 0
+        self.first_epoch = 0
 
     def state_dict(self) -> dict[str, int]:
         """Return, for a checkpoint at an epoch's end, the epoch that follows."""
@@ -204,12 +204,12 @@ class SliceDataModule(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Begin with the epoch that follows a checkpoint's."""
-        self._first_epoch = state_dict["next_epoch"]
+        self.first_epoch = state_dict["next_epoch"]
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Return the loader of this rank's share of each epoch."""
         shuffle = EpochShuffle(len(self.training), seed=self.seed)
-        shuffle.set_epoch(self._first_epoch)  # the trainer does so only after workers have loaded their first batches
+        shuffle.set_epoch(self.first_epoch)  # the trainer does so only after workers have loaded their first batches
         processes, rank = self._share()
         batches = SharedBatches(
             shuffle, batch_size=self.batch_size, processes=processes, rank=rank, accumulate=self.accumulate
@@ -218,7 +218,7 @@ class SliceDataModule(pl.LightningDataModule):
             self.training,
             batch_sampler=batches,
             persistent_workers=self.workers > 0,
-            **_loading(self.workers, for_gpu=self.for_gpu),
+            **loading_arguments(self.workers, for_gpu=self.for_gpu),
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | Sequence[DataLoader[dict[str, Tensor]]]:
@@ -239,10 +239,10 @@ def plain_loader(
     dataset: Dataset[dict[str, Tensor]], batch_size: int, workers: int, *, for_gpu: bool = False
 ) -> DataLoader[dict[str, Tensor]]:
     """Return a loader that shows each slice once, in order. ``for_gpu``: from where a GPU copies fastest."""
-    return DataLoader(dataset, batch_size=batch_size, **_loading(workers, for_gpu=for_gpu))
+    return DataLoader(dataset, batch_size=batch_size, **loading_arguments(workers, for_gpu=for_gpu))
 
 
-def _loading(workers: int, *, for_gpu: bool) -> dict[str, Any]:
+def loading_arguments(workers: int, *, for_gpu: bool) -> dict[str, Any]:
     """Return the arguments of a loader that say how it loads."""
     # named, since a process of several that train one run would start its loaders as it was started: one after the
     # other, each importing torch anew

@@ -48,6 +48,24 @@ class PositionNetwork(nn.Module):
         return nn.functional.gelu(self.hidden(torch.cat([angles.sin(), angles.cos()], dim=1)))
 
 
+class GatedAttention(nn.Module):
+    """The score of a slice among those of its scan: w . (tanh(V h) * sigmoid(G h)) (Ilse et al., ICML 2018, 2.4)."""
+
+    _hidden = 128
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.tanh = nn.Linear(inputs, self._hidden)
+        self.gate = nn.Linear(inputs, self._hidden)
+        self.score = nn.Linear(self._hidden, 1, bias=False)
+        nn.init.zeros_(self.score.weight)  # every slice of a scan counts alike at first
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return float [b]. ``inputs``: float [b, inputs]."""
+        score: Tensor = self.score(self.tanh(inputs).tanh() * self.gate(inputs).sigmoid())
+        return score[:, 0]
+
+
 class SliceNetwork(nn.Module):
     """A backbone with two heads: the class of a slice and the region of the scan that it lies in (Figure 3).
 
@@ -59,6 +77,7 @@ class SliceNetwork(nn.Module):
             the paper), ``location``, ``none``, or ``sinusoids`` (both, through a ``PositionNetwork``).
         weights: Start weights of the backbone.
         library: Of the backbone.
+        attention: Give slices a score as well, by which ``bags.bag_logits`` weighs them.
 
     Raises:
         ConfigurationError: The backbone or position is unknown.
@@ -74,6 +93,7 @@ class SliceNetwork(nn.Module):
         position: str = "both",
         weights: str | Path = "none",
         library: str = "torchvision",
+        attention: bool = False,
     ) -> None:
         super().__init__()
         if position not in _FIRST_POSITION_COLUMN:
@@ -91,6 +111,7 @@ class SliceNetwork(nn.Module):
         self.class_head = nn.Linear(inputs, n_classes)
         self.region_head = nn.Linear(inputs, n_regions)
         self.position_network = position_network
+        self.attention = GatedAttention(inputs) if attention else None
 
     def forward(self, images: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of both tasks.
@@ -105,10 +126,15 @@ class SliceNetwork(nn.Module):
         Raises:
             ConfigurationError: The images are too small.
         """
+        return self.heads(self.deep_features(images), position)
+
+    def deep_features(self, images: Tensor) -> Tensor:
+        """Return the trunk's pooled features, float [b, features]. ``images``, errors: as of ``forward``."""
         self.check_size(min(images.shape[-2:]))
         if images.dtype == torch.uint8:
             images = images.to(self.class_head.weight.dtype) / 255
-        return self.heads(self.trunk(images), position)
+        features: Tensor = self.trunk(images)
+        return features
 
     def heads(self, deep: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Return class and region logits, as ``forward`` does, from the trunk's deep features [b, features]."""
@@ -117,6 +143,16 @@ class SliceNetwork(nn.Module):
         with torch.autocast(deep.device.type, enabled=False):
             inputs = torch.cat([deep.to(dtype), self._position_features(position.to(dtype))], dim=1)
             return self.class_head(inputs), self.region_head(inputs)
+
+    def scores(self, deep: Tensor, position: Tensor) -> Tensor | None:
+        """Return the slices' scores from the deep features, float [b]; None for a network without attention."""
+        if self.attention is None:
+            return None
+        dtype = self.class_head.weight.dtype
+        with torch.autocast(deep.device.type, enabled=False):
+            inputs = torch.cat([deep.to(dtype), self._position_features(position.to(dtype))], dim=1)
+            score: Tensor = self.attention(inputs)
+            return score
 
     def _position_features(self, position: Tensor) -> Tensor:
         if self.position_network is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import numpy as np
@@ -35,6 +35,8 @@ from cnr_iemn.stage1.data.samplers import SMALLEST_PART
 from cnr_iemn.stage1.training.hardware import Hardware, usable_cores
 from cnr_iemn.utils.console import start_logging
 from cnr_iemn.utils.processes import require_start_method
+
+Number = TypeVar("Number", bound=np.generic)
 
 RankTask = Callable[[TrainSettings], float]
 """What every process of a run does, with the settings of the run; returns the run's score."""
@@ -259,17 +261,17 @@ class RankShard:
         """Return which of ``n`` rows are this rank's: consecutive ones."""
         return range(n * self.rank // self.processes, n * (self.rank + 1) // self.processes)
 
-    def all_gather(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def all_gather(self, values: NDArray[Number]) -> NDArray[Number]:
         """Return the values of all ranks, in every process.
 
         Args:
-            values: Of this rank's m rows, float32 [m, k].
+            values: Of this rank's m rows, [m, k].
 
         Returns:
-            Of all n rows, float32 [n, k].
+            Of all n rows, [n, k].
         """
         if self.processes == 1:
             return values
-        shards: list[NDArray[np.float32] | None] = [None] * self.processes
+        shards: list[NDArray[Number] | None] = [None] * self.processes
         torch.distributed.all_gather_object(shards, values)
-        return np.concatenate(cast(list[NDArray[np.float32]], shards))
+        return np.concatenate(cast(list[NDArray[Number]], shards))

@@ -129,6 +129,9 @@ class SliceClassifier(pl.LightningModule):
         region_weight: Weight of the region task's loss in the total loss; 1 is the paper's plain sum.
     """
 
+    checkpoint_metric = "val/slice_accuracy"
+    """By which the best epoch is chosen, the higher the better."""
+
     def __init__(
         self,
         network: SliceNetwork,

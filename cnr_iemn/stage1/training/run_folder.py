@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.data.slice_features import FEATURES
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.stage1.training.run_record import RunRecord, RunScans, describe_config_diff
@@ -50,6 +51,11 @@ class RunFolder:
     def predictions(self) -> Path:
         """The run's predictions.parquet."""
         return self.path / "predictions.parquet"
+
+    @property
+    def features(self) -> Path:
+        """The run's features.npy, where it keeps features."""
+        return self.path / FEATURES
 
     @property
     def checkpoints(self) -> Path:

@@ -22,10 +22,10 @@ from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import CohortError
 from cnr_iemn.phantom.cohort_writer import RECIPE_VERSION, write_cohort
 from cnr_iemn.read_options import ReadOptions
-from cnr_iemn.schemas import TRAINING, probability_columns, region_columns
+from cnr_iemn.schemas import SCORE, TRAINING, probability_columns, region_columns
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
-from cnr_iemn.stage1.models.predict import SliceProbabilities
+from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import usable_cores
 from cnr_iemn.stage1.training.progress import show_progress
 from cnr_iemn.stage1.training.roles import Roles
@@ -195,7 +195,7 @@ def prediction_table(
     cohort: Cohort,
     table: SliceTable,
     roles: Roles,
-    probabilities: SliceProbabilities,
+    outputs: SliceOutputs,
     *,
     labels: Mapping[str, str],
     selected: bool,
@@ -217,6 +217,8 @@ def prediction_table(
         "n_slices": table.n_slices,
         "slice_label": [None if k == UNLABELLED else cohort.classes[k] for k in table.label],
     }
-    columns.update(zip(probability_columns(cohort.classes), probabilities.classes.T, strict=True))
-    columns.update(zip(region_columns(probabilities.regions.shape[1]), probabilities.regions.T, strict=True))
+    columns.update(zip(probability_columns(cohort.classes), outputs.classes.T, strict=True))
+    columns.update(zip(region_columns(outputs.regions.shape[1]), outputs.regions.T, strict=True))
+    if outputs.scores is not None:
+        columns[SCORE] = outputs.scores
     return pd.DataFrame(columns)

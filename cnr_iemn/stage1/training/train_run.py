@@ -3,37 +3,36 @@
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
-from torch.utils.data import Subset
 
 from cnr_iemn.config.composition import to_yaml
 from cnr_iemn.config.schema import TrainSettings
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.cohort import Cohort
+from cnr_iemn.data.slice_features import write_features
 from cnr_iemn.data.slice_predictions import Predictions, write_predictions
 from cnr_iemn.data.splits import split_csv, split_sha256
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.schemas import SCHEMA_VERSION, PredictionMetadata
-from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset, plain_loader
+from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset
 from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.models.predict import SliceProbabilities, predict_slices
+from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training import study_data
 from cnr_iemn.stage1.training.accuracy_messages import validation_sentence
 from cnr_iemn.stage1.training.checkpoints import drop_training_state
-from cnr_iemn.stage1.training.distributed import RankShard, loader_workers
+from cnr_iemn.stage1.training.cohort_outputs import cohort_outputs
+from cnr_iemn.stage1.training.distributed import loader_workers
 from cnr_iemn.stage1.training.hardware import Hardware, deterministic
-from cnr_iemn.stage1.training.lightning_module import SliceClassifier
 from cnr_iemn.stage1.training.loggers import log_outcome, run_loggers
-from cnr_iemn.stage1.training.progress import show_progress
 from cnr_iemn.stage1.training.roles import Roles
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import Invocation, new_record, reproducible_config
+from cnr_iemn.stage1.training.tasks import BAGS, build_task, shuffle_seed
 from cnr_iemn.stage1.training.trainer import TUNING_METRIC, FittedRun, fit
 from cnr_iemn.statistics.metrics import evaluate_slices
 from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
@@ -83,9 +82,11 @@ class TrainRun:
         settings, run = self.settings, self.folder
         with self._recorded(), self._loggers() as loggers, self._end_recorded():
             fitted, data = self._fit(loggers)
-            predictions = self._predict_cohort(fitted)
+            predictions, outputs = self._predict_cohort(fitted)
             log_outcome(loggers, settings.logger, fitted, predictions, data.validation, gamma=settings.trainer.gamma)
         write_predictions(run.predictions, predictions)
+        if outputs.features is not None:
+            write_features(run.features, outputs.features)
         self._finish(fitted, predictions)
         return fitted.score
 
@@ -115,6 +116,7 @@ class TrainRun:
             position=model.position,
             weights=model.weights,
             library=model.library,
+            attention=self.settings.task == BAGS,
         )
         network.check_size(model.image_size)
         return network
@@ -164,35 +166,14 @@ class TrainRun:
 
     def _fit(self, loggers: list[Logger], callback: Callback | None = None) -> tuple[FittedRun, SliceDataModule]:
         settings, trainer = self.settings, self.settings.trainer
-        training = study_data.training_dataset(
-            self.cohort,
-            self.store,
-            self.roles,
-            image_size=settings.model.image_size,
-            balancing=settings.balancing,
-            augmentation=settings.augmentation,
-            seed=settings.seed,
-            shuffle_seed=self._shuffle_seed,
-        )
-        data = SliceDataModule(
-            training,
-            self._validation_dataset(),
-            batch_size=trainer.batch_size,
-            workers=self._workers,
-            seed=settings.seed,
-            accumulate=trainer.accumulate,
-            for_gpu=self.hardware.on_gpu,
-        )
-        classifier = SliceClassifier(
+        classifier, data = build_task(
+            settings,
             self.network,
-            classes=self.cohort.classes,
-            learning_rate=trainer.learning_rate,
-            schedule=trainer.schedule,
-            milestones=tuple(trainer.milestones),
-            decay=trainer.decay,
-            warmup_epochs=trainer.warmup_epochs,
-            gamma=trainer.gamma,
-            region_weight=trainer.region_weight,
+            cohort=self.cohort,
+            store=self.store,
+            roles=self.roles,
+            workers=self._workers,
+            for_gpu=self.hardware.on_gpu,
         )
         fitted = fit(
             classifier,
@@ -205,45 +186,31 @@ class TrainRun:
         )
         return fitted, data
 
-    def _validation_dataset(self) -> SliceDataset | None:
-        scans = [scan for scan in self.cohort.scans if self.roles.validates(scan)]
-        if not scans:
-            return None
-        table = study_data.slice_table(self.cohort, self.store, scans).labelled()
-        return SliceDataset(self.store, table, image_size=self.settings.model.image_size)
-
     @property
     def _workers(self) -> int:
         workers = self.settings.trainer.workers
         return loader_workers(self.hardware) if workers is None else workers
 
-    @property
-    def _shuffle_seed(self) -> int | None:
-        return self.settings.seed if self.settings.data.shuffle_training_labels else None
-
-    def _predict_cohort(self, fitted: FittedRun) -> Predictions:
-        """Return the predictions of every slice; each rank computes a shard of them."""
+    def _predict_cohort(self, fitted: FittedRun) -> tuple[Predictions, SliceOutputs]:
+        """Return the predictions of every slice, and the network's outputs; each rank computes a shard of them."""
         settings, cohort, roles = self.settings, self.cohort, self.roles
         table = study_data.slice_table(cohort, self.store, list(cohort.scans))
         dataset = SliceDataset(self.store, table, image_size=settings.model.image_size)
-        shard = RankShard.current()
-        subset = Subset(dataset, shard.indices(len(dataset)))
-        loader = plain_loader(subset, settings.trainer.batch_size, self._workers, for_gpu=self.hardware.on_gpu)
-        batches: Iterable[dict[str, Tensor]] = loader
-        if shard.rank == 0:
-            batches = show_progress(
-                loader, len(subset), verb="Predicting", unit="slices", size=lambda batch: len(batch["label"])
-            )
-        device, precision = self.hardware.device, self.hardware.precision
         with deterministic(settings.trainer.deterministic):
-            predicted = predict_slices(self.network, batches, device=device, precision=precision)
-        probabilities = SliceProbabilities(shard.all_gather(predicted.classes), shard.all_gather(predicted.regions))
+            outputs = cohort_outputs(
+                self.network,
+                dataset,
+                hardware=self.hardware,
+                batch_size=settings.trainer.batch_size,
+                workers=self._workers,
+                features=settings.features,
+            )
         rows = study_data.prediction_table(
             cohort,
             table,
             roles,
-            probabilities,
-            labels=study_data.scan_labels(cohort, roles.split, shuffle_seed=self._shuffle_seed),
+            outputs,
+            labels=study_data.scan_labels(cohort, roles.split, shuffle_seed=shuffle_seed(settings)),
             selected=fitted.selected,
         )
         metadata = PredictionMetadata(
@@ -251,7 +218,7 @@ class TrainRun:
             classes=cohort.classes,
             tag=settings.run_tag,
             seed=settings.seed,
-            precision=precision,
+            precision=self.hardware.precision,
             checkpoint=fitted.checkpoint,
             checkpoint_sha256=fitted.checkpoint_sha256,
             store=self.store.fingerprint,
@@ -261,7 +228,7 @@ class TrainRun:
             phantom=self.phantom,
             slice_labels=settings.data.slice_labels,
         )
-        return Predictions(rows, metadata)
+        return Predictions(rows, metadata), outputs
 
     def _finish(self, fitted: FittedRun, predictions: Predictions) -> None:
         run, metadata = self.folder, predictions.metadata
@@ -283,6 +250,7 @@ class TrainRun:
             score=fitted.score if math.isfinite(fitted.score) else None,
             checkpoint=fitted.checkpoint,
             predictions_sha256=sha256_of_file(run.predictions),
+            **({"features_sha256": sha256_of_file(run.features)} if self.settings.features else {}),
         )
         if not self.settings.trainer.keep_last:
             drop_training_state(run.checkpoints, fitted.checkpoint)

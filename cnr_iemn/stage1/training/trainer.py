@@ -44,7 +44,6 @@ from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.wandb_logger import ConfusionChart
 from cnr_iemn.utils.atomic_io import sha256_of_file
 
-CHECKPOINT_METRIC = "val/slice_accuracy"
 _LOG_INTERVAL = 10
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "unable to find an engine")
 """Messages of torch for too little memory without an error class: on the CPU, in cuBLAS, in cuDNN."""
@@ -61,7 +60,8 @@ class FittedRun:
         checkpoint: best or last: the one whose weights the network has; last without validation slices.
         checkpoint_path: Its file.
         checkpoint_sha256: Of that file.
-        score: Validation slice accuracy of the checkpoint, 0 to 1; NaN without validation slices.
+        score: Validation accuracy of the checkpoint, of slices or, in bags, of scans, 0 to 1; NaN without validation
+            slices.
         metrics: Of the last epoch.
         selected: Whether the validation slices chose the checkpoint or when to stop.
     """
@@ -106,7 +106,7 @@ def fit(
     """
     interactive = first_process() and sys.stderr.isatty() and sys.stdout.isatty()
     table = MetricsCsv(run.path / "metrics.csv", verbose=not interactive)
-    best = BestCheckpoint(run.checkpoints, CHECKPOINT_METRIC)
+    best = BestCheckpoint(run.checkpoints, classifier.checkpoint_metric)
     # Lightning's lines on devices and its advertisements; its warnings still come through
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -154,7 +154,7 @@ def _select_checkpoint(
         best.restore()  # where all epochs were trained before, Lightning has called no callback
     trainer.strategy.barrier()
     load_weights(classifier.network, path)
-    score = best.best_model_score if name == "best" else table.metrics.get(CHECKPOINT_METRIC)
+    score = best.best_model_score if name == "best" else table.metrics.get(classifier.checkpoint_metric)
     if validated and score is None:
         raise RunError(f"{run.path} has no score, although it has validation slices. Train it again (overwrite=true).")
     return FittedRun(
@@ -186,7 +186,7 @@ def _callbacks(
     if data.validation is not None:
         callbacks.append(best)
         if settings.early_stopping is not None:
-            callbacks.append(ResumableEarlyStopping(CHECKPOINT_METRIC, patience=settings.early_stopping))
+            callbacks.append(ResumableEarlyStopping(classifier.checkpoint_metric, patience=settings.early_stopping))
     callbacks.append(
         LastCheckpoint(run.checkpoints, run.run_id if first_process() else "")
     )  # the last of all, so that it holds what the others know

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple, TypeVar
 
@@ -60,16 +61,32 @@ class FittedMethod(ABC):
 
 
 class Method(ABC):
-    """A way from the slices' probabilities to the class of a scan. ``file``: name of the file of a fitted one."""
+    """A way from the slices' probabilities to the class of a scan.
+
+    ``file``: name of the file of a fitted one. ``deep``: it learns from the components of the slices' features, too.
+    ``scored``: it weighs slices by the scores that networks with attention give the slices.
+    """
 
     file: ClassVar[str] = METHOD_FILE
+    deep: ClassVar[bool] = False
+    scored: ClassVar[bool] = False
+
+    def input_axes(self, axes: Axes) -> Axes:
+        """Return which of the channels of a study's scans it takes."""
+        if self.deep:
+            return axes
+        return replace(axes.plain, attention=self.scored and axes.attention)
+
+    def applies_to(self, axes: Axes) -> bool:
+        """Tell whether the scans have what the method is about."""
+        return (axes.components > 0 or not self.deep) and (axes.attention or not self.scored)
 
     @abstractmethod
     def fit(self, scans: Sequence[ScanArray], labels: NDArray[np.int64], axes: Axes, *, seed: int = 0) -> FittedMethod:
         """Learn from training scans; the same arguments give the same result.
 
         Args:
-            scans: float32 [models, n_slices, classes] each, slices head first.
+            scans: float32 [models, n_slices, channels] each, slices head first.
             labels: Class index of each scan, int64 [scans]; every class occurs.
             axes: Of the scans.
             seed: Of whatever the method draws.

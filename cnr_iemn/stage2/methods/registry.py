@@ -1,7 +1,7 @@
 """The stage-2 methods by name. To add one: a file with a ``Method``, and a line here (docs/developer/extending.md)."""
 
 from cnr_iemn.constants import BOOSTER_METHOD
-from cnr_iemn.stage2.methods.attention import Attention
+from cnr_iemn.stage2.methods.attention import Attention, DeepAttention
 from cnr_iemn.stage2.methods.base import Method
 from cnr_iemn.stage2.methods.boosted import Boosted, TreeSettings
 from cnr_iemn.stage2.methods.descriptions import (
@@ -15,6 +15,7 @@ from cnr_iemn.stage2.methods.descriptions import (
 )
 from cnr_iemn.stage2.methods.infected_first import InfectedFirst
 from cnr_iemn.stage2.methods.logistic import Logistic
+from cnr_iemn.stage2.methods.network_attention import NetworkAttention
 from cnr_iemn.stage2.methods.rules import Rule
 
 
@@ -37,6 +38,8 @@ def stage2_methods(*, rounds: int = 100, max_depth: int = 6, eta: float = 0.3) -
         "XGBoost on few features": Boosted(FEW_FEATURES, trees),
         "infected first, then which": InfectedFirst(trees),
         "attention over the slices": Attention(),
+        "attention over deep features": DeepAttention(gated=True),
+        "attention of the networks": NetworkAttention(),
     }
 
 

@@ -1,0 +1,129 @@
+"""What a run learns: the classes of slices (the paper), or those of patients from bags of their slices."""
+
+from typing import Any
+
+import numpy as np
+
+from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.data.cohort import FROM_PATIENT, Cohort
+from cnr_iemn.data.slice_store import SliceStore
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.stage1.data.bags import BagDataModule, BagLabels
+from cnr_iemn.stage1.data.balancing import balance
+from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset
+from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.training import study_data
+from cnr_iemn.stage1.training.bag_module import BagClassifier
+from cnr_iemn.stage1.training.hardware import Hardware
+from cnr_iemn.stage1.training.lightning_module import SliceClassifier
+from cnr_iemn.stage1.training.roles import Roles
+
+BAGS = "bags"
+
+
+def check_task(settings: TrainSettings, hardware: Hardware) -> None:
+    """Raise ConfigurationError where the settings do not fit the task."""
+    if settings.task != BAGS:
+        return
+    if settings.data.slice_labels != FROM_PATIENT:
+        raise ConfigurationError(
+            f"task={BAGS} learns from the classes of patients, and data.slice_labels={settings.data.slice_labels} has "
+            f"scans without labels of slices train nothing. Add data.slice_labels={FROM_PATIENT}."
+        )
+    if hardware.processes > 1:
+        raise ConfigurationError(
+            f"task={BAGS} trains in one process, and {hardware.processes} were asked for. Give trainer.gpus=1, or "
+            "trainer.gpus=0 trainer.cpu_processes=1."
+        )
+
+
+def shuffle_seed(settings: TrainSettings) -> int | None:
+    """Return the seed of the negative control, None where the labels stay."""
+    return settings.seed if settings.data.shuffle_training_labels else None
+
+
+def build_task(
+    settings: TrainSettings,
+    network: SliceNetwork,
+    *,
+    cohort: Cohort,
+    store: SliceStore,
+    roles: Roles,
+    workers: int,
+    for_gpu: bool,
+) -> tuple[SliceClassifier, SliceDataModule]:
+    """Return the network with its losses, and its data. ``workers``: loading processes. ``for_gpu``: batches for one.
+
+    Raises:
+        CohortError: A class has nothing to learn from.
+    """
+    trainer = settings.trainer
+    losses: dict[str, Any] = {
+        "classes": cohort.classes,
+        "learning_rate": trainer.learning_rate,
+        "schedule": trainer.schedule,
+        "milestones": tuple(trainer.milestones),
+        "decay": trainer.decay,
+        "warmup_epochs": trainer.warmup_epochs,
+        "gamma": trainer.gamma,
+        "region_weight": trainer.region_weight,
+    }
+    loading: dict[str, Any] = {
+        "batch_size": trainer.batch_size,
+        "workers": workers,
+        "seed": settings.seed,
+        "accumulate": trainer.accumulate,
+        "for_gpu": for_gpu,
+    }
+    validation = _validation_dataset(settings, cohort, store, roles)
+    if settings.task == BAGS:
+        training = _bag_dataset(settings, cohort, store, roles)
+        known = study_data.scan_labels(cohort, roles.split, shuffle_seed=shuffle_seed(settings))
+        use_readers = not settings.data.shuffle_training_labels
+        labels = BagLabels.of(cohort, training.table, known, use_readers=use_readers)
+        measured = None if validation is None else BagLabels.of(cohort, validation.table, known)
+        data = BagDataModule(
+            training,
+            validation,
+            labels,
+            bag_size=trainer.bag_size,
+            n_classes=len(cohort.classes),
+            **loading,
+        )
+        return BagClassifier(network, labels, measured, **losses), data
+    training = study_data.training_dataset(
+        cohort,
+        store,
+        roles,
+        image_size=settings.model.image_size,
+        balancing=settings.balancing,
+        augmentation=settings.augmentation,
+        seed=settings.seed,
+        shuffle_seed=shuffle_seed(settings),
+    )
+    return SliceClassifier(network, **losses), SliceDataModule(training, validation, **loading)
+
+
+def _validation_dataset(
+    settings: TrainSettings, cohort: Cohort, store: SliceStore, roles: Roles
+) -> SliceDataset | None:
+    scans = [scan for scan in cohort.scans if roles.validates(scan)]
+    if not scans:
+        return None
+    table = study_data.slice_table(cohort, store, scans).labelled()
+    return SliceDataset(store, table, image_size=settings.model.image_size)
+
+
+def _bag_dataset(settings: TrainSettings, cohort: Cohort, store: SliceStore, roles: Roles) -> SliceDataset:
+    """Return all training slices with lung, each warped anew in every epoch."""
+    table = study_data.slice_table(cohort, store, [scan for scan in cohort.scans if roles.trains(scan)]).labelled()
+    items = balance(np.zeros(len(table), dtype=np.int64), classes=("any",), copies=[0], augment="all_classes")
+    return SliceDataset(
+        store,
+        table,
+        image_size=settings.model.image_size,
+        items=items,
+        augmentation=settings.augmentation,
+        redraw=True,
+        seed=settings.seed,
+    )
