@@ -37,8 +37,8 @@ MODELS = ("resnext50", "densenet161")
 PREDICTIONS = {model: make_predictions(model, SCANS, skill=0.5) for model in MODELS}
 CLASSES = PREDICTIONS["resnext50"].metadata.classes
 AXES = Axes(MODELS, CLASSES)
-PLAIN = {name: method for name, method in METHODS.items() if not method.deep}
-"""What can be compared where the runs keep no features."""
+PLAIN = {name: method for name, method in METHODS.items() if method.applies_to(AXES)}
+"""What can be compared where the runs keep no features and the networks have no attention."""
 
 
 def scan_of(*answers: int, sure: float = 0.8, models: int = 2) -> ScanArray:
