@@ -122,7 +122,14 @@ def metrics() -> dict:
     found = assemble_results(
         PREDICTIONS, make_summaries(SCANS), cohort="three", options=EvidenceOptions(methods=True, method_repeats=2)
     )
-    assert set(found.seconds) == {"permutation test", "calibration", "stability", "methods", "shortcut audit"}
+    assert set(found.seconds) == {
+        "permutation test",
+        "calibration",
+        "stability",
+        "methods",
+        "shortcut audit",
+        "near-duplicates",
+    }
     return found.metrics
 
 
