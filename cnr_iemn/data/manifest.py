@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnr_iemn.ct.io.discovery import MAX_SLICES, is_nifti, is_zip
+from cnr_iemn.ct.io.discovery import is_nifti, is_zip
 from cnr_iemn.ct.io.image_stack import SUFFIXES, VALUES, ImageStack, image_files
+from cnr_iemn.ct.io.slice_files import MAX_SLICES
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.covid_ct_md import refuse_unknown
 from cnr_iemn.data.csv_io import Problems, problem_lines, read_rows

@@ -19,9 +19,10 @@ from pydicom.tag import Tag
 from pydicom.valuerep import PersonName, validate_value
 
 from cnr_iemn.ct.io.dicom_file import PARSE_ERRORS, suppress_library_messages
-from cnr_iemn.ct.io.discovery import find_slices, is_nifti, is_zip
+from cnr_iemn.ct.io.discovery import is_nifti, is_zip
 from cnr_iemn.ct.io.folders import unpacked
 from cnr_iemn.ct.io.reader import read_dicom, source_digest
+from cnr_iemn.ct.io.slice_files import find_slices
 from cnr_iemn.ct.io.slice_header import SliceHeader
 from cnr_iemn.ct.io.slice_order import ScanPlan, plan_scan
 from cnr_iemn.ct.lungs import segment_lungs

@@ -11,11 +11,12 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TypeVar, cast
@@ -40,7 +41,7 @@ _PREFIX, _LOCK = "cnr-iemn-scratch-", ".lock"
 
 def run_limited(
     function: Callable[[Job], Result],
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     *,
     workers: int,
     memory_bytes: int = MEMORY_BYTES,
@@ -52,7 +53,7 @@ def run_limited(
 
     Args:
         function: Picklable, as the jobs are.
-        jobs: One for each scan.
+        jobs: One for each scan; taken when a worker is free, so that each has one job and one result at most.
         workers: Processes.
         memory_bytes: Address space of a worker beside what it starts with.
         seconds: For one job.
@@ -144,7 +145,7 @@ class _Worker:
 
 
 def _run_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, memory_bytes: int, seconds: float
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, memory_bytes: int, seconds: float
 ) -> Generator[tuple[int, Result | ScanError] | None, None, None]:
     """Do the work of ``run_limited``; yields None once the workers have been started."""
     # pickled here: a task that ends the process while it is unpickled is then lost as any other
@@ -153,9 +154,8 @@ def _run_jobs(
     second_chance: set[int] = set()
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
-        for number in range(min(workers, len(jobs))):
+        for number, (index, task) in enumerate(islice(tasks, workers)):
             worker = _Worker(memory_bytes, seconds, scratch / str(number))
-            index, task = next(tasks)
             running[worker.start(task)] = worker, index, task
             stack.callback(worker.stop)
         yield None

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -137,11 +138,15 @@ def test_no_scan(tmp_path):
         find_scans(root)
 
 
-def series_or_death(files: list[Path]) -> str | None:
+def series_or_death(listing: tuple[Path, list[str]]) -> str | None:
     """Die of the files of P2, as of a header made for it. Runs in a worker."""
-    if files and files[0].parent.name == "P2":
+    if listing[0].name == "P2":
         os.kill(os.getpid(), signal.SIGKILL)
-    return _series_in(files)
+    return _series_in(listing)
+
+
+def series_or_death_of_each(folders: list[tuple[Path, list[str]]]) -> list[str | None]:
+    return [series_or_death(listing) for listing in folders]
 
 
 def test_a_header_that_kills_its_reader_costs_its_scan_only(dicom, tmp_path, monkeypatch):
@@ -149,7 +154,20 @@ def test_a_header_that_kills_its_reader_costs_its_scan_only(dicom, tmp_path, mon
         dicom.write(tmp_path / name, dicom.make_slices(2, series=f"1.{name[1:]}"))
     dicom.write(tmp_path / "P3" / "below", dicom.make_slices(2, series="1.9"))
     monkeypatch.setattr("cnr_iemn.ct.io.discovery._series_in", series_or_death)
+    monkeypatch.setattr("cnr_iemn.ct.io.discovery._series_in_each", series_or_death_of_each)
     assert [name for name, _ in find_scans(tmp_path, workers=1)] == ["P1", "P2", "P3"]
+
+
+def test_many_folders_are_found_in_linear_time_and_in_order(tmp_path):
+    """Quadratic work on 5,000 folders takes minutes; more than one batch goes to the workers."""
+    names = [f"s{k}" for k in range(5000)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "IM1.dcm").touch()
+    start = time.monotonic()
+    assert find_scans(tmp_path) == [(name, tmp_path / name) for name in names]
+    assert time.monotonic() - start < 30
+    assert [name for name, _ in find_scans(tmp_path, workers=2)] == names
 
 
 def test_natural_key():

@@ -1,16 +1,17 @@
-"""Which folders are CT scans, and which files below a folder belong to its scan."""
+"""Which folders and files below a folder are CT scans, and their ids."""
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
-from cnr_iemn.ct.io.dicom_file import BROKEN_LINK, UnreadableFileError, suppress_library_messages
+from cnr_iemn.ct.io.dicom_file import UnreadableFileError, suppress_library_messages
 from cnr_iemn.ct.io.folders import folders_with_files, is_litter, natural_key
-from cnr_iemn.ct.io.slice_header import CT_CLASSES, OTHER_SCANS, SliceHeader, read_headers
+from cnr_iemn.ct.io.slice_files import file_kind
+from cnr_iemn.ct.io.slice_header import CT_CLASSES, OTHER_SCANS, read_headers
 from cnr_iemn.errors import CohortError, ScanError
-from cnr_iemn.read_options import STRICT, ReadOptions
 from cnr_iemn.utils.sandbox import run_limited
 from cnr_iemn.utils.text import visible
 
@@ -18,8 +19,7 @@ NIFTI, ZIP = (".nii", ".nii.gz"), ".zip"
 _OTHER_VOLUMES = (".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".nii.bz2", ".nii.xz", ".nii.zst")
 """Read as NIfTI, too, so that they are refused for what they are and not passed over."""
 _NOT_CT = "\0"  # no UID
-MAX_SLICES = 20_000
-"""Slices below one folder."""
+_BATCH = 64  # folders that a worker looks at in one go
 
 
 def scan_name(path: Path) -> str:
@@ -45,110 +45,6 @@ def is_zip(path: Path) -> bool:
     return path.name.lower().endswith(ZIP) and not is_litter(path)
 
 
-def find_slices(
-    root: Path, scan: str, options: ReadOptions = STRICT, *, numbered: bool = False
-) -> tuple[list[SliceHeader], tuple[str, ...]]:
-    """Return the headers of all CT images below one scan's folder, and findings on what was left out.
-
-    Litter and other DICOM objects are counted, never fatal. A damaged file that may be a slice is: a lost slice at the
-    end of a scan leaves no gap, and every label would shift.
-
-    Args:
-        root: The folder.
-        scan: What messages call it.
-        options: ``allow_unreadable`` leaves damaged files out.
-        numbered: Messages call a file by its number among all files, in natural order, in place of its name.
-
-    Raises:
-        ScanError: There are no slices, too many, or a file or folder that cannot be read may hold some.
-    """
-    if not root.is_dir():
-        if root.is_symlink() and not root.exists():
-            raise ScanError(f"{scan}: {BROKEN_LINK}")
-        raise ScanError(f"{scan}: is not a folder. Give the folder that holds the scan's DICOM files.")
-    slices: list[SliceHeader] = []
-    objects: list[SliceHeader] = []
-    unreadable: list[tuple[Path, str]] = []
-    counts: Counter[str] = Counter()  # of what is ignored, by kind
-    for path, headers in _headers_below(root, scan, counts, numbered=numbered):
-        if isinstance(headers, UnreadableFileError):
-            unreadable.append((path, str(headers)))
-        elif headers[0].sop_class in CT_CLASSES:
-            slices += headers
-        else:
-            objects += headers
-        if len(slices) > MAX_SLICES:
-            raise ScanError(f"{scan}: more than {MAX_SLICES:,} slices below it. Name the folder of one scan.")
-    series = {header.series for header in slices if header.series}
-    for header in objects:
-        kind = header.sop_class or "unknown DICOM object"
-        if header.series in series:  # a slice whose class is damaged; reports and masks have series of their own
-            unreadable.append((header.path, f"{header.name}: of class {kind}, but of the slices' own series."))
-        else:
-            counts[kind] += 1
-    damaged = _count_unreadable(unreadable, {file_kind(header.path) for header in slices}, counts, options)
-    ignored = ", ".join(f"{kind} ({n})" for kind, n in sorted(counts.items()) if n)
-    if not slices:
-        first = f" The first, {unreadable[0][1]}" if unreadable else ""
-        raise ScanError(
-            f"{scan}: no CT image in it ({f'found {ignored}' if ignored else 'it is empty'}).{first} Give the folder "
-            "that holds the scan's DICOM files."
-        )
-    n_folders = len({header.path.parent for header in slices})
-    findings = (
-        (n_folders > 1, f"slices from {n_folders} folders"),
-        (damaged, f"{damaged} damaged file(s) among the slices left out (ingest.allow_unreadable)"),
-        (ignored, f"ignored: {ignored}"),
-    )
-    return slices, tuple(text for applies, text in findings if applies)
-
-
-def _headers_below(
-    root: Path, scan: str, counts: Counter[str], *, numbered: bool
-) -> Iterator[tuple[Path, list[SliceHeader] | UnreadableFileError]]:
-    """Yield each file below a folder with its headers or the reason why it has none; count links."""
-
-    def label(path: Path, number: str) -> str:
-        return f"{scan} {number}" if numbered else visible(f"{scan}/{path.relative_to(root).as_posix()}")
-
-    def refuse(folder: Path, reason: str) -> None:
-        raise ScanError(f"{scan if folder == root else label(folder, 'folder')}: {reason}")
-
-    number = 0
-    for _, files, links in folders_with_files(root, refuse):
-        counts["links to folders of the scan"] += links
-        for path in files:
-            number += 1
-            try:
-                yield path, read_headers(path, label(path, f"file {number}"))
-            except UnreadableFileError as error:
-                yield path, error
-
-
-def _count_unreadable(
-    unreadable: list[tuple[Path, str]], kinds: set[str], counts: Counter[str], options: ReadOptions
-) -> int:
-    """Count files that are no DICOM among the others; refuse, or count and return, those that may be slices."""
-    damaged = 0
-    for path, reason in unreadable:
-        if file_kind(path) not in kinds or is_litter(path):
-            counts["files that are not DICOM"] += 1
-        elif options.allow_unreadable:
-            damaged += 1
-        else:
-            raise ScanError(
-                f"{reason} It lies among the slices; if it is one of them, every label after it would shift. Copy the "
-                "scan again, remove the file if it is no slice, or set ingest.allow_unreadable=true to leave it out."
-            )
-    return damaged
-
-
-def file_kind(path: Path) -> str:
-    """Return the suffix in lower case; '' for none, and for digits, which end a file named by its UID."""
-    suffix = path.suffix.lower()
-    return "" if suffix[1:].isdecimal() else suffix
-
-
 def find_scans(root: Path, *, workers: int = 0, label: str | None = None) -> list[tuple[str, Path]]:
     """Return id and path of each scan at or below ``root``, in natural order; see ``scan_ids``.
 
@@ -172,11 +68,8 @@ def find_scans(root: Path, *, workers: int = 0, label: str | None = None) -> lis
         raise CohortError(
             f"{label} is no folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
         )
-    lost: list[Path] = []
-    folders = list(folders_with_files(root, lambda folder, _: lost.append(folder)))
-    paths = _scans_among(folders, lost, workers)
+    paths, links = _scans_below(root, workers)
     if not paths:
-        links = sum(n_links for _, _, n_links in folders)
         hint = f" {links} link(s) were not followed." if links else ""
         raise CohortError(
             f"No CT scan (DICOM, zip, NIfTI) at or below {label}.{hint} Give the folder that holds the scans."
@@ -189,33 +82,71 @@ def scan_ids(root: Path, paths: Sequence[Path]) -> list[str]:
 
     Where even the paths read alike, once ``visible``, the later ones are numbered.
     """
-    names = Counter(map(scan_name, paths))
+    own_names = list(map(scan_name, paths))
+    names = Counter(own_names)
+    taken: set[str] = set()
     ids: list[str] = []
-    for path in paths:
-        name = scan_name(path)
-        name = name if names[name] == 1 else visible(path.relative_to(root).as_posix())
+    for path, own_name in zip(paths, own_names, strict=True):
+        name = own_name if names[own_name] == 1 else visible(path.relative_to(root).as_posix())
         numbered = (name if k == 1 else f"{name} ({k})" for k in count(1))
-        ids.append(next(scan_id for scan_id in numbered if scan_id not in ids))
+        ids.append(next(scan_id for scan_id in numbered if scan_id not in taken))
+        taken.add(ids[-1])
     return ids
 
 
-def _scans_among(folders: list[tuple[Path, list[Path], int]], lost: list[Path], workers: int) -> list[Path]:
-    """Return the folders and files that are scans, in natural order. ``lost``: folders to be refused."""
+@dataclass
+class _Folder:
+    """A folder that may be a scan. ``single``: its files that each may be one; ``series``: as of ``_series_in``."""
+
+    path: Path
+    single: list[Path]
+    series: str | None = None
+
+
+def _scans_below(root: Path, workers: int) -> tuple[list[Path], int]:
+    """Return the folders and files that are scans, in natural order, and the number of links that lead nowhere new."""
+    lost: list[Path] = []
+    folders: list[_Folder] = []
+    n_links = 0
+
+    def batches() -> Iterator[list[tuple[Path, list[str]]]]:
+        """Names of files are kept for no longer than their folders are looked at: a cohort has tens of millions."""
+        nonlocal n_links
+        listing = folders_with_files(root, lambda folder, _: lost.append(folder))
+        while batch := list(islice(listing, _BATCH)):
+            n_links += sum(links for _, _, links in batch)
+            folders.extend(_Folder(path, [file for file in files if _is_single(file)]) for path, files, _ in batch)
+            yield [(path, [file.name for file in files]) for path, files, _ in batch]
+
+    for number, series in _series_of(batches(), workers):
+        for folder, name in zip(folders[_BATCH * number :], series, strict=False):
+            folder.series = name
+    return _choose_scans(folders, lost), n_links
+
+
+def _choose_scans(folders: list[_Folder], lost: list[Path]) -> list[Path]:
+    """Return the scans in natural order. ``folders``: from the top down; ``lost``: folders to be refused."""
     leaves = dict.fromkeys(lost, "")  # folder -> its series
     single: list[Path] = []
     other_scans: list[Path] = []
-    for (folder, files, _), series in zip(folders, _series_of([f for _, f, _ in folders], workers), strict=True):
-        if any(folder.is_relative_to(leaf) for leaf in leaves):
+    for folder in folders:
+        if any(path in leaves for path in (folder.path, *folder.path.parents)):
             continue
-        if series == _NOT_CT:
-            other_scans.append(folder)
-        elif series is not None:
-            leaves[folder] = series
+        if folder.series == _NOT_CT:
+            other_scans.append(folder.path)
+        elif folder.series is not None:
+            leaves[folder.path] = folder.series
         else:  # beside slices, such a file is a mask or a copy
-            single += [path for path in files if is_nifti(path) or is_zip(path) or _may_be_a_scan(path)]
+            single += folder.single
     scans = {*_merge_parts(leaves), *single}
-    scans |= {folder for folder in other_scans if not any(path.is_relative_to(folder) for path in scans)}
+    above = {path for scan in scans for path in (scan, *scan.parents)}
+    scans.update(path for path in other_scans if path not in above)
     return sorted(scans, key=lambda path: natural_key(path.as_posix()))
+
+
+def _is_single(path: Path) -> bool:
+    """Tell whether a file may be a scan by itself."""
+    return is_nifti(path) or is_zip(path) or _may_be_a_scan(path)
 
 
 def _may_be_a_scan(path: Path) -> bool:
@@ -223,22 +154,43 @@ def _may_be_a_scan(path: Path) -> bool:
     return path.is_symlink() and not path.exists() and not path.suffix and not is_litter(path)
 
 
-def _series_of(folders: list[list[Path]], workers: int) -> list[str | None]:
-    """Return ``_series_in`` of each folder's files; the empty series where a worker is lost on them."""
+def _series_of(batches: Iterable[list[tuple[Path, list[str]]]], workers: int) -> Iterator[tuple[int, list[str | None]]]:
+    """Yield number and ``_series_in`` of each batch of folders; the empty series where a worker is lost on one."""
     if not workers:
-        return [_series_in(files) for files in folders]
-    answers = dict(run_limited(_series_in, folders, workers=workers))
-    return ["" if isinstance(answer, ScanError) else answer for _, answer in sorted(answers.items())]
+        yield from enumerate(map(_series_in_each, batches))
+        return
+    lost: dict[int, list[tuple[Path, list[str]]]] = {}
+    taken: dict[int, list[tuple[Path, list[str]]]] = {}
+
+    def remembered() -> Iterator[list[tuple[Path, list[str]]]]:
+        for number, batch in enumerate(batches):
+            taken[number] = batch
+            yield batch
+
+    for number, series in run_limited(_series_in_each, remembered(), workers=workers):
+        batch = taken.pop(number)
+        if isinstance(series, ScanError):
+            lost[number] = batch
+        else:
+            yield number, series
+    for number, batch in lost.items():  # again, each folder by itself
+        answers = (answer for _, answer in run_limited(_series_in, batch, workers=1))  # in order: there is one worker
+        yield number, ["" if isinstance(answer, ScanError) else answer for answer in answers]
+
+
+def _series_in_each(folders: list[tuple[Path, list[str]]]) -> list[str | None]:
+    return [_series_in(folder) for folder in folders]
 
 
 @suppress_library_messages()
-def _series_in(files: list[Path]) -> str | None:
-    """Return the series of the first CT file, None where there is none, _NOT_CT where there is another scan.
+def _series_in(listing: tuple[Path, list[str]]) -> str | None:
+    """Return the series of a folder's first CT file, None where there is none, _NOT_CT where there is another scan.
 
     A damaged file named like DICOM counts, so that its scan is refused by name and not passed over.
     """
     damaged, other = False, False
-    for path in files:
+    folder, names = listing
+    for path in (folder / name for name in names):
         try:
             header = read_headers(path, path.name)[0]
         except UnreadableFileError:

@@ -7,7 +7,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from stat import S_IFLNK, S_IFMT, S_IFREG
@@ -77,37 +77,72 @@ def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Ite
             MAX_DEPTH, and why; where it returns, the folder is skipped with all below.
     """
 
-    def refuse_unlisted(error: OSError) -> None:
-        refuse(Path(error.filename), f"cannot be listed ({error.strerror}). Check the disk and the permissions.")
-
     start = os.path.realpath(root)
     followed = {start}
-    for parent, names, files in os.walk(root, onerror=refuse_unlisted, followlinks=True):
-        folder = Path(parent)
+    pending = [(root, start)]  # the last is next; its real path spares one look at each folder above it
+    while pending:
+        folder, real = pending.pop()
         if len(folder.relative_to(root).parts) > MAX_DEPTH:
-            names.clear()
             refuse(folder, f"more than {MAX_DEPTH} folders deep. Name a folder nearer to the scans.")
             continue
-        names[:] = [name for name in sorted(names, key=natural_key) if not (name in _STORES or is_litter_folder(name))]
         try:
-            kinds = {path: _kind(path) for path in (folder / name for name in sorted(files, key=natural_key))}
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: natural_key(entry.name))
+        except OSError as error:
+            refuse(folder, f"cannot be listed ({error.strerror}). Check the disk and the permissions.")
+            continue
+        try:
+            with suppress(StopIteration, FileNotFoundError):  # there is none, or it was taken away meanwhile
+                (folder / next(entry.name for entry in entries if not _is_folder(entry))).lstat()
         except OSError as error:  # a folder that may be listed, but not entered
-            names.clear()
             refuse(folder, f"its files cannot be reached ({error.strerror}). Check the disk and the permissions.")
             continue
-        old = [name for name in names if not _is_new(folder / name, start, followed)]
-        names[:] = [name for name in names if name not in old]
-        special = sum(os.path.islink(path) and kind not in _READ for path, kind in kinds.items())  # such as to a device
-        yield folder, [path for path, kind in kinds.items() if kind in _READ], len(old) + special
+        below, files, n_links = _sort_entries(entries, real, start, followed)
+        pending += [(folder / name, place) for name, place in reversed(below)]
+        yield folder, [folder / name for name in files], n_links
 
 
-def _is_new(folder: Path, root: str, followed: set[str]) -> bool:
+def _sort_entries(
+    entries: list["os.DirEntry[str]"], folder: str, root: str, followed: set[str]
+) -> tuple[list[tuple[str, str]], list[str], int]:
+    """Return a folder's folders with their real paths, its files, and the number of links that lead nowhere new.
+
+    ``folder``, ``root``, ``followed``: real paths; the last takes in where links lead. What a listing tells of its
+    entries spares a look at each file.
+    """
+    below: list[tuple[str, str]] = []
+    files: list[str] = []
+    n_links = 0
+    for entry in entries:
+        link = entry.is_symlink()
+        if _is_folder(entry):
+            if entry.name in _STORES or is_litter_folder(entry.name):
+                continue
+            real = os.path.realpath(entry.path) if link else os.path.join(folder, entry.name)
+            if _is_new(real, link, root, followed):
+                below.append((entry.name, real))
+            else:
+                n_links += 1
+        elif entry.is_file(follow_symlinks=False) or (link and _kind(entry) in _READ):
+            files.append(entry.name)
+        elif link:  # such as to a device
+            n_links += 1
+    return below, files, n_links
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links, or one out of reach
+        return False
+
+
+def _is_new(real: str, link: bool, root: str, followed: set[str]) -> bool:
     """Tell whether a folder is not met elsewhere, and take note of where a link to it leads.
 
-    ``root``, ``followed``: real paths, the first among the others.
+    ``real``, ``root``, ``followed``: real paths, the second among the last.
     """
-    real = os.path.realpath(folder)
-    if not os.path.islink(folder):
+    if not link:
         return real not in followed  # one may have been met by a link before
     if _within(root, real) or any(_within(real, other) for other in followed):
         return False
@@ -119,19 +154,10 @@ def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _kind(path: Path) -> int:
-    """Return what kind of file this is or leads to, as ``stat`` names it; S_IFLNK for a link without a target.
-
-    0 where it was taken away meanwhile.
-    """
+def _kind(link: "os.DirEntry[str]") -> int:
+    """Return what kind of file a link leads to, as ``stat`` names it; S_IFLNK where it has no target."""
     try:
-        kind = S_IFMT(path.lstat().st_mode)
-    except FileNotFoundError:
-        return 0
-    if kind != S_IFLNK:
-        return kind
-    try:
-        return S_IFMT(path.stat().st_mode)
+        return S_IFMT(link.stat().st_mode)
     except OSError:  # no target, a loop of links, or one out of reach
         return S_IFLNK
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.ct.io.acquisition import typical
 from cnr_iemn.ct.io.dicom_file import suppress_library_messages
-from cnr_iemn.ct.io.discovery import find_slices, is_nifti, is_zip, scan_name
+from cnr_iemn.ct.io.discovery import is_nifti, is_zip, scan_name
 from cnr_iemn.ct.io.folders import unpacked
 from cnr_iemn.ct.io.hounsfield import (
     RowCheck,
@@ -22,6 +22,7 @@ from cnr_iemn.ct.io.hounsfield import (
 from cnr_iemn.ct.io.nifti import read_nifti
 from cnr_iemn.ct.io.passes import check_one_pass
 from cnr_iemn.ct.io.pixel_data import check_format, decode_pixels, frames_of, is_lossy
+from cnr_iemn.ct.io.slice_files import find_slices
 from cnr_iemn.ct.io.slice_header import SliceHeader
 from cnr_iemn.ct.io.slice_order import plan_scan
 from cnr_iemn.ct.volume import MAX_VOXELS, Volume, check_lengths
