@@ -19,7 +19,7 @@ from cnr_iemn.phantom.opacity_size import Amount, Points, Site, consolidated_mid
 from cnr_iemn.phantom.random_fields import Waves
 from cnr_iemn.phantom.vessels import grow_tree
 
-BILATERAL = 0.75
+BILATERAL = 0.9
 """Share of scans with opacities in one lobe of each lung; in the others one lobe alone has them."""
 LOBE_SHARES = {"L": {"LLL": 0.65, "LUL": 0.35}, "R": {"RLL": 0.5, "RML": 0.15, "RUL": 0.35}}
 PATCH_VOLUME, PATCH_DENSE, OEDEMA_VOLUME = 0.98, 0.8, 1.08
@@ -28,13 +28,13 @@ PATCH_VOLUME, PATCH_DENSE, OEDEMA_VOLUME = 0.98, 0.8, 1.08
 Found so that the lung masks of all classes hold the same HU: beside consolidation at the pleura a mask takes some of
 the chest wall, and within a segment bronchi are open.
 """
-TREE_IN_BUD, EFFUSION = 0.6, 0.35
+TREE_IN_BUD, EFFUSION = 0.3, 0.5
 """Shares of the segments of CAP with tree-in-bud in their lobe, and of those of a lower lobe with an effusion."""
 TAPER = 0.6
 """Of a segment's consolidation: its width at the hilum is 0.4 of that in its middle, at the pleura 1.6."""
-PER_LEVEL = 2
+PER_LEVEL = 3
 """Patches at each level of a lobe."""
-BRONCHUS_MM = 1.3
+BRONCHUS_MM = 1.6
 """Radius of the thinnest open bronchus in a consolidation."""
 BUD_WAVES_MM, BUD_SHARE = (9.0, 16.0), 0.24
 """Wavelengths of tree-in-bud, whose buds are about half as wide, and the share of its region that buds fill."""
@@ -135,7 +135,7 @@ def place_patches(rng: np.random.Generator, site: Site, amount: Amount) -> list[
             "ground_glass",
             site.name,
             candidates[0],
-            (9.0, 16.0, tall),
+            (7.0, 18.0, tall),
             angle=outward(site.anatomy, candidates[0]),
             hu=amount.glass_hu,
             peripheral=True,
@@ -185,9 +185,9 @@ def place_segment(rng: np.random.Generator, site: Site, amount: Amount) -> list[
 
 def place_wedge(rng: np.random.Generator, site: Site, amount: Amount, volume: float) -> Lesion:
     """Return ground glass from near the hilum to the pleura, where it is broadest, that fills ``volume`` points."""
-    anatomy, (first, last) = site.anatomy, site.run
+    first, last = site.run
     middle = (first + last) / 2
-    hilum = np.array([site.side * 0.26 * anatomy.half_width, 0.05 * anatomy.half_depth])
+    hilum = np.array([site.side * 0.26 * site.anatomy.half_width, 0.05 * site.anatomy.half_depth])
     candidates = _at_pleura(site, middle)
     distances = np.linalg.norm(candidates[:, :2] - hilum, axis=1)
     outer = rng.choice(candidates[distances >= np.median(distances)])

@@ -30,7 +30,7 @@ class Amount:
     def draw(cls, rng: np.random.Generator) -> "Amount":
         """Draw what the classes have in common."""
         return cls(
-            share=float(np.clip(np.exp(rng.normal(np.log(0.075), 0.3)), 0.04, 0.12)),
+            share=float(np.clip(np.exp(rng.normal(np.log(0.12), 0.3)), 0.07, 0.18)),
             dense=float(rng.uniform(0.25, 0.5)),
             glass_hu=float(rng.normal(-480, 90)),
             dense_hu=float(rng.normal(70, 50)),
