@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BACKBONES := resnext50,densenet161,inception_v3,wide_resnet50
 
-.PHONY: help setup demo test test-fast lint docs clean
+.PHONY: help setup demo test test-fast lint notebooks docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebooks: setup  ## run the notebooks again and keep what they show
+	$(BIN)/jupyter execute --inplace --timeout=900 notebooks/*.ipynb
 
 docs: setup  ## build the pages of docs/ into site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -111,7 +111,7 @@ def place_oedema(rng: np.random.Generator, site: Site, amount: Amount) -> list[L
 
 
 def place_patches(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
-    """Return patches along the pleura, two at a level over the whole run, some with a consolidated middle.
+    """Return patches along the pleura, three at a level over the whole run, some with a consolidated middle.
 
     Those of a level hold what a segment's consolidation, an ellipsoid of the same run, has between the same depths.
     """
