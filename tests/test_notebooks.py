@@ -34,7 +34,9 @@ def figures(notebook: nbformat.NotebookNode) -> list[int]:
 def test_what_it_showed_is_kept(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # run once, in order: make notebooks
+    assert [cell.execution_count for cell in code] == list(
+        range(1, len(code) + 1)
+    )  # run once, in order: make notebooks
     assert figures(notebook)
     assert path.stat().st_size <= 1_000_000
 

@@ -28,6 +28,9 @@ from cnr_iemn.stage2.shap_values import Contributions
 Heatmaps = NDArray[np.float32]
 FINEST_LEVEL = 2
 """Levels are counted from the last feature map, 0; each has twice as many places a side as the one before."""
+FEWEST_PLACES = 4
+"""A side of the feature map from which Grad-CAM is taken: with fewer, a map would tint all of a lung or nothing."""
+_PIXELS_PER_PLACE = 32  # of the last map, in every backbone of the paper
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,16 @@ def feature_layer(network: SliceNetwork, *, level: int = 0) -> nn.Module:
     return network.trunk.get_submodule(names[level])
 
 
+def map_level(image_size: int) -> int:
+    """Return the level of the coarsest feature map with ``FEWEST_PLACES`` a side, or the finest level.
+
+    Args:
+        image_size: Side of the network's input, pixels: 0 is returned from 128, as for the paper's 224 and 299.
+    """
+    needed = FEWEST_PLACES * _PIXELS_PER_PLACE
+    return next((level for level in range(FINEST_LEVEL) if image_size * 2**level >= needed), FINEST_LEVEL)
+
+
 def grad_cam(network: SliceNetwork, images: Tensor, position: Tensor, *, target: int, level: int = 0) -> Heatmaps:
     """Return Grad-CAM maps of a class's logit (Selvaraju et al., ICCV 2017).
 
@@ -178,7 +191,8 @@ def ensemble_maps(
 ) -> Heatmaps | None:
     """Return the networks' mean Grad-CAM maps of these slices, float32 [slices, side, side], 0 to 1.
 
-    Networks of timm are left out, since their feature maps are not known. None without any other network or slice.
+    Of small inputs a finer feature map is taken (``map_level``). Networks of timm are left out, since their feature
+    maps are not known. None without any other network or slice.
     """
     members = [member for member in networks.ensemble.members if member.library == "torchvision"]
     if not members or not slices:
@@ -190,5 +204,6 @@ def ensemble_maps(
         dataset = SliceDataset(source, table, image_size=member.image_size)
         batch = default_collate([dataset[k] for k in slices])
         images, position = (batch[key].to(networks.hardware.device) for key in ("image", "position"))
-        maps.append(grad_cam(networks.networks[member], images, position, target=target))
+        level = map_level(member.image_size)
+        maps.append(grad_cam(networks.networks[member], images, position, target=target, level=level))
     return mean_map(maps, side=side)

@@ -12,7 +12,7 @@ from cnr_iemn.constants import BACKBONES
 from cnr_iemn.ct.io.acquisition import UNKNOWN
 from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.inference.explanation import ensemble_maps, feature_layer, grad_cam, mean_map
+from cnr_iemn.inference.explanation import ensemble_maps, feature_layer, grad_cam, map_level, mean_map
 from cnr_iemn.stage1.models.network import SliceNetwork, position_inputs
 from cnr_iemn.stage2.ensemble import Member
 
@@ -30,6 +30,7 @@ class _Trunk(nn.Module):
             self.layer4.weight[0, 0] = 1 / 16
             self.layer4.weight[1, 0] = -1 / 16
             self.layer4.bias.copy_(torch.tensor([0.0, 1.0]))
+        self.layer3 = self.layer2 = self.layer4  # the finer maps of a network with one
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return nn.functional.relu(self.layer4(images), inplace=True).mean(dim=(2, 3))
@@ -141,6 +142,11 @@ def loaded(networks: dict[Member, SliceNetwork]) -> Any:
     return SimpleNamespace(networks=networks, ensemble=ensemble, hardware=hardware)
 
 
+@pytest.mark.parametrize(("size", "level"), [(224, 0), (299, 0), (128, 0), (127, 1), (75, 1), (63, 2), (32, 2)])
+def test_small_inputs_take_a_finer_map(size: int, level: int) -> None:
+    assert map_level(size) == level
+
+
 def test_an_ensemble_s_map_of_the_selected_slices_is_the_mean_over_its_networks() -> None:
     identity = "seed0", "x.ckpt", "ab"
     follows, against = (Member("resnext50", "torchvision", *identity, 16, "both", "32", fold) for fold in (0, 1))
@@ -156,7 +162,8 @@ def test_an_ensemble_s_map_of_the_selected_slices_is_the_mean_over_its_networks(
     heatmaps = ensemble_maps(loaded(networks), scan, [2], target=0, side=16)
     images, position = torch.zeros(1, 3, 16, 16), torch.from_numpy(position_inputs([2], 3))
     images[0, 0, 8:12, 4:8] = 1
-    member_maps = [grad_cam(networks[member], images, position, target=0) for member in (follows, against)]
+    level = map_level(16)
+    member_maps = [grad_cam(networks[member], images, position, target=0, level=level) for member in (follows, against)]
     np.testing.assert_allclose(heatmaps, (member_maps[0] + member_maps[1]) / 2, atol=1e-6)
     assert ensemble_maps(loaded({right: networks[right]}), scan, [2], target=0, side=16) is None
     assert ensemble_maps(loaded(networks), scan, [], target=0, side=16) is None
