@@ -179,8 +179,9 @@ def test_own_cohorts_do_not_train_on_warped_slices_alone_unless_asked_to() -> No
 
 def test_the_demo_has_its_own_augmentation() -> None:
     settings = compose("train", "experiment=demo")
-    gentler = {"perspective_distortion": 0.05, "rotation_degrees": 5.0, "flip_probability": 0.5}
-    assert asdict(settings.augmentation) == PAPERS_AUGMENTATION | gentler
+    gentler = {"perspective_probability": 0.0, "rotation_degrees": 0.0, "jitter_probability": 0.0}
+    more = {"flip_probability": 0.5, "crop_ratio": 0.93}
+    assert asdict(settings.augmentation) == PAPERS_AUGMENTATION | gentler | more
 
 
 @pytest.mark.parametrize(
