@@ -56,3 +56,24 @@ def test_missing_fold_networks_are_named(study: list[str], capsys: pytest.Captur
     words = [*study, f"ensemble={MODEL}", "booster.features=out_of_fold", "tag=seed0-fold0"]
     assert entry_point("aggregate")(words) == 2
     assert "has no run seed0-fold0-fold0" in capsys.readouterr().err
+
+
+def test_pseudo_labels_of_a_finished_study_train_another(
+    study: list[str], tiny_study: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = Path(study[0].removeprefix("runs="))
+    words = [*TINY, study[0], "study=second", f"ingest.cache={tiny_study / 'cache'}", *SMALL, "data.folds=2"]
+    with caplog.at_level("INFO"):
+        assert entry_point("train")([*words, "data.pseudo_labels=folds", "data.pseudo_confidence=0.51"]) == 0
+    first, second = (
+        read_predictions(runs / name / MODEL / "seed0" / "predictions.parquet") for name in ("folds", "second")
+    )
+    split = pd.read_csv(runs / "second" / "split.csv").set_index("scan_id")
+    assert (runs / "second" / "split.csv").read_bytes() == (runs / "folds" / "split.csv").read_bytes()
+    new = set(second.metadata.training_scan_ids) - set(first.metadata.training_scan_ids)
+    unlabelled = split[(split["split"] == "training") & ~split["slice_labelled"] & (split["label"] != "Normal")]
+    assert new == set(unlabelled.index)
+    assert new
+    pd.testing.assert_series_equal(first.table["slice_label"], second.table["slice_label"])  # a reader's alone
+    assert "by the phantom's truth: precision" in caplog.text
+    assert entry_point("train")([*words, "data.pseudo_labels=absent"]) == 2

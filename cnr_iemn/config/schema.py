@@ -53,7 +53,9 @@ class DataSettings:
     reader, or from_patient for weak ones where no reader has labelled (see ``Cohort.with_weak_labels``).
     ``exclude_file``: scan ids to leave out, one a line.
 
-    ``shuffle_training_labels``: the negative control, training labels of both stages permuted (never the validation's).
+    ``pseudo_labels``: a finished study, or study/tag, whose fold networks label slices of unlabelled training scans;
+    ``pseudo_confidence``: see ``stage1.training.pseudo_labels``. ``shuffle_training_labels``: the negative control,
+    training labels of both stages permuted (never the validation's).
     """
 
     name: _Name = MISSING
@@ -71,6 +73,8 @@ class DataSettings:
     split: SplitSettings = field(default_factory=SplitSettings)
     folds: Annotated[int, Ge(2)] = 5
     fold: int | None = None
+    pseudo_labels: str | None = None
+    pseudo_confidence: Annotated[float, Gt(0.5), Lt(1)] = 0.9
     shuffle_training_labels: bool = False
     phantom: PhantomSettings | None = None
 

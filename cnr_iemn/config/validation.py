@@ -30,6 +30,7 @@ def check_settings(settings: object) -> None:
         check_data(settings.data)
         check_ingest(settings.ingest)
     if isinstance(settings, TrainSettings):
+        _check_pseudo_labels(settings)
         check_model(settings.model)
         check_balancing(settings.balancing)
         check_trainer(settings.trainer, settings.data)
@@ -112,6 +113,25 @@ def check_places(settings: object) -> None:
             require_writable("output", study / "bundles")
         else:
             require_writable("output", Path("predictions") if settings.bundle else study / "predictions")
+
+
+def _check_pseudo_labels(settings: TrainSettings) -> None:
+    value = settings.data.pseudo_labels
+    if value is None:
+        return
+    study, slash, tag = value.partition("/")
+    for name in (study, tag) if slash else (study,):
+        check_folder_name("data.pseudo_labels", name)
+    if study == settings.study:
+        raise ConfigurationError(
+            f"data.pseudo_labels={value} is this very study: its runs and those that learn from them would have "
+            "the same names. Give another study=."
+        )
+    if settings.data.slice_labels != "reader":
+        raise ConfigurationError(
+            f"data.pseudo_labels={value} labels slices that have no label, and data.slice_labels="
+            f"{settings.data.slice_labels} leaves none. Give one of the two."
+        )
 
 
 def _check_search(settings: TuneSettings) -> None:

@@ -20,6 +20,7 @@ from cnr_iemn.stage1.training.distributed import (
 )
 from cnr_iemn.stage1.training.hardware import Hardware, choose_hardware
 from cnr_iemn.stage1.training.loggers import require_server
+from cnr_iemn.stage1.training.pseudo_labels import describe_pseudo_labels
 from cnr_iemn.stage1.training.roles import Roles, assign_roles, cohort_notes, require_every_class, save_split
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import Invocation, reproducible_config
@@ -94,6 +95,8 @@ def _lead(settings: TrainSettings, hardware: Hardware, invocation: Invocation | 
     log.info("%s: %s, %d scans; %s", folder.path, cohort.name, len(cohort.scans), hardware)
     for note in cohort_notes(cohort, roles.split, settings.data):
         log.info("%s", note)
+    for line in describe_pseudo_labels(roles.pseudo, cohort):
+        log.info("%s", line)
     run = TrainRun(settings, cohort=cohort, roles=roles, hardware=hardware, folder=folder, invocation=invocation)
     require_distinct(run.store, roles.split)
     study_data.slice_table(cohort, run.store, list(cohort.scans))  # labels that do not fit a scan begin no study

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnr_iemn.config.schema import DataSettings, SplitSettings, TrainSettings
@@ -12,6 +12,7 @@ from cnr_iemn.data.spgc import SpgcSplit, is_result_table, spgc_split
 from cnr_iemn.data.splits import make_folds, make_split, read_split, split_csv
 from cnr_iemn.errors import CohortError, RunError
 from cnr_iemn.schemas import TRAINING, VALIDATION
+from cnr_iemn.stage1.training.pseudo_labels import PseudoLabels, make_pseudo_labels
 from cnr_iemn.utils.atomic_io import exclusive, write_text_atomic
 
 
@@ -20,16 +21,19 @@ class Roles:
     """What each scan is for in one run. ``fold``: of the training scans; ``held_out``: the fold that trains nothing.
 
     ``measured_inside``: the held-out fold measures the network, and the validation scans are not looked at.
+    ``pseudo``: labels of slices of training scans that no reader labelled.
     """
 
     split: Mapping[str, str]
     fold: Mapping[str, int]
     held_out: int | None
     measured_inside: bool = False
+    pseudo: PseudoLabels = field(default_factory=PseudoLabels)
 
     def trains(self, scan: ScanRecord) -> bool:
         """Tell whether the slices of a scan may train the network."""
-        on_side = self.split[scan.scan_id] == TRAINING and scan.slice_labelled
+        labelled = scan.slice_labelled or scan.scan_id in self.pseudo.labels
+        on_side = self.split[scan.scan_id] == TRAINING and labelled
         return on_side and (self.held_out is None or self.fold[scan.scan_id] != self.held_out)
 
     def validates(self, scan: ScanRecord) -> bool:
@@ -40,10 +44,30 @@ class Roles:
 
 
 def assign_roles(settings: TrainSettings, cohort: Cohort) -> Roles:
-    """Return what each scan is for in the run of these settings. Writes nothing; raises as ``study_split`` does."""
+    """Return what each scan is for in the run of these settings. Writes nothing; raises as ``study_split`` does.
+
+    Raises RunError, too, where the study of ``data.pseudo_labels`` cannot label slices.
+    """
     split = study_split(Path(settings.runs) / settings.study, cohort, settings.data.split)
     fold = make_folds(cohort, split, folds=settings.data.folds, seed=settings.data.split.seed)
-    return Roles(split, fold, settings.data.fold)
+    return Roles(split, fold, settings.data.fold, pseudo=_pseudo_labels(settings, cohort, split, fold))
+
+
+def _pseudo_labels(
+    settings: TrainSettings, cohort: Cohort, split: Mapping[str, str], fold: Mapping[str, int]
+) -> PseudoLabels:
+    """Return the pseudo-labels that the settings ask for, none where they ask for none. Raises RunError."""
+    if settings.data.pseudo_labels is None:
+        return PseudoLabels()
+    study, _, tag = settings.data.pseudo_labels.partition("/")
+    return make_pseudo_labels(
+        cohort,
+        split,
+        fold,
+        study=Path(settings.runs) / study,
+        tag=tag or f"seed{settings.seed}",
+        confidence=settings.data.pseudo_confidence,
+    )
 
 
 def require_every_class(cohort: Cohort, roles: Roles) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Required
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -108,7 +109,13 @@ class RunScans:
 
     @classmethod
     def of(
-        cls, cohort: Cohort, split: Mapping[str, str], fold: Mapping[str, int], *, pixels: Mapping[str, str]
+        cls,
+        cohort: Cohort,
+        split: Mapping[str, str],
+        fold: Mapping[str, int],
+        *,
+        pixels: Mapping[str, str],
+        pseudo: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> "RunScans":
         """Return the hashes of a cohort's scans.
 
@@ -117,13 +124,14 @@ class RunScans:
             split: Side of each scan.
             fold: Of the scans that have one.
             pixels: Of ``stored_pixels``.
+            pseudo: Pseudo-labels of slices, by scan id.
 
         Returns:
             The hashes, in the cohort's order.
         """
         return cls(
             pixels,
-            {scan.scan_id: _hash(_labels(scan)) for scan in cohort.scans},
+            {scan.scan_id: _hash(_labels(scan, pseudo or {})) for scan in cohort.scans},
             {scan.scan_id: _hash([split[scan.scan_id], fold.get(scan.scan_id)]) for scan in cohort.scans},
         )
 
@@ -155,9 +163,10 @@ def stored_pixels(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, str]:
     return {scan.scan_id: _hash([scan.grey_sha256, scan.lungs_sha256, scan.lung_litres, scan.z_mm]) for scan in scans}
 
 
-def _labels(scan: ScanRecord) -> list[object]:
+def _labels(scan: ScanRecord, pseudo: Mapping[str, NDArray[np.int64]]) -> list[object]:
     infected = [] if scan.infected is None else np.flatnonzero(scan.infected).tolist()
-    return [scan.patient_id, scan.label, scan.slice_labelled, infected]
+    own: list[object] = [scan.patient_id, scan.label, scan.slice_labelled, infected]
+    return [*own, pseudo[scan.scan_id].tolist()] if scan.scan_id in pseudo else own
 
 
 def _hash(values: list[object]) -> str:

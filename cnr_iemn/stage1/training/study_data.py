@@ -94,7 +94,7 @@ def open_store(
 def run_scans(cohort: Cohort, store: SliceStore, roles: Roles) -> RunScans:
     """Return what a run learns from. Raises StoreError where the store lacks a scan."""
     pixels = stored_pixels(store, (scan.scan_id for scan in cohort.scans))
-    return RunScans.of(cohort, roles.split, roles.fold, pixels=pixels)
+    return RunScans.of(cohort, roles.split, roles.fold, pixels=pixels, pseudo=roles.pseudo.labels)
 
 
 def require_same_scans(run: RunFolder, settings: TrainSettings, cohort: Cohort, roles: Roles) -> None:
@@ -112,7 +112,8 @@ def require_same_scans(run: RunFolder, settings: TrainSettings, cohort: Cohort, 
         now = run_scans(cohort, store, roles)
     else:
         log.warning("%s does not hold the cohort: whether its pixels are those of the run is not known.", store.root)
-        now = RunScans.of(cohort, roles.split, roles.fold, pixels=run.scans().pixels)
+        pixels = run.scans().pixels
+        now = RunScans.of(cohort, roles.split, roles.fold, pixels=pixels, pseudo=roles.pseudo.labels)
     run.require_scans(now)
 
 
@@ -140,8 +141,14 @@ def scan_labels(cohort: Cohort, split: Mapping[str, str], *, shuffle_seed: int |
     return labels
 
 
-def slice_table(cohort: Cohort, store: SliceStore, scans: list[ScanRecord]) -> SliceTable:
-    """Return the table of all slices of these scans with their labels."""
+def slice_table(
+    cohort: Cohort, store: SliceStore, scans: list[ScanRecord], pseudo: Mapping[str, NDArray[np.int64]] | None = None
+) -> SliceTable:
+    """Return the table of all slices of these scans with their labels.
+
+    ``pseudo``: labels of scans without a reader's, by scan id; int64 [n_slices] each. Raises CohortError where the
+    labels cannot belong to a scan.
+    """
     counts = {scan.scan_id: store.scan(scan.scan_id).n_slices for scan in scans}
     labels = {
         scan.scan_id: scan.slice_labels(
@@ -149,6 +156,8 @@ def slice_table(cohort: Cohort, store: SliceStore, scans: list[ScanRecord]) -> S
         )
         for scan in scans
     }
+    for scan_id in labels.keys() & (pseudo or {}).keys():
+        labels[scan_id] = (pseudo or {})[scan_id]
     return SliceTable.of(counts, labels)
 
 
@@ -169,10 +178,12 @@ def training_dataset(
     shuffle_seed: int | None,
 ) -> SliceDataset:
     """Return the balanced training items of one run; with ``shuffle_seed``, the slices' labels permuted."""
-    table = slice_table(cohort, store, [scan for scan in cohort.scans if roles.trains(scan)])
+    training = [scan for scan in cohort.scans if roles.trains(scan)]
+    table = slice_table(cohort, store, training, roles.pseudo.labels)
     n_slices, table = len(table), table.labelled()
     if len(table) < n_slices:
-        log.info("%d of %d slices of training scans show no lung: they train nothing.", n_slices - len(table), n_slices)
+        why = "show no lung or have no certain pseudo-label" if roles.pseudo.labels else "show no lung"
+        log.info("%d of %d slices of training scans %s: they train nothing.", n_slices - len(table), n_slices, why)
     if cohort.name == PAPER_COHORT:
         counts = " / ".join(f"{np.count_nonzero(table.label == k):,}" for k in range(len(cohort.classes)))
         paper = " / ".join(f"{n:,}" for n in PAPER_TRAINING_SLICES)
