@@ -113,7 +113,8 @@ class AugmentationSettings:
 
     ``brightness``, ``contrast``: a factor is drawn from 1 - value to 1 + value. ``perspective_distortion``: each corner
     moves inwards by up to this share of half the side; beyond 0.6 corners can fold the image. ``rotation_degrees``: an
-    angle is drawn from -value to value. ``crop_ratio``: side of the random crop over that of its image.
+    angle is drawn from -value to value. ``crop_ratio``: side of the random crop over that of its image. ``mixup``,
+    ``cutmix``: alpha of ``stage1.data.batch_mixing``.
     """
 
     brightness: float = 0.2
@@ -125,6 +126,8 @@ class AugmentationSettings:
     rotation_degrees: float = 30.0
     crop_ratio: float = 224 / 244
     probability: float = 1.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError where a value lies outside its range."""
@@ -139,11 +142,15 @@ class AugmentationSettings:
 
 @dataclass
 class BalancingSettings:
-    """Augmented copies on top of the original. ``copies``: by class name, or auto; ``augment``: paper, all_classes."""
+    """Augmented copies on top of the original. ``copies``: by class name, or auto; ``augment``: paper, all_classes.
+
+    ``sampling``: classes shows as many slices of each class in an epoch of the same length (``EpochShuffle``).
+    """
 
     copies: Any = "auto"
     augment: Annotated[str, OneOf(("paper", "all_classes"))] = "paper"
     redraw: bool = False
+    sampling: Annotated[str, OneOf(("all", "classes"))] = "all"
 
 
 @dataclass
@@ -170,6 +177,7 @@ class TrainerSettings:
     warmup_epochs: Annotated[float, Ge(0)] = 0.0
     gamma: Annotated[float, Ge(0)] = 1.5
     region_weight: Annotated[float, Ge(0)] = 1.0
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     clip: Annotated[float, Gt(0)] | None = None
     ema: Annotated[float, Gt(0), Lt(1)] | None = None
     early_stopping: _Count | None = None

@@ -4,7 +4,7 @@ import torch
 from scipy.special import softmax
 from torch.nn.functional import cross_entropy
 
-from cnr_iemn.stage1.models.losses import focal_loss
+from cnr_iemn.stage1.models.losses import focal_loss, soft_targets
 
 
 def batch(n=64, classes=5, scale=4.0):
@@ -60,3 +60,15 @@ def test_bfloat16_logits_are_computed_in_float32():
         loss = focal_loss(half, targets)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, focal_loss(half.float(), targets))
+
+
+def test_shares_of_one_class_give_the_loss_of_its_index():
+    logits, targets = batch()
+    torch.testing.assert_close(focal_loss(logits, soft_targets(targets, 5, smoothing=0)), focal_loss(logits, targets))
+
+
+def test_smoothed_targets_are_torchs_label_smoothing():
+    logits, targets = batch()
+    soft = soft_targets(targets, 5, smoothing=0.1)
+    torch.testing.assert_close(soft.sum(1), torch.ones(64))
+    torch.testing.assert_close(focal_loss(logits, soft, gamma=0), cross_entropy(logits, targets, label_smoothing=0.1))

@@ -73,3 +73,24 @@ def test_a_rest_too_short_for_the_pieces_joins_too() -> None:
     batches = [SharedBatches(shuffle, batch_size=16, processes=2, rank=rank, accumulate=3) for rank in range(2)]
     assert [len(each) for each in batches] == [9, 9]
     assert sum(len(piece) for each in batches for piece in each) == 57
+
+
+@pytest.mark.parametrize("counts", [(40, 7, 3), (5, 5, 5), (60, 1, 1)])
+def test_sampled_classes_are_shown_alike_and_no_item_twice_in_a_round(counts: tuple[int, ...]) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), counts))
+    n = len(labels)
+    shuffle = EpochShuffle(n, seed=1, classes=labels)
+    epochs = []
+    for epoch in range(3):
+        shuffle.set_epoch(epoch)
+        epochs.append(list(shuffle))
+        assert len(epochs[-1]) == len(shuffle) == n
+        shown = np.bincount(labels[np.array(epochs[-1]) % n], minlength=3)
+        assert shown.max() - shown.min() <= 1
+        times = np.bincount(np.array(epochs[-1]) % n, minlength=n)
+        for k in range(3):  # within a class no item is shown twice before all were shown once
+            assert np.ptp(times[labels == k]) <= 1
+    everything = [index for epoch in epochs for index in epoch]
+    assert len(set(everything)) == 3 * n  # each item in a round of its own, so that its warp is another one
+    shuffle.set_epoch(1)
+    assert list(shuffle) == epochs[1]

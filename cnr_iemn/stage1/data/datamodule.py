@@ -105,7 +105,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
     """Slices of the store as the network sees them.
 
     ``items``: which rows of ``table`` an epoch shows and which of them are warped; None = each row once, as it is.
-    An index is epoch * len + item (see EpochShuffle), so that copies drawn anew know their epoch in every worker.
+    An index is round * len + item (see EpochShuffle), so that copies drawn anew know their round in every worker.
     """
 
     def __init__(
@@ -134,8 +134,13 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.table) if self.items is None else len(self.items)
 
+    @property
+    def item_labels(self) -> NDArray[np.int64]:
+        """Class index of each item, int64 [items]."""
+        return self.table.label if self.items is None else self.table.label[self.items.source]
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        epoch, item = divmod(index, len(self))
+        lap, item = divmod(index, len(self))
         row = item if self.items is None else int(self.items.source[item])
         table = self.table
         grey, lungs = self._pixels(int(table.scan[row]), int(table.slice_index[row]))
@@ -143,7 +148,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         warp = plain_warp(input_size=size, image_size=self.image_size)
         if self.items is not None and self.augmentation is not None and self.items.warped[item]:
             scan_id, copy = table.scan_ids[table.scan[row]], int(self.items.copy[item])
-            drawn = epoch if self.redraw else None
+            drawn = lap if self.redraw else None
             rng = copy_rng(self.seed, scan_id, int(table.slice_index[row]), copy, drawn)
             warp = draw_warp(rng, self.augmentation, input_size=size, image_size=self.image_size)
         image = three_channels(*apply_warp(grey, lungs, warp, image_size=self.image_size))  # [3, s, s]
@@ -175,6 +180,7 @@ class SliceDataModule(pl.LightningDataModule):
         seed: Of the order of the slices.
         accumulate: Gradient accumulation steps.
         for_gpu: Whether batches lie in pinned memory, which a GPU copies fastest.
+        sample_classes: Whether an epoch shows as many items of each class (see EpochShuffle).
     """
 
     def __init__(
@@ -187,6 +193,7 @@ class SliceDataModule(pl.LightningDataModule):
         seed: int,
         accumulate: int = 1,
         for_gpu: bool = False,
+        sample_classes: bool = False,
     ) -> None:
         super().__init__()
         self.training = training
@@ -196,6 +203,7 @@ class SliceDataModule(pl.LightningDataModule):
         self.seed = seed
         self.accumulate = accumulate
         self.for_gpu = for_gpu
+        self.sample_classes = sample_classes
         self.first_epoch = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -208,7 +216,8 @@ class SliceDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Return the loader of this rank's share of each epoch."""
-        shuffle = EpochShuffle(len(self.training), seed=self.seed)
+        classes = self.training.item_labels if self.sample_classes else None
+        shuffle = EpochShuffle(len(self.training), seed=self.seed, classes=classes)
         shuffle.set_epoch(self.first_epoch)  # the trainer does so only after workers have loaded their first batches
         processes, rank = self._share()
         batches = SharedBatches(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 SMALLEST_PART = 2
@@ -12,15 +13,23 @@ SMALLEST_BATCH = 8
 
 
 class EpochShuffle(Sampler[int]):
-    """A new order in every epoch, determined by seed and epoch; yields epoch * n + item.
+    """A new order in every epoch, determined by seed and epoch; yields round * n + item.
 
+    Every epoch is one round, which shows each item once. With ``classes`` it shows as many items of each class: some of
+    the large classes, and in several rounds those of the small ones. An item and its round are never shown twice.
     The trainer calls ``set_epoch`` before each epoch, but makes its first iterator earlier (see SliceDataModule).
+
+    Args:
+        n: Number of items, and of what an epoch shows.
+        seed: Of the order.
+        classes: Class of each item, int [n], where the classes are to be sampled alike.
     """
 
-    def __init__(self, n: int, *, seed: int) -> None:
+    def __init__(self, n: int, *, seed: int, classes: NDArray[np.int64] | None = None) -> None:
         self.n = n
         self.seed = seed
         self.epoch = 0
+        self._classes = [] if classes is None else [np.flatnonzero(classes == k) for k in np.unique(classes)]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
@@ -30,8 +39,21 @@ class EpochShuffle(Sampler[int]):
         return self.n
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
-        yield from (self.epoch * self.n + order).tolist()
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self._classes:
+            yield from rng.permutation(self._sample(rng)).tolist()
+        else:
+            yield from (self.epoch * self.n + rng.permutation(self.n)).tolist()
+
+    def _sample(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return round * n + item of as many items of each class, of the first ones one more where n asks for it."""
+        shares = np.array_split(np.arange(self.n), len(self._classes))
+        rounds = max(-(-len(share) // len(items)) for share, items in zip(shares, self._classes, strict=True))
+        samples = []
+        for share, items in zip(shares, self._classes, strict=True):
+            laps = [(self.epoch * rounds + lap) * self.n + rng.permutation(items) for lap in range(rounds)]
+            samples.append(np.concatenate(laps)[: len(share)])
+        return np.concatenate(samples)
 
 
 class SharedBatches(Sampler[list[int]]):

@@ -9,13 +9,31 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 1.5) -> Tensor
 
     Args:
         logits: float [b, c]; the loss is computed in float32 in any case.
-        targets: Class indices, int64 [b].
+        targets: Class indices, int64 [b]; or shares of the classes, float32 [b, c], rows of sum 1 (``soft_targets``).
         gamma: 1.5 in the paper; 0 is cross-entropy.
 
     Returns:
-        The mean over the batch of (1 - p)^gamma * -log p, with p the probability of the target class; float32 [].
+        The mean over the batch of (1 - p)^gamma * -log p, with p the probability of the target class; of several, the
+        sum over them weighted by their shares. float32 [].
     """
-    log_p = torch.log_softmax(logits, dim=1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
+    log_p = torch.log_softmax(logits, dim=1, dtype=torch.float32)
+    if not targets.is_floating_point():
+        log_p = log_p.gather(1, targets[:, None])
     # kept above 0, where a power below 1 has no finite gradient
     rest = (1 - log_p.exp()).clamp_min(torch.finfo(torch.float32).tiny)
-    return (rest**gamma * -log_p).mean()
+    losses = rest**gamma * -log_p
+    return (losses * targets).sum(1).mean() if targets.is_floating_point() else losses[:, 0].mean()
+
+
+def soft_targets(targets: Tensor, n_classes: int, *, smoothing: float) -> Tensor:
+    """Return class indices as shares of the classes, of which ``smoothing`` is spread evenly (Szegedy et al. 2016).
+
+    Args:
+        targets: int64 [b].
+        n_classes: Number of classes.
+        smoothing: 0 to below 1.
+
+    Returns:
+        float32 [b, n_classes].
+    """
+    return torch.nn.functional.one_hot(targets, n_classes).float() * (1 - smoothing) + smoothing / n_classes

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
+from cnr_iemn.constants import N_REGIONS
+from cnr_iemn.stage1.data.batch_mixing import BatchMixing
 from cnr_iemn.stage1.data.datamodule import SliceBatch
 from cnr_iemn.stage1.data.samplers import SharedBatches
-from cnr_iemn.stage1.models.losses import focal_loss
+from cnr_iemn.stage1.models.losses import focal_loss, soft_targets
 from cnr_iemn.stage1.models.lr_schedules import make_schedule
 from cnr_iemn.stage1.models.network import SliceNetwork
 
@@ -127,6 +129,7 @@ class SliceClassifier(pl.LightningModule):
         warmup_epochs: Epochs over which the rate first rises.
         gamma: Of the focal loss (section 3.1.1).
         region_weight: Weight of the region task's loss in the total loss; 1 is the paper's plain sum.
+        mixing: Of the training batches.
     """
 
     checkpoint_metric = "val/slice_accuracy"
@@ -144,6 +147,7 @@ class SliceClassifier(pl.LightningModule):
         warmup_epochs: float = 0.0,
         gamma: float = 1.5,
         region_weight: float = 1.0,
+        mixing: BatchMixing | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -155,6 +159,7 @@ class SliceClassifier(pl.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.gamma = gamma
         self.region_weight = region_weight
+        self.mixing = mixing or BatchMixing()
         self.train_metrics = SliceMetrics(len(self.classes), region_weight=region_weight)
         self.val_metrics = SliceMetrics(len(self.classes), region_weight=region_weight)
 
@@ -165,7 +170,8 @@ class SliceClassifier(pl.LightningModule):
     def training_step(self, batch: SliceBatch, batch_index: int) -> Tensor:
         """Return the loss of one batch, or of this process's piece of it."""
         batches = cast(SharedBatches, cast(DataLoader[Any], self.trainer.train_dataloader).batch_sampler)
-        return self._measured_loss(batch, self.train_metrics) * batches.weight(batch_index)
+        loss = self._soft_loss(batch) if self.mixing else self._measured_loss(batch, self.train_metrics)
+        return loss * batches.weight(batch_index)
 
     def validation_step(self, batch: SliceBatch, batch_index: int) -> None:
         """Update the validation metrics with one batch."""
@@ -176,6 +182,21 @@ class SliceClassifier(pl.LightningModule):
         class_loss = focal_loss(class_logits, batch["label"], gamma=self.gamma)
         region_loss = focal_loss(region_logits, batch["region"], gamma=self.gamma)
         metrics.update(class_loss, region_loss, class_logits, region_logits, batch)
+        return class_loss + self.region_weight * region_loss
+
+    def _soft_loss(self, batch: SliceBatch) -> Tensor:
+        """Return the loss of a batch that is mixed or whose labels are smoothed.
+
+        The metrics count a mixed slice under the class and the region that most of it shows.
+        """
+        sizes = ((batch["label"], len(self.classes)), (batch["region"], N_REGIONS))
+        targets = (soft_targets(values, n, smoothing=self.mixing.label_smoothing) for values, n in sizes)
+        images, labels, regions, position = self.mixing(batch["image"], *targets, batch["position"])
+        class_logits, region_logits = self.network(images, position)
+        class_loss = focal_loss(class_logits, labels, gamma=self.gamma)
+        region_loss = focal_loss(region_logits, regions, gamma=self.gamma)
+        shown: SliceBatch = {**batch, "label": labels.argmax(1), "region": regions.argmax(1)}
+        self.train_metrics.update(class_loss, region_loss, class_logits, region_logits, shown)
         return class_loss + self.region_weight * region_loss
 
     def on_train_epoch_start(self) -> None:

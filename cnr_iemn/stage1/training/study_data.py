@@ -24,6 +24,7 @@ from cnr_iemn.phantom.cohort_writer import RECIPE_VERSION, write_cohort
 from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.schemas import SCORE, TRAINING, probability_columns, region_columns
 from cnr_iemn.stage1.data.balancing import balance
+from cnr_iemn.stage1.data.batch_mixing import BatchMixing
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
 from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import usable_cores
@@ -200,6 +201,12 @@ def training_dataset(
         redraw=balancing.redraw,
         seed=seed,
     )
+
+
+def batch_mixing(settings: TrainSettings) -> BatchMixing:
+    """Return how training batches are mixed and their labels smoothed."""
+    augmentation, smoothing = settings.augmentation, settings.trainer.label_smoothing
+    return BatchMixing(mixup=augmentation.mixup, cutmix=augmentation.cutmix, label_smoothing=smoothing)
 
 
 def prediction_table(

@@ -101,7 +101,10 @@ def build_task(
         seed=settings.seed,
         shuffle_seed=shuffle_seed(settings),
     )
-    return SliceClassifier(network, **losses), SliceDataModule(training, validation, **loading)
+    mixing = study_data.batch_mixing(settings)
+    sample_classes = settings.balancing.sampling == "classes"
+    data = SliceDataModule(training, validation, sample_classes=sample_classes, **loading)
+    return SliceClassifier(network, mixing=mixing, **losses), data
 
 
 def _validation_dataset(
