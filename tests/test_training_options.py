@@ -41,7 +41,8 @@ OPTIONS = (
     "trainer.ema=0.9 trainer.checkpoint=best",
     "trainer.accumulate=3 trainer.schedule=cosine trainer.warmup_epochs=1",
     "trainer.deterministic=true trainer.schedule=one_cycle trainer.early_stopping=2",
-    "augmentation.mixup=0.2 augmentation.cutmix=1.0 trainer.label_smoothing=0.1 balancing.sampling=classes balancing.redraw=true",
+    "augmentation.mixup=0.2 augmentation.cutmix=1.0 trainer.label_smoothing=0.1 balancing.sampling=classes",
+    "trainer.optimizer=adamw trainer.layer_decay=0.7 trainer.schedule=cosine",
     "trainer.workers=2",  # which load the next batches before the trainer asks for any
 )
 

@@ -49,6 +49,11 @@ def check_model(model: ModelSettings) -> None:
         check_folder_name("model.name", model.name)
         require_package("timm", f"model.library=timm (model.name={model.name})", "or use a backbone of the paper")
         return
+    if model.drop_path > 0:
+        raise ConfigurationError(
+            f"model.drop_path={model.drop_path} is for networks of timm, and {model.name} is torchvision's. Give "
+            "model.drop_path=0, or model=timm."
+        )
     if model.name not in BACKBONES:
         raise ConfigurationError(f"model.name={model.name} is not known. Choose one of: {', '.join(BACKBONES)}.")
     backbone = BACKBONES[model.name]
@@ -78,6 +83,11 @@ def check_trainer(trainer: TrainerSettings, data: DataSettings) -> None:
         raise ConfigurationError(
             f"trainer.warmup_epochs={trainer.warmup_epochs} leaves nothing of trainer.max_epochs={trainer.max_epochs}. "
             f"Give 0 to below {trainer.max_epochs}."
+        )
+    if trainer.layer_decay is not None and trainer.optimizer == "adam":
+        raise ConfigurationError(
+            f"trainer.layer_decay={trainer.layer_decay} is for trainer.optimizer=adamw. Add it, or give "
+            "trainer.layer_decay=null."
         )
     if trainer.schedule == "one_cycle" and trainer.warmup_epochs > 0:
         raise ConfigurationError(

@@ -105,6 +105,7 @@ class ModelSettings:
     image_size: _Count = MISSING
     weights: str = field(default="imagenet", metadata=PATH)
     position: Annotated[str, OneOf(("both", "location", "none", "sinusoids"))] = "both"
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
 @dataclass
@@ -158,8 +159,9 @@ class TrainerSettings:
     """Stage-1 training (section 3.1.1). ``gpus``: null = a GPU where there is one, 0 = CPU, n = n GPUs of each node.
 
     ``batch_size``: slices that a step of the optimizer sees, over all processes and their ``accumulate`` parts.
-    ``bag_size``: slices of a scan in a bag. ``schedule``: steps (``milestones`` and ``decay``), cosine, constant or
-    one_cycle (see ``slices.schedules``). ``early_stopping``: epochs without a better validation; ``ema``: decay of
+    ``bag_size``: slices of a scan in a bag. ``optimizer``, ``weight_decay``, ``layer_decay``: see
+    ``stage1.models.optimizers``. ``schedule``: steps (``milestones`` and ``decay``), cosine, constant or one_cycle
+    (see ``stage1.models.lr_schedules``). ``early_stopping``: epochs without a better validation; ``ema``: decay of
     averaged weights; ``clip``: norm of the gradient; null for none of these.
     """
 
@@ -171,6 +173,9 @@ class TrainerSettings:
     bag_size: Annotated[int, Ge(2)] = 32
     accumulate: _Count = 1
     learning_rate: Annotated[float, Gt(0)] = 1e-4
+    optimizer: Annotated[str, OneOf(("adam", "adamw"))] = "adam"
+    weight_decay: Annotated[float, Ge(0)] = 0.05
+    layer_decay: Annotated[float, Gt(0), Le(1)] | None = None
     schedule: Annotated[str, OneOf(("steps", "cosine", "constant", "one_cycle"))] = "steps"
     milestones: list[int] = field(default_factory=lambda: [3, 6])
     decay: Annotated[float, Gt(0), Le(1)] = 0.1

@@ -32,8 +32,9 @@ def test_a_file_of_a_whole_model_loads_without_its_classifier(suffix: str, tmp_p
     network = SliceNetwork("test_resnet", library="timm", weights=path).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
-        expected = whole.forward_head(whole.forward_features(images), pre_logits=True)
-        assert torch.equal(network.trunk(images), expected)
+        mean, deviation = (torch.tensor(whole.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+        expected = whole.forward_head(whole.forward_features((images - mean) / deviation), pre_logits=True)
+        torch.testing.assert_close(network.trunk(images), expected)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(WeightsError, match="cannot be read as a file of tensors"):
         SliceNetwork("test_resnet", library="timm", weights=path)
@@ -70,3 +71,26 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigurationError, match=r"pip install '\.\[timm\]'"):
         SliceNetwork("test_resnet", library="timm")
+
+
+def test_images_are_normalised_for_published_weights_and_a_checkpoint_knows_how(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    whole = timm.create_model("test_resnet", num_classes=10)
+    path = tmp_path / "weights.pth"
+    torch.save(whole.state_dict(), path)
+    trained = SliceNetwork("test_resnet", library="timm", weights=path).eval()
+    assert trained.trunk.mean.flatten().tolist() == pytest.approx(whole.pretrained_cfg["mean"])
+    random = SliceNetwork("test_resnet", library="timm").eval()
+    assert (random.trunk.mean.unique().tolist(), random.trunk.deviation.unique().tolist()) == ([0.0], [1.0])
+    random.load_state_dict(trained.state_dict())  # as predict.py does
+    images, position = torch.rand(2, 3, 64, 64), torch.zeros(2, 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(random(images, position), trained(images, position))
+
+
+def test_drop_path_is_set_or_refused() -> None:
+    network = SliceNetwork("test_vit", library="timm", drop_path=0.3)
+    rates = [module.drop_prob for module in network.modules() if type(module).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.3)
+    with pytest.raises(ConfigurationError, match=r"model\.drop_path=0\.3 does not apply to vgg11"):
+        SliceNetwork("vgg11", library="timm", drop_path=0.3)

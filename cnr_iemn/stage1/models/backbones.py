@@ -1,6 +1,5 @@
 """Backbones without their ImageNet classifier: the paper's four, as torchvision builds them, or any of timm."""
 
-import difflib
 import re
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torchvision import models
 from cnr_iemn.constants import BACKBONES
 from cnr_iemn.errors import ConfigurationError, WeightsError
 from cnr_iemn.stage1.models.tensor_files import UnusableFileError, read_tensors, require_fit, require_tensors
+from cnr_iemn.stage1.models.timm_models import NO_STATISTICS, NormalisedTrunk, create_timm_model
 from cnr_iemn.utils.atomic_io import sha256_of_file
 
 _BUILDERS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
@@ -55,17 +55,18 @@ class Backbone:
     fixed_size: int | None = None
 
 
-def build_backbone(name: str, *, weights: str | Path, library: str = "torchvision") -> Backbone:
+def build_backbone(name: str, *, weights: str | Path, library: str = "torchvision", drop_path: float = 0.0) -> Backbone:
     """Build a backbone (section 2.1.2).
 
     Inception neither rescales its input (its published weights would have it do so, wrong for values of 0..1) nor keeps
-    its auxiliary head.
+    its auxiliary head. A backbone of timm takes images as its weights were trained, with their mean and deviation.
 
     Args:
         name: One of the paper's four, or any of timm's names.
         weights: ``imagenet`` (downloaded once into torch.hub's or Hugging Face's cache), ``none`` (random, from torch's
             generator) or the path of a file of tensors under the library's published names, with or without classifier.
         library: torchvision or timm.
+        drop_path: Of timm's networks: chance that training skips the last block; it falls to 0 at the first.
 
     Returns:
         The network without its classifier.
@@ -75,12 +76,13 @@ def build_backbone(name: str, *, weights: str | Path, library: str = "torchvisio
         WeightsError: The weights cannot be loaded or do not fit.
     """
     if library == "timm":
-        backbone, classifier = _build_timm(name, pretrained=weights == "imagenet")
+        model = create_timm_model(name, pretrained=weights == "imagenet", drop_path=drop_path)
         if weights not in ("imagenet", "none"):
             where = "timm.create_model(..., pretrained=True) downloads them"
-            prefixes = tuple(f"{module}." for module in classifier)
-            _load(backbone.trunk, _read(Path(weights), where), source=f"The weights {weights}", classifier=prefixes)
-        return backbone
+            prefixes = tuple(f"{module}." for module in model.classifier)
+            _load(model.trunk, _read(Path(weights), where), source=f"The weights {weights}", classifier=prefixes)
+        normalised = NormalisedTrunk(model.trunk, *(model.statistics if weights != "none" else NO_STATISTICS))
+        return Backbone(normalised, model.features, min_size=32, fixed_size=model.fixed_size)
     if name not in BACKBONES:
         raise ConfigurationError(f"Backbone {name} is not known: choose one of {', '.join(BACKBONES)}.")
     trunk = _torchvision_trunk(name, random=weights == "none")
@@ -166,45 +168,6 @@ def _load(trunk: nn.Module, state: object, *, source: str, classifier: tuple[str
     except UnusableFileError as error:
         raise WeightsError(f"{source} do not fit this backbone: {error}. Give a file made for it.") from error
     trunk.load_state_dict(renamed, strict=False)
-
-
-def _build_timm(name: str, *, pretrained: bool) -> tuple[Backbone, tuple[str, ...]]:
-    """Build timm's model ``name`` without its classifier; return it and the names of its classifier's modules.
-
-    ``pretrained``: with the weights that timm has for the name. Raises ConfigurationError where timm is not installed
-    or has no such name, WeightsError where weights cannot be loaded.
-    """
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"model.library=timm (model.name={name}) needs the package timm, which is not installed. Install it with "
-            "pip install '.[timm]', or take a backbone of the paper."
-        ) from error
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"Near it: {', '.join(near)}. " if near else ""
-        raise ConfigurationError(
-            f"model.name={name} is no model of timm {timm.__version__}. {hint}timm.list_models() lists them."
-        )
-    try:
-        trunk: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise WeightsError(
-            f"timm cannot make {name} with its published weights: {reason}. Either train from random weights with "
-            "model.weights=none, or give model.weights=/path/to/file of a model of this name."
-        ) from error
-    config = trunk.pretrained_cfg
-    classifier = config.get("classifier") or ()
-    backbone = Backbone(
-        trunk,
-        getattr(trunk, "head_hidden_size", trunk.num_features),
-        min_size=32,
-        fixed_size=config["input_size"][-1] if config.get("fixed_input_size") else None,
-    )
-    return backbone, (classifier,) if isinstance(classifier, str) else tuple(classifier)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

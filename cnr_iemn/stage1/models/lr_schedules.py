@@ -30,9 +30,9 @@ def make_schedule(
         warmup_epochs: Epochs of a linear rise at the start, not of ``one_cycle`` (Goyal et al. 2017).
     """
     if name == "one_cycle":
-        rate = optimizer.param_groups[0]["lr"]
+        rates = [group["lr"] for group in optimizer.param_groups]
         # Adam's beta stays
-        return OneCycleLR(optimizer, max_lr=rate, total_steps=batches, pct_start=0.2, cycle_momentum=False)
+        return OneCycleLR(optimizer, max_lr=rates, total_steps=batches, pct_start=0.2, cycle_momentum=False)
     in_epoch = batches // epochs
     warmup = round(warmup_epochs * in_epoch)
 

@@ -78,6 +78,7 @@ class SliceNetwork(nn.Module):
         weights: Start weights of the backbone.
         library: Of the backbone.
         attention: Give slices a score as well, by which ``bags.bag_logits`` weighs them.
+        drop_path: See ``build_backbone``; changes training alone.
 
     Raises:
         ConfigurationError: The backbone or position is unknown.
@@ -94,13 +95,14 @@ class SliceNetwork(nn.Module):
         weights: str | Path = "none",
         library: str = "torchvision",
         attention: bool = False,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if position not in _FIRST_POSITION_COLUMN:
             raise ConfigurationError(
                 f"model.position={position} is not known: choose one of {', '.join(_FIRST_POSITION_COLUMN)}."
             )
-        encoder = build_backbone(backbone, weights=weights, library=library)
+        encoder = build_backbone(backbone, weights=weights, library=library, drop_path=drop_path)
         self.backbone = backbone
         self.trunk = encoder.trunk
         self.min_size, self.fixed_size = encoder.min_size, encoder.fixed_size
@@ -117,7 +119,8 @@ class SliceNetwork(nn.Module):
         """Return the logits of both tasks.
 
         Args:
-            images: uint8 0..255 or float 0..1, [b, 3, h, w] (no ImageNet mean and deviation, as in the authors' code).
+            images: uint8 0..255 or float 0..1, [b, 3, h, w] (of the paper's four without ImageNet
+                mean and deviation, as in the authors' code).
             position: float [b, 2] of ``position_inputs``.
 
         Returns:

@@ -1,7 +1,8 @@
-"""The LightningModule of stage 1: two focal losses, Adam and a schedule, metrics (sections 2.1.2 and 3.1.1)."""
+"""The LightningModule of stage 1: two focal losses, optimizer and schedule, metrics (sections 2.1.2 and 3.1.1)."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getpagesize, getrusage
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
@@ -19,9 +21,14 @@ from cnr_iemn.stage1.data.samplers import SharedBatches
 from cnr_iemn.stage1.models.losses import focal_loss, soft_targets
 from cnr_iemn.stage1.models.lr_schedules import make_schedule
 from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.models.optimizers import make_optimizer
 
 SYSTEM_PREFIX = "machine/"
 """Prefix of metrics of the machine, not of the training: two runs of one configuration differ in them."""
+
+
+PAPER_OPTIMIZER = partial(make_optimizer, learning_rate=1e-4)
+"""Section 3.1.1."""
 
 
 class SliceMetrics(Metric):
@@ -122,7 +129,7 @@ class SliceClassifier(pl.LightningModule):
     Args:
         network: The network to train.
         classes: Names of the classes, in order.
-        learning_rate: Of Adam.
+        optimizer: Makes the optimizer of a network.
         schedule: See ``make_schedule``, as ``milestones``, ``decay`` and ``warmup_epochs``.
         milestones: Epochs after which the rate is multiplied by ``decay``.
         decay: Factor on the rate.
@@ -140,7 +147,7 @@ class SliceClassifier(pl.LightningModule):
         network: SliceNetwork,
         *,
         classes: Sequence[str],
-        learning_rate: float = 1e-4,
+        optimizer: Callable[[SliceNetwork], Optimizer] = PAPER_OPTIMIZER,
         schedule: str = "steps",
         milestones: tuple[int, ...] = (3, 6),
         decay: float = 0.1,
@@ -152,7 +159,7 @@ class SliceClassifier(pl.LightningModule):
         super().__init__()
         self.network = network
         self.classes = tuple(classes)
-        self.learning_rate = learning_rate
+        self.optimizer = optimizer
         self.schedule = schedule
         self.milestones = milestones
         self.decay = decay
@@ -256,8 +263,8 @@ class SliceClassifier(pl.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        """Return Adam and its schedule."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, fused=True)
+        """Return the optimizer and its schedule."""
+        optimizer = self.optimizer(self.network)
         schedule = make_schedule(
             self.schedule,
             optimizer,
@@ -271,8 +278,8 @@ class SliceClassifier(pl.LightningModule):
 
 
 def current_learning_rate(trainer: pl.Trainer) -> float:
-    """Return the learning rate of the present batch."""
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
+    """Return the learning rate of the present batch; the highest, where layers have rates of their own."""
+    return max(float(group["lr"]) for group in trainer.optimizers[0].param_groups)
 
 
 def process_bytes() -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch.optim import Optimizer
 
-from cnr_iemn.config.schema import AugmentationSettings, BalancingSettings, DataSettings, IngestSettings, TrainSettings
+from cnr_iemn.config.schema import (
+    AugmentationSettings,
+    BalancingSettings,
+    DataSettings,
+    IngestSettings,
+    TrainerSettings,
+    TrainSettings,
+)
 from cnr_iemn.constants import PAPER_COHORT, PAPER_TRAINING_SLICES
 from cnr_iemn.data.build_store import prepare_store
 from cnr_iemn.data.cohort import FROM_PATIENT, UNLABELLED, Cohort, ScanRecord
@@ -26,6 +34,8 @@ from cnr_iemn.schemas import SCORE, TRAINING, probability_columns, region_column
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.batch_mixing import BatchMixing
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
+from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.models.optimizers import make_optimizer
 from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import usable_cores
 from cnr_iemn.stage1.training.progress import show_progress
@@ -207,6 +217,17 @@ def batch_mixing(settings: TrainSettings) -> BatchMixing:
     """Return how training batches are mixed and their labels smoothed."""
     augmentation, smoothing = settings.augmentation, settings.trainer.label_smoothing
     return BatchMixing(mixup=augmentation.mixup, cutmix=augmentation.cutmix, label_smoothing=smoothing)
+
+
+def optimizer_factory(trainer: TrainerSettings) -> Callable[[SliceNetwork], Optimizer]:
+    """Return what makes the optimizer of a network."""
+    return partial(
+        make_optimizer,
+        name=trainer.optimizer,
+        learning_rate=trainer.learning_rate,
+        weight_decay=trainer.weight_decay,
+        layer_decay=trainer.layer_decay,
+    )
 
 
 def prediction_table(

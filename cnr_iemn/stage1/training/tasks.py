@@ -60,7 +60,7 @@ def build_task(
     trainer = settings.trainer
     losses: dict[str, Any] = {
         "classes": cohort.classes,
-        "learning_rate": trainer.learning_rate,
+        "optimizer": study_data.optimizer_factory(trainer),
         "schedule": trainer.schedule,
         "milestones": tuple(trainer.milestones),
         "decay": trainer.decay,

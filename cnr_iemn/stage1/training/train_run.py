@@ -117,6 +117,7 @@ class TrainRun:
             weights=model.weights,
             library=model.library,
             attention=self.settings.task == BAGS,
+            drop_path=model.drop_path,
         )
         network.check_size(model.image_size)
         return network
