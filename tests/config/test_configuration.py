@@ -152,8 +152,10 @@ PAPERS_AUGMENTATION = {
     "rotation_degrees": 30.0,
     "crop_ratio": 224 / 244,
     "probability": 1.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
 }
-PAPERS_BALANCING = {"copies": {"COVID-19": 3, "CAP": 10}, "augment": "paper", "redraw": False}
+PAPERS_BALANCING = {"copies": {"COVID-19": 3, "CAP": 10}, "augment": "paper", "redraw": False, "sampling": "all"}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,11 @@ def test_the_papers_augmentation_stays_the_papers_and_the_default(words: tuple[s
 def test_own_cohorts_do_not_train_on_warped_slices_alone_unless_asked_to() -> None:
     own = ("data=manifest", "data.csv=x.csv", "balancing=auto")
     settings = compose("train", *own)
-    assert asdict(settings.balancing) == {"copies": "auto", "augment": "all_classes", "redraw": True}
+    drawn = {"augment": "all_classes", "redraw": True}
+    assert asdict(settings.balancing) == {"copies": "auto", **drawn, "sampling": "all"}
+    sampled = compose("train", *own[:2], "balancing=sampling")
+    assert asdict(sampled.balancing) == {"copies": {}, **drawn, "sampling": "classes"}
+    assert sampled.augmentation == settings.augmentation
     assert settings.augmentation == compose("train", *own, "augmentation=standard").augmentation
     assert settings.augmentation.probability < 1
     papers = asdict(compose("train", *own, "augmentation=paper").augmentation)
