@@ -31,6 +31,7 @@ def check_settings(settings: object) -> None:
         check_ingest(settings.ingest)
     if isinstance(settings, TrainSettings):
         _check_pseudo_labels(settings)
+        _check_bags(settings)
         check_model(settings.model)
         check_balancing(settings.balancing)
         check_trainer(settings.trainer, settings.data)
@@ -131,6 +132,24 @@ def _check_pseudo_labels(settings: TrainSettings) -> None:
         raise ConfigurationError(
             f"data.pseudo_labels={value} labels slices that have no label, and data.slice_labels="
             f"{settings.data.slice_labels} leaves none. Give one of the two."
+        )
+
+
+def _check_bags(settings: TrainSettings) -> None:
+    if settings.task != "bags":
+        return
+    of_slices = {
+        "augmentation.mixup": settings.augmentation.mixup > 0,
+        "augmentation.cutmix": settings.augmentation.cutmix > 0,
+        "trainer.label_smoothing": settings.trainer.label_smoothing > 0,
+        "balancing.sampling": settings.balancing.sampling == "classes",
+        "data.pseudo_labels": settings.data.pseudo_labels is not None,
+    }
+    named = [key for key, used in of_slices.items() if used]
+    if named:
+        raise ConfigurationError(
+            f"task=bags learns from classes of patients, and {', '.join(named)} would change labels or batches of "
+            "slices. Leave them at their defaults, or give task=slices."
         )
 
 

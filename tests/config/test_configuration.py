@@ -85,6 +85,22 @@ def test_what_aggregate_cannot_do_is_said_before_anything_is_read(words: str, me
         compose("aggregate", *words.split())
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "augmentation.mixup=0.2",
+        "augmentation.cutmix=1.0",
+        "trainer.label_smoothing=0.1",
+        "balancing=sampling",
+        "data.pseudo_labels=other",
+    ],
+)
+def test_bags_take_no_option_of_slice_labels(word: str) -> None:
+    with pytest.raises(ConfigurationError, match="task=bags learns from classes of patients, and "):
+        compose("train", "task=bags", "model=resnext50", word)
+    compose("train", "model=resnext50", word)
+
+
 def test_every_method_may_be_the_primary_one_with_or_without_the_table_of_methods() -> None:
     assert compose("aggregate").primary_method == "booster"
     for name in (method_names()[k] for k in (1, 5, 10)):  # a per cent sign, a comma

@@ -20,7 +20,9 @@ def test_one_backbone_beats_the_histogram_by_ten_points(tmp_path):
         f"ingest.cache={tmp_path / 'cache'}",
     ]
     network = ["model=timm", "model.name=resnet18", "model.weights=none", "model.image_size=48", "trainer.max_epochs=3"]
-    assert entry_point("train")(["experiment=demo", *network, *cohort, *study, "trainer.gpus=0", "ingest.workers=2"]) == 0
+    assert (
+        entry_point("train")(["experiment=demo", *network, *cohort, *study, "trainer.gpus=0", "ingest.workers=2"]) == 0
+    )
     assert entry_point("aggregate")([*study, *QUICK, "ensemble=[resnet18]"]) == 0
     (path,) = (tmp_path / "runs" / "demo" / "ensembles").glob("*/metrics.json")
     metrics = json.loads(path.read_text())

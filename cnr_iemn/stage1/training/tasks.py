@@ -103,8 +103,8 @@ def build_task(
     )
     mixing = study_data.batch_mixing(settings)
     sample_classes = settings.balancing.sampling == "classes"
-    data = SliceDataModule(training, validation, sample_classes=sample_classes, **loading)
-    return SliceClassifier(network, mixing=mixing, **losses), data
+    slices = SliceDataModule(training, validation, sample_classes=sample_classes, **loading)
+    return SliceClassifier(network, mixing=mixing, **losses), slices
 
 
 def _validation_dataset(
