@@ -23,11 +23,11 @@ from cnr_iemn.statistics.metrics import evaluate, most_probable
 
 def study_predictions(runs: Path, study: str) -> dict[str, Predictions]:
     """Return the predictions of a study's four backbones, each with one run."""
-    found = {}
+    predictions = {}
     for model in BACKBONES:
         (folder,) = (runs / study / model).glob("seed*")
-        found[model] = read_predictions(RunFolder.of(runs, study, model, folder.name).predictions)
-    return found
+        predictions[model] = read_predictions(RunFolder.of(runs, study, model, folder.name).predictions)
+    return predictions
 
 
 def measure(predictions: dict[str, Predictions], n_groups: int) -> tuple[float, float, float]:

@@ -81,9 +81,9 @@ def draw_split(
 
 def search(split: Mapping[str, str], volumes: Volumes) -> NearDuplicates:
     """Return what the search reports for a cohort."""
-    found = find_near_duplicates(pd.DataFrame({"split": pd.Series(split)}), volumes)
-    assert found is not None
-    return found
+    report = find_near_duplicates(pd.DataFrame({"split": pd.Series(split)}), volumes)
+    assert report is not None
+    return report
 
 
 def clean_cohorts(
@@ -113,19 +113,19 @@ def planted_cohorts(
     """Return how many re-exports of training scans are found, by kind: each in a cohort of its own."""
     rng = np.random.default_rng(1)
     similarities: dict[str, list[float]] = {}
-    found: dict[str, int] = {}
+    hits: dict[str, int] = {}
     for number, copies in planted.items():
         for kind, volume in copies.items():
             split = {str(k): side for k, side in draw_split(labels, counts, rng).items()} | {str(number): TRAINING}
             report = search(split | {"copy": VALIDATION}, pool | {"copy": volume})
             pairs = {(pair["training"], pair["validation"]): pair["similarity"] for pair in report["pairs"]}
-            found[kind] = found.get(kind, 0) + ((str(number), "copy") in pairs)
+            hits[kind] = hits.get(kind, 0) + ((str(number), "copy") in pairs)
             similarities.setdefault(kind, []).append(pairs.get((str(number), "copy"), 0.0))
     return {
         kind: {
             "n": len(values),
-            "found": found[kind],
-            "interval": wilson(found[kind], len(values)),
+            "found": hits[kind],
+            "interval": wilson(hits[kind], len(values)),
             "5% and median": np.quantile(values, [0.05, 0.5]).tolist(),
         }
         for kind, values in similarities.items()
@@ -148,17 +148,17 @@ def real_scans(sample: Path) -> dict[str, float]:
     split = dict.fromkeys(originals, TRAINING)
     result: dict[str, float] = {}
     for name, volume in copies.items():
-        own = name.partition(",")[0]
-        others = {key: copy for key, copy in originals.items() if key != own}
+        original = name.partition(",")[0]
+        different = {key: copy for key, copy in originals.items() if key != original}
         # the cohort: the three scans, and the copy as the only validation scan
         report = find_near_duplicates(
             pd.DataFrame({"split": pd.Series(split | {name: VALIDATION})}), originals | {name: volume}, threshold=-1
         )
         assert report is not None
         by_scan = {pair["training"]: pair["similarity"] for pair in report["pairs"]}
-        result[name] = by_scan[own]
+        result[name] = by_scan[original]
         result["two different scans"] = max(
-            result.get("two different scans", -1.0), *(by_scan[other] for other in others)
+            result.get("two different scans", -1.0), *(by_scan[other] for other in different)
         )
     return result
 

@@ -78,7 +78,7 @@ def check_balancing(balancing: BalancingSettings) -> None:
 
 
 def check_trainer(trainer: TrainerSettings, data: DataSettings) -> None:
-    """Check the schedule, and that there are slices to stop by. Raises ConfigurationError."""
+    """Check the schedule, and that early stopping has validation slices. Raises ConfigurationError."""
     if trainer.warmup_epochs >= trainer.max_epochs:
         raise ConfigurationError(
             f"trainer.warmup_epochs={trainer.warmup_epochs} leaves nothing of trainer.max_epochs={trainer.max_epochs}. "

@@ -145,10 +145,10 @@ def _check_bags(settings: TrainSettings) -> None:
         "balancing.sampling": settings.balancing.sampling == "classes",
         "data.pseudo_labels": settings.data.pseudo_labels is not None,
     }
-    named = [key for key, used in of_slices.items() if used]
-    if named:
+    keys = [key for key, used in of_slices.items() if used]
+    if keys:
         raise ConfigurationError(
-            f"task=bags learns from classes of patients, and {', '.join(named)} would change labels or batches of "
+            f"task=bags learns from classes of patients, and {', '.join(keys)} would change labels or batches of "
             "slices. Leave them at their defaults, or give task=slices."
         )
 

@@ -171,10 +171,10 @@ def _results(
 def _feature_space(
     predictions: Mapping[str, Predictions], folds: Folds | None, fit: Stage2Fit, options: EvidenceOptions
 ) -> FeatureSpace | None:
-    """Return the space of the features, where a method is to learn from them: the primary one, or one beside it."""
+    """Return the space of the features, where the primary method or one of the table learns from them."""
     runs = [run for models in (predictions, *(folds or {}).values()) for run in models.values()]
-    kept = all(run.features is not None for run in runs)
-    if not (fit.method.deep or (options.methods and kept)):
+    has_features = all(run.features is not None for run in runs)
+    if not (fit.method.deep or (options.methods and has_features)):
         return None
     if folds is not None:
         check_folds(predictions, folds)

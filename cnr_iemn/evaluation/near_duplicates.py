@@ -30,7 +30,7 @@ class NearDuplicate(TypedDict):
 
 
 class NearDuplicates(TypedDict):
-    """The pairs from ``threshold`` on, the most similar first. ``highest``: similarity of any of the ``n`` pairs."""
+    """Pairs as similar as ``threshold`` or more, the most similar first. ``highest``: over all ``n`` pairs."""
 
     n: int
     threshold: float

@@ -153,7 +153,9 @@ class Predictor:
                 networks=networks,
             ),
             sets=sets,
-            features={member.name: values for member, each in outputs.items() if (values := each.features) is not None},
+            features={
+                member.name: values for member, output in outputs.items() if (values := output.features) is not None
+            },
             contributions=shap,
             prediction=scan_prediction(
                 scan_id, prepared, sets=sets, probabilities=probabilities, contributions=shap, ensemble=ensemble

@@ -48,11 +48,11 @@ def _audit_sentence(metrics: StudyMetrics) -> str:
 
 
 def _near_duplicate_sentence(metrics: StudyMetrics) -> str:
-    found = metrics["near_duplicates"]
-    if found is None or not found["pairs"]:  # the report says so
+    report = metrics["near_duplicates"]
+    if report is None or not report["pairs"]:  # the report says so
         return ""
-    first = found["pairs"][0]
-    more = f", and {len(found['pairs']) - 1} more" if len(found["pairs"]) > 1 else ""
+    first = report["pairs"][0]
+    more = f", and {len(report['pairs']) - 1} more" if len(report["pairs"]) > 1 else ""
     return (
         f"Near-duplicates across the split: an alarm: {first['training']} and {first['validation']} (correlation "
         f"{first['similarity']:.2f}){more}; look at them in the report."

@@ -91,7 +91,7 @@ class FeatureSpace:
             projections = {name: Projection(tensors[f"{name}/matrix"], tensors[f"{name}/offset"]) for name in names}
         except (SafetensorError, KeyError) as error:
             raise RunError(f"{path} is damaged: {error}. {again}") from error
-        widths = {shape for each in projections.values() for shape in (each.offset.shape, each.matrix.shape[1:])}
+        widths = {shape for p in projections.values() for shape in (p.offset.shape, p.matrix.shape[1:])}
         if len(widths) != 1:
             raise RunError(f"{path} is damaged: its projections have unlike shapes. {again}")
         return cls(projections)

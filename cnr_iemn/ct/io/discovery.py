@@ -160,15 +160,15 @@ def _series_of(batches: Iterable[list[tuple[Path, list[str]]]], workers: int) ->
         yield from enumerate(map(_series_in_each, batches))
         return
     lost: dict[int, list[tuple[Path, list[str]]]] = {}
-    taken: dict[int, list[tuple[Path, list[str]]]] = {}
+    batch_of: dict[int, list[tuple[Path, list[str]]]] = {}
 
-    def remembered() -> Iterator[list[tuple[Path, list[str]]]]:
+    def numbered() -> Iterator[list[tuple[Path, list[str]]]]:
         for number, batch in enumerate(batches):
-            taken[number] = batch
+            batch_of[number] = batch
             yield batch
 
-    for number, series in run_limited(_series_in_each, remembered(), workers=workers):
-        batch = taken.pop(number)
+    for number, series in run_limited(_series_in_each, numbered(), workers=workers):
+        batch = batch_of.pop(number)
         if isinstance(series, ScanError):
             lost[number] = batch
         else:

@@ -137,25 +137,29 @@ def association_table(metrics: StudyMetrics) -> ResultTable:
 
 def near_duplicate_table(metrics: StudyMetrics) -> ResultTable:
     """Return the pairs of a training and a validation scan that look like one scan exported twice."""
-    found = metrics["near_duplicates"]
-    assert found is not None
-    shown = found["pairs"][:_SHOWN_PAIRS]
-    more = f" {len(found['pairs']) - len(shown)} more are in metrics.json." if len(found["pairs"]) > len(shown) else ""
+    duplicates = metrics["near_duplicates"]
+    assert duplicates is not None
+    pairs = duplicates["pairs"][:_SHOWN_PAIRS]
+    more = (
+        f" {len(duplicates['pairs']) - len(pairs)} more are in metrics.json."
+        if len(duplicates["pairs"]) > len(pairs)
+        else ""
+    )
     verdict = (
         "Look at each pair. If they are of one patient, give them one patient_id in a manifest, or leave one out with "
         f"data.exclude, and train again.{more}"
-        if shown
-        else f"None: the highest correlation is {found['highest']:.2f}."
+        if pairs
+        else f"None: the highest correlation is {duplicates['highest']:.2f}."
     )
     caption = (
-        f"{found['n']} pairs of a training and a validation scan; correlation of what differs from the mean scan, in "
-        f"12 x 12 x 12 cells around the lungs. Reported from {found['threshold']:g} on. {verdict}"
+        f"{duplicates['n']} pairs of a training and a validation scan; correlation of what differs from the mean scan, "
+        f"in 12 x 12 x 12 cells around the lungs. Reported from {duplicates['threshold']:g} on. {verdict}"
     )
     cells: Cells[NearDuplicate] = {
         "validation scan": lambda pair: pair["validation"],
         "correlation": lambda pair: f"{pair['similarity']:.3f}",
     }
-    rows = ((pair["training"], pair) for pair in shown)
+    rows = ((pair["training"], pair) for pair in pairs)
     title = "Near-duplicates across the split"
     return make_table(title, "training scan", rows, cells, notice=metrics.get("notice"), caption=caption)
 

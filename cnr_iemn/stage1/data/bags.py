@@ -89,8 +89,8 @@ class BagBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         bags = list(self.sampler)
-        for part in np.array_split(np.arange(len(bags)), self.batches):
-            yield [row for k in part for row in bags[k]]
+        for indices in np.array_split(np.arange(len(bags)), self.batches):
+            yield [row for k in indices for row in bags[k]]
 
     def weight(self, index: int) -> float:
         """Return by what the loss of a batch is multiplied: it is the mean over its bags."""

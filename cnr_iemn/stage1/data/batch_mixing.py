@@ -40,5 +40,5 @@ class BatchMixing:
         if not self._transforms:
             return images, *shares
         transform = self._transforms[int(torch.randint(len(self._transforms), ()))]
-        images, joined = transform(images.float() / 255, torch.cat(shares, dim=1))  # as labels, which it mixes alike
-        return images, *joined.split([values.shape[1] for values in shares], dim=1)
+        images, targets = transform(images.float() / 255, torch.cat(shares, dim=1))  # as labels, which it mixes alike
+        return images, *targets.split([values.shape[1] for values in shares], dim=1)

@@ -49,9 +49,9 @@ def _decay_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float, without: frozenset[str] = frozenset()
 ) -> list[Group]:
     """Return two groups, of which one has no decay: norms, biases and other vectors, and the names ``without``."""
-    named = list(parameters)
-    excluded = [value for name, value in named if value.ndim <= 1 or name in without]
-    decayed = [value for name, value in named if not (value.ndim <= 1 or name in without)]
+    pairs = list(parameters)
+    excluded = [value for name, value in pairs if value.ndim <= 1 or name in without]
+    decayed = [value for name, value in pairs if not (value.ndim <= 1 or name in without)]
     groups: list[Group] = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": excluded, "weight_decay": 0.0},

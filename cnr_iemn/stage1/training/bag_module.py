@@ -47,8 +47,8 @@ class BagClassifier(SliceClassifier):
         class_logits, region_logits, scores = self._outputs(batch)
         scan = self.scan_of_row[batch["slice"]]
         starts = self._bag_starts(batch["slice"], scan)
-        parts = zip(class_logits.tensor_split(starts), scores.tensor_split(starts), strict=True)
-        bags = [bag_logits(*part) for part in parts]
+        pairs = zip(class_logits.tensor_split(starts), scores.tensor_split(starts), strict=True)
+        bags = [bag_logits(*pair) for pair in pairs]
         first = scan[torch.tensor([0, *starts], device=scan.device)]
         class_loss = focal_loss(torch.stack(bags), self.class_of_scan[first], gamma=self.gamma)
         label = self.class_of_row[batch["slice"]]
@@ -77,7 +77,7 @@ class BagClassifier(SliceClassifier):
         super().on_validation_epoch_end()
         if self.validation is None or not self._validated:
             return
-        rows, logits, scores = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
+        rows, logits, scores = (torch.cat(batches) for batches in zip(*self._validated, strict=True))
         scan = torch.from_numpy(self.validation.table.scan)[rows]
         truth = torch.from_numpy(self.validation.scan)
         predicted = torch.stack([bag_logits(logits[scan == k], scores[scan == k]).argmax() for k in range(len(truth))])
@@ -100,5 +100,5 @@ class BagClassifier(SliceClassifier):
     @staticmethod
     def _bag_starts(rows: Tensor, scan: Tensor) -> list[int]:
         """Return where a bag begins, but the first: another scan, or the same one from its top again."""
-        begins = (scan[1:] != scan[:-1]) | (rows[1:] <= rows[:-1])
-        return [int(k) + 1 for k in begins.nonzero()[:, 0]]
+        starts = (scan[1:] != scan[:-1]) | (rows[1:] <= rows[:-1])
+        return [int(k) + 1 for k in starts.nonzero()[:, 0]]

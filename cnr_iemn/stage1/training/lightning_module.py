@@ -202,8 +202,8 @@ class SliceClassifier(pl.LightningModule):
         class_logits, region_logits = self.network(images, position)
         class_loss = focal_loss(class_logits, labels, gamma=self.gamma)
         region_loss = focal_loss(region_logits, regions, gamma=self.gamma)
-        shown: SliceBatch = {**batch, "label": labels.argmax(1), "region": regions.argmax(1)}
-        self.train_metrics.update(class_loss, region_loss, class_logits, region_logits, shown)
+        hard_labels: SliceBatch = {**batch, "label": labels.argmax(1), "region": regions.argmax(1)}
+        self.train_metrics.update(class_loss, region_loss, class_logits, region_logits, hard_labels)
         return class_loss + self.region_weight * region_loss
 
     def on_train_epoch_start(self) -> None:

@@ -28,20 +28,22 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Pseudo-labels against known labels of the same slices, in slices. ``found``: infected, and called so."""
+    """Pseudo-labels against known labels of the same slices, in slices. ``true_positives``: infected, and called so."""
 
-    found: int = 0
-    called: int = 0
+    true_positives: int = 0
+    positives: int = 0
     infected: int = 0
 
     def __add__(self, other: "Agreement") -> "Agreement":
         """Return both together."""
-        return Agreement(self.found + other.found, self.called + other.called, self.infected + other.infected)
+        return Agreement(
+            self.true_positives + other.true_positives, self.positives + other.positives, self.infected + other.infected
+        )
 
     def __str__(self) -> str:
         """Return precision and recall in percent."""
-        precision = f"{100 * self.found / self.called:.1f}%" if self.called else "unknown"
-        recall = f"{100 * self.found / self.infected:.1f}%" if self.infected else "unknown"
+        precision = f"{100 * self.true_positives / self.positives:.1f}%" if self.positives else "unknown"
+        recall = f"{100 * self.true_positives / self.infected:.1f}%" if self.infected else "unknown"
         return f"precision {precision}, recall {recall} of {self.infected} infected slices"
 
 
@@ -70,8 +72,8 @@ def gated_labels(probabilities: NDArray[np.float32], class_index: int, *, confid
     Returns:
         int64 [n_slices]: ``class_index``, 0 or UNLABELLED.
     """
-    own, healthy = probabilities[:, class_index].astype(np.float64), probabilities[:, 0].astype(np.float64)
-    share = own / np.maximum(own + healthy, np.finfo(np.float64).tiny)
+    infected, healthy = probabilities[:, class_index].astype(np.float64), probabilities[:, 0].astype(np.float64)
+    share = infected / np.maximum(infected + healthy, np.finfo(np.float64).tiny)
     unknown = np.full(len(share), UNLABELLED, dtype=np.int64)
     return np.where(share >= confidence, class_index, np.where(share <= 1 - confidence, 0, unknown))
 
@@ -126,8 +128,8 @@ def describe_pseudo_labels(pseudo: PseudoLabels, cohort: Cohort) -> list[str]:
         scans = [scan.scan_id for scan in cohort.scans if scan.label == name and scan.scan_id in pseudo.labels]
         if not scans:
             continue
-        joined = np.concatenate([pseudo.labels[scan_id] for scan_id in scans])
-        counts = [int(np.count_nonzero(joined == value)) for value in (k, 0, UNLABELLED)]
+        labels = np.concatenate([pseudo.labels[scan_id] for scan_id in scans])
+        counts = [int(np.count_nonzero(labels == value)) for value in (k, 0, UNLABELLED)]
         lines.append(
             f"Pseudo-labels of {len(scans)} unlabelled {name} scans by {pseudo.networks} networks that have not seen "
             f"them: {counts[0]:,} slices {name}, {counts[1]:,} {cohort.classes[0]}, {counts[2]:,} unknown and not used"
@@ -135,16 +137,16 @@ def describe_pseudo_labels(pseudo: PseudoLabels, cohort: Cohort) -> list[str]:
         if pseudo.checked[name].infected:
             lines.append(f"  the same on the labelled {name} training scans: {pseudo.checked[name]}")
         if truth is not None:
-            known = sum((_agreement(pseudo.labels[scan_id], truth[scan_id]) for scan_id in scans), Agreement())
-            lines.append(f"  by the phantom's truth: {known} ({PHANTOM_NOTICE})")
+            agreement = sum((_agreement(pseudo.labels[scan_id], truth[scan_id]) for scan_id in scans), Agreement())
+            lines.append(f"  by the phantom's truth: {agreement} ({PHANTOM_NOTICE})")
     return lines
 
 
 def _agreement(pseudo: Labels, infected: NDArray[np.bool_]) -> Agreement:
-    called = pseudo > 0
+    positive = pseudo > 0
     padded = np.zeros(len(pseudo), dtype=bool)
     padded[: len(infected)] = infected
-    return Agreement(int((called & padded).sum()), int(called.sum()), int(padded.sum()))
+    return Agreement(int((positive & padded).sum()), int(positive.sum()), int(padded.sum()))
 
 
 def _phantom_truth(cohort: Cohort) -> dict[str, NDArray[np.bool_]] | None:
@@ -193,10 +195,10 @@ def _check(
                 )
             check_same_study(first, run)
             scans = run.scans
-            own = scans.index[[fold.get(str(scan_id)) == k for scan_id in scans.index]]
-            if (scans.loc[own, "fold"] != k).any():
+            members = scans.index[[fold.get(str(scan_id)) == k for scan_id in scans.index]]
+            if (scans.loc[members, "fold"] != k).any():
                 raise RunError(f"{where} has other folds than this study. Give the same data.folds in both rounds.")
-            leaked = own[scans.loc[own, "patient_id"].isin(run.seen_patients)]
+            leaked = members[scans.loc[members, "patient_id"].isin(run.seen_patients)]
             if len(leaked):
                 raise RunError(
                     f"{where} was trained on {leaked[0]}, which it must label. Train it with data.fold={k} "
@@ -213,10 +215,10 @@ def _scan_probabilities(
     predictions: Mapping[str, Predictions], scans: Sequence[ScanRecord], fold: Mapping[str, int], k: int
 ) -> dict[str, NDArray[np.float32]]:
     """Return the mean probabilities of a fold's own scans, float32 [n_slices, classes] by scan_id."""
-    own = {scan.scan_id for scan in scans if fold[scan.scan_id] == k}
+    members = {scan.scan_id for scan in scans if fold[scan.scan_id] == k}
     of_models = []
     for run in predictions.values():
-        rows = run.table[run.table["scan_id"].isin(own)].sort_values(["scan_id", "slice_index"])
+        rows = run.table[run.table["scan_id"].isin(members)].sort_values(["scan_id", "slice_index"])
         columns = probability_columns(run.metadata.classes)
         of_models.append({str(name): table[columns].to_numpy(np.float32) for name, table in rows.groupby("scan_id")})
-    return {scan_id: np.mean([model[scan_id] for model in of_models], axis=0) for scan_id in own}
+    return {scan_id: np.mean([model[scan_id] for model in of_models], axis=0) for scan_id in members}

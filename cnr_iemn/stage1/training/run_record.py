@@ -165,8 +165,8 @@ def stored_pixels(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, str]:
 
 def _labels(scan: ScanRecord, pseudo: Mapping[str, NDArray[np.int64]]) -> list[object]:
     infected = [] if scan.infected is None else np.flatnonzero(scan.infected).tolist()
-    own: list[object] = [scan.patient_id, scan.label, scan.slice_labelled, infected]
-    return [*own, pseudo[scan.scan_id].tolist()] if scan.scan_id in pseudo else own
+    values: list[object] = [scan.patient_id, scan.label, scan.slice_labelled, infected]
+    return [*values, pseudo[scan.scan_id].tolist()] if scan.scan_id in pseudo else values
 
 
 def _hash(values: list[object]) -> str:

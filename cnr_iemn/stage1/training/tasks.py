@@ -78,10 +78,10 @@ def build_task(
     validation = _validation_dataset(settings, cohort, store, roles)
     if settings.task == BAGS:
         training = _bag_dataset(settings, cohort, store, roles)
-        known = study_data.scan_labels(cohort, roles.split, shuffle_seed=shuffle_seed(settings))
+        scan_labels = study_data.scan_labels(cohort, roles.split, shuffle_seed=shuffle_seed(settings))
         use_readers = not settings.data.shuffle_training_labels
-        labels = BagLabels.of(cohort, training.table, known, use_readers=use_readers)
-        measured = None if validation is None else BagLabels.of(cohort, validation.table, known)
+        labels = BagLabels.of(cohort, training.table, scan_labels, use_readers=use_readers)
+        measured = None if validation is None else BagLabels.of(cohort, validation.table, scan_labels)
         data = BagDataModule(
             training,
             validation,
