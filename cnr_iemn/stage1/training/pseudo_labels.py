@@ -89,7 +89,7 @@ def make_pseudo_labels(
 ) -> PseudoLabels:
     """Return the pseudo-labels of the unlabelled training scans of diseased classes.
 
-    Of each scan the networks of its own fold answer, which have not seen it, by the mean of their probabilities.
+    Networks of the scan's own fold, which have not seen it, answer for each scan by the mean of their probabilities.
 
     Args:
         cohort: Its scans.
