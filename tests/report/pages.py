@@ -79,6 +79,7 @@ def result_of(
         prepared=prepared,
         probabilities=NewScan(prepared.z_mm, prepared.phantom, "9", networks),
         sets=(networks,),
+        features={},
         contributions=shap,
         prediction=prediction,
         explanation=Explanation(keys, heatmaps),
