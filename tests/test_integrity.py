@@ -20,7 +20,7 @@ from cnr_iemn.errors import CnrIemnError, RunError, StoreError, WeightsError
 from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.stage1.models import backbones
 from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.models.predict import predict_slices, require_finite
+from cnr_iemn.stage1.models.predict import SliceOutputs, predict_slices, require_finite
 from cnr_iemn.stage1.models.tensor_files import UnusableFileError, read_tensors, require_fit, require_tensors
 from cnr_iemn.stage1.training.checkpoints import (
     AtomicCheckpointIO,
@@ -220,7 +220,9 @@ def test_a_network_that_gives_no_numbers_is_not_answered_from(tmp_path: Path) ->
 def test_whatever_runs_a_network_its_answers_are_looked_at() -> None:
     class Stub(EnsembleNetworks):
         def __init__(self) -> None:
-            self._engines = {member: lambda batches: np.full((3, 2), np.nan, np.float32)}
+            self._engines = {
+                member: lambda batches: SliceOutputs(*(np.full((3, n), np.nan, np.float32) for n in (2, 5)))
+            }
 
     member = Member("net", "timm", "seed0", "x.ckpt", "ab", 32, "both", "32", 1)
     with pytest.raises(RunError, match="net-fold1 gives no probabilities for 3 of 3"):

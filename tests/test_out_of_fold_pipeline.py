@@ -59,10 +59,14 @@ def test_missing_fold_networks_are_named(study: list[str], capsys: pytest.Captur
 
 
 def test_pseudo_labels_of_a_finished_study_train_another(
-    study: list[str], tiny_study: Path, caplog: pytest.LogCaptureFixture
+    tiny_study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = Path(study[0].removeprefix("runs="))
-    words = [*TINY, study[0], "study=second", f"ingest.cache={tiny_study / 'cache'}", *SMALL, "data.folds=2"]
+    runs = tmp_path / "runs"
+    common = [*TINY, f"runs={runs}", f"ingest.cache={tiny_study / 'cache'}", *SMALL, "data.folds=2"]
+    common += ["data.split.validation=0.25"]  # a labelled scan of each class; the unlabelled ones train
+    first_round = ["-m", *common, "study=folds", "trainer.checkpoint=last", "data.fold=null,0,1"]
+    assert entry_point("train")(first_round) == 0
+    words = [*common, "study=second"]
     with caplog.at_level("INFO"):
         assert entry_point("train")([*words, "data.pseudo_labels=folds", "data.pseudo_confidence=0.51"]) == 0
     first, second = (
