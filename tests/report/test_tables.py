@@ -8,6 +8,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from cnr_iemn.constants import PAPER_BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from cnr_iemn.evaluation.aggregate import assemble_results
+from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.tables import ResultTable
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.report.tables.results import confusion_table, result_tables, scan_table, slice_table
@@ -161,3 +162,13 @@ def test_other_ensembles_do_not_borrow_the_paper_s_ensemble(real: dict[str, Any]
     one = metrics("my_net")
     assert [row[0] for row in scan_table(one).rows[:2]] == ["my_net alone", "baseline: majority class"]
     assert slice_table(one).rows[0][-1] == "selected on this set"
+
+
+def test_a_table_without_rows_is_its_title_and_caption() -> None:
+    source = page_templates().from_string('{% from "pieces.html" import table_of %}{{ table_of(table) }}')
+    text = source.render(table=ResultTable("Pairs", ("scan", "other scan"), (), caption="None found."))
+    assert "Pairs" in text
+    assert "None found." in text
+    assert "<thead>" not in text
+    full = ResultTable("Pairs", ("scan", "other scan"), (("a", "b"),), caption="One found.")
+    assert "<thead>" in source.render(table=full)
