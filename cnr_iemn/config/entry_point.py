@@ -68,7 +68,7 @@ def entry_point(name: str, schema: type[S]) -> Callable[[Callable[[S], float | N
             # before torch loads OpenMP, whose threads would spin while they wait and hold up whatever else runs
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             try:
-                with termination():
+                with termination(process_ends=True):
                     return _run(name, schema, task, list(sys.argv[1:] if arguments is None else arguments))
             except KeyboardInterrupt as interrupt:
                 return _interrupted(interrupt)

@@ -34,11 +34,12 @@ _RAISER = _Raiser()
 
 
 @contextmanager
-def termination(handler: Handler = _RAISER) -> Iterator[None]:
+def termination(handler: Handler = _RAISER, *, process_ends: bool = False) -> Iterator[None]:
     """Have SIGTERM and SIGHUP call ``handler`` in the main thread while the block runs; by default, raise Termination.
 
     A signal that is ignored, as under nohup, stays so. The first process of a container ends by no signal that it does
-    not handle.
+    not handle. With ``process_ends`` the handlers stay where Termination leaves the block: the same signal may come
+    once more, to the process's group, before the process has ended.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -48,6 +49,10 @@ def termination(handler: Handler = _RAISER) -> Iterator[None]:
         signal.signal(number, handler)
     try:
         yield
+    except Termination:
+        if process_ends:
+            before.clear()
+        raise
     finally:
         for number, old in before.items():
             signal.signal(number, old)

@@ -40,7 +40,12 @@ def main(settings):
     return 1.0
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if os.environ.get("LATE"):
+        print("task has ended", flush=True)
+        time.sleep(2)
+        print("still here", flush=True)
+    raise SystemExit(code)
 """
 _SECONDS = 300
 """That a command may take to end on a busy machine."""
@@ -119,6 +124,16 @@ def test_a_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
     assert printed == "in order\n"
     # Python's resource tracker removes what the reading process had no time to, and says so
     assert [line for line in said.splitlines() if "resource_tracker" not in line] == ["Terminated by SIGTERM."]
+    assert process.returncode == 143
+
+
+def test_a_signal_that_comes_again_after_the_task_ends_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path, "train", LATE="1")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["in order\n", "task has ended\n"]
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == ("still here\n", "Terminated by SIGTERM.\n")
     assert process.returncode == 143
 
 

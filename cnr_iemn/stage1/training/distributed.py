@@ -188,7 +188,7 @@ def _rank_main(task: RankTask, settings: TrainSettings, message: Path) -> float:
     """Be one of the processes that ``launch_ranks`` starts; leave the first refusal in the file ``message``."""
     try:
         start_logging()
-        with termination():
+        with termination(process_ends=True):
             return task(settings)
     except CnrIemnError as error:
         if not message.exists():
