@@ -118,7 +118,7 @@ def comparison_forest(metrics: StudyMetrics) -> Forest:
         rows[f"{_BASELINE}{name}"] = _Rival(baselines[name], metrics["baseline_comparisons"][name])
     cells: dict[str, Callable[[_Rival], str]] = {
         "accuracy": lambda row: with_interval(accuracy_interval(row.scores)),
-        "difference": lambda row: (
+        "ensemble minus row": lambda row: (
             NONE if row.comparison is None else difference_text(row.comparison["difference"], row.comparison)
         ),
         "p, Holm": lambda row: NONE if row.comparison is None else f"{row.comparison['p_holm']:.2g}",
@@ -133,8 +133,8 @@ def comparison_forest(metrics: StudyMetrics) -> Forest:
     rivals = "backbones and baselines" if len(metrics["models"]) > 1 else "baselines"
     title = f"{ensemble_title(metrics)} against {rivals} (Table 2 of the paper), %; {scans_text(metrics)}"
     caption = (
-        "Accuracy with Wilson's 95% interval. Difference: the ensemble's accuracy less the row's on the same scans, "
-        "with Tango's score interval; p of the exact McNemar test, Holm's correction within each group. Discordant "
+        "Accuracy with Wilson's 95% interval. Ensemble minus row: difference of the accuracies on the same scans, with "
+        "Tango's score interval; p of the exact McNemar test, Holm's correction within each group. Discordant "
         "scans: those that only the ensemble, and those that only the row's model, has correct."
     )
     titles = [(name.removeprefix(_BASELINE), row) for name, row in rows.items()]

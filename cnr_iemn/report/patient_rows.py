@@ -12,6 +12,7 @@ from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.inference.slice_images import apply_lung_window, thumbnail
 from cnr_iemn.report.quality_report import is_doubtful
 from cnr_iemn.report.tables.results import model_title
+from cnr_iemn.schemas import calibrated_columns, probability_columns
 from cnr_iemn.stage2.group_features import group_percentages
 from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets
 from cnr_iemn.stage2.shap_values import LEVELS, Contributions
@@ -38,14 +39,16 @@ class Thumbnail:
 class PatientRow:
     """A scan of the gallery.
 
-    ``shares``: of slices by predicted class, 0 to 1. ``strip``: an SVG path for each class, 20 wide and 100 high.
-    ``doubtful``: the lung mask is. ``page``: address of the scan's page; None where there is none.
+    ``probability``: of the predicted class, calibrated where the ensemble is. ``undecided``: it is below the threshold
+    for abstention. ``shares``: of slices by predicted class, 0 to 1. ``strip``: an SVG path for each class, 20 wide and
+    100 high. ``doubtful``: the lung mask is. ``page``: address of the scan's page; None where there is none.
     """
 
     scan_id: str
     label: str
     predicted: str
     probability: float
+    undecided: bool
     correct: bool
     n_slices: int
     shares: dict[str, float]
@@ -87,11 +90,11 @@ def patient_rows(
             there are no more rows.
         links: Address of the scan's page, by scan_id.
     """
-    columns = [str(name) for name in patients.columns if str(name).startswith("p_")]
-    classes = [name.removeprefix("p_") for name in columns]
+    classes = [str(name).removeprefix("p_") for name in patients.columns if str(name).startswith("p_")]
+    table = patients.assign(shown=_shown_probabilities(patients, classes))
     rows: list[PatientRow] = []
     spent = 0
-    for scan_id, patient in patients.iloc[_order(patients, columns)].iterrows():
+    for scan_id, patient in table.iloc[_order(table)].iterrows():
         if spent >= budget:
             break
         name = str(scan_id)
@@ -102,7 +105,8 @@ def patient_rows(
             scan_id=name,
             label=patient["label"],
             predicted=patient["predicted"],
-            probability=float(patient[columns[predicted]]),
+            probability=float(patient["shown"]),
+            undecided=patient["undecided"] is not pd.NA and bool(patient["undecided"]),
             correct=bool(patient["correct"]),
             n_slices=slices[name][0].shape[1],
             shares=dict(zip(classes, slice_shares(slices[name]).tolist(), strict=True)),
@@ -119,10 +123,19 @@ def patient_rows(
     return rows
 
 
-def _order(patients: pd.DataFrame, columns: list[str]) -> NDArray[np.intp]:
-    """Return the rows' places in the gallery. ``columns``: of the probabilities."""
-    confidence = patients[columns].max(axis=1)
-    return np.lexsort((np.where(patients["correct"], confidence, -confidence), patients["correct"]))
+def _shown_probabilities(patients: pd.DataFrame, classes: list[str]) -> Floats:
+    """Return the probability of each scan's predicted class, calibrated where that is known, float64 [scans]."""
+    rows, predicted = np.arange(len(patients)), patients["predicted"].map(classes.index).to_numpy(dtype=np.int64)
+    uncalibrated, calibrated = (
+        patients[columns(classes)].to_numpy(dtype=np.float64)[rows, predicted]
+        for columns in (probability_columns, calibrated_columns)
+    )
+    return np.asarray(np.where(np.isnan(calibrated), uncalibrated, calibrated))
+
+
+def _order(patients: pd.DataFrame) -> NDArray[np.intp]:
+    """Return the rows' places in the gallery, by correctness and the probability ``shown``."""
+    return np.lexsort((np.where(patients["correct"], patients["shown"], -patients["shown"]), patients["correct"]))
 
 
 def slice_shares(sets: Sequence[ScanArray]) -> Floats:

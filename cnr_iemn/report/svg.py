@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the text's colour until the SVG is written; no figure uses it for anything else
-PALETTE = ("#56b4e9", "#d55e00", "#cc79a7", "#009e73", "#e69f00", "#0072b2", "#f0e442", "#999999")
-"""Of classes in their order: told apart by the colour-blind (Okabe and Ito 2008), seen on white and on black."""
+PALETTE = ("#2b8cc4", "#d55e00", "#cc79a7", "#009e73", "#b87700", "#0072b2", "#9c9300", "#8c8c8c")
+"""Of classes in their order: told apart by the colour-blind (after Okabe and Ito 2008), 3:1 on white and on black."""
 ACCENT = "#0072b2"
-SERIES = ("#0072b2", "#e69f00", "#009e73", "#8f8f8f", "#cc79a7", "#d55e00")
+SERIES = ("#0072b2", "#b87700", "#009e73", "#8f8f8f", "#cc79a7", "#d55e00")
 """Of models in their order; the first four are no colours of the first three classes."""
 
 _BROAD_INCHES = 6.0

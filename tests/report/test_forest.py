@@ -67,7 +67,7 @@ def test_differences_are_those_of_the_paired_tests(results: Results) -> None:
         *(metrics["baseline_comparisons"][row[0]] for row in forest.table.rows[3:]),
     ]
     for row, test in zip(forest.table.rows[1:], tests, strict=True):
-        assert row[columns.index("difference")].startswith(f"{100 * test['difference']:+.2f} [")
+        assert row[columns.index("ensemble minus row")].startswith(f"{100 * test['difference']:+.2f} [")
         assert row[columns.index("discordant scans")] == f"{test['only_first']} : {test['only_second']}"
 
 

@@ -72,7 +72,7 @@ def test_the_slice_with_the_largest_contribution_and_its_position_are_named() ->
     page = page_of()
     text = text_of(page)
     assert "Slice 18 of 40, z -64.8 mm" in text
-    assert "Contribution of its group: +2.00 log-odds" in text
+    assert "Contribution of its group to COVID-19, all backbones: +2.00 log-odds" in text
     assert text.count("Model sensitivity, not lesion or cause") == 2  # over pictures and over SHAP values
     assert "Percentage of slices, not lung involvement" in text
     assert "level -600, width 1500 HU" in text

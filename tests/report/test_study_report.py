@@ -22,6 +22,7 @@ from cnr_iemn.report import patient_rows as patients_module
 from cnr_iemn.report import study_report as study_module
 from cnr_iemn.report.patient_rows import group_shares, patient_rows, slice_shares, strip_paths
 from cnr_iemn.report.study_report import PAGE_BYTES, write_report
+from cnr_iemn.report.svg import PALETTE, SERIES
 from cnr_iemn.report.training_curves import TrainingCurve
 from cnr_iemn.stage2.shap_values import Contributions
 from tests.builders import FakeScan, make_predictions, make_scans, make_summaries
@@ -189,7 +190,12 @@ def test_errors_come_first_and_correct_scans_are_folded(page: str, results: Resu
     assert [mark == "" for mark, _, _ in entries] == sorted(mark == "" for mark, _, _ in entries)
     n_wrong = int((~held_out["correct"].to_numpy(dtype=bool)).sum())
     assert sum(mark == "wrong" for mark, _, _ in entries) == n_wrong > 0
-    probability = [float(held_out.loc[name, f"p_{held_out.loc[name, 'predicted']}"]) for _, name, _ in entries]
+    column = "calibrated_{}" if results.metrics["calibration"] is not None else "p_{}"
+    probability = [float(held_out.loc[name, column.format(held_out.loc[name, "predicted"])]) for _, name, _ in entries]
+    shown = [float(re.search(r"probability (\d\.\d\d);", body)[1]) for _, _, body in entries]  # type: ignore[index]
+    assert shown == pytest.approx(probability, abs=0.005)
+    undecided = {name for _, name, body in entries if "(undecided, probability" in body}
+    assert undecided == set(held_out.index[held_out["undecided"].fillna(False)]) != set()
     assert probability[:n_wrong] == sorted(probability[:n_wrong], reverse=True)
     assert probability[n_wrong:] == sorted(probability[n_wrong:])
     folded = page[page.index('<details class="fold"><summary>Correct: ') :]
@@ -235,6 +241,20 @@ def test_the_page_is_self_contained_and_its_pictures_have_text_alternatives(page
     ids = re.findall(r"\bid=\"([^\"]+)\"", page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"href=\"#([^\"]+)\"", page)) | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#16181c"])
+@pytest.mark.parametrize("colour", [*PALETTE, *SERIES])
+def test_colours_of_figures_are_seen_on_both_grounds(colour: str, ground: str) -> None:
+    """WCAG 2.1, 1.4.11: a contrast of 3 for what is needed to understand a figure."""
+    dark, light = sorted(map(_luminance, (colour, ground)))
+    assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def _luminance(colour: str) -> float:
+    red, green, blue = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 def test_figures_use_the_page_s_colours_and_are_reproducible(folder: Path, results: Results, tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_the_report_can_be_printed(browser: Browser, report: str, tmp_path: Path
     page.goto(report)
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()
+    folded = page.locator("details:not([open]) > p, details:not([open]) table").all()
+    assert folded
+    assert all(each.evaluate("part => part.checkVisibility({contentVisibilityAuto: true})") for each in folded)
     pdf = page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert pdf.startswith(b"%PDF")
     assert pdf.count(b"/Type /Page\n") >= 3

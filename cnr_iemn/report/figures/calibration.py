@@ -60,11 +60,15 @@ def risk_figure(metrics: StudyMetrics) -> Drawing:
         axes.plot(100 * shares, 100 * errors, color=ACCENT, drawstyle="steps-post")
         if accuracy is not None:
             axes.plot(
-                100 * decided, 100 * (1 - accuracy), marker="o", color=PALETTE[1], linestyle="none", clip_on=False
+                100 * decided,
+                100 * (1 - accuracy),
+                marker="o",
+                color=PALETTE[1],
+                linestyle="none",
+                clip_on=False,
+                label="threshold",
             )
-            axes.annotate(
-                "threshold", (100 * decided, 100 * (1 - accuracy)), (-6, 9), textcoords="offset points", ha="right"
-            )
+            axes.legend(loc="upper left", fontsize=9)
         axes.set(xlim=(0, 103), ylim=(0, None), xlabel="scans decided, most confident first, %", ylabel="error, %")
         axes.grid(color=ink(), alpha=0.12)
 

@@ -47,5 +47,8 @@ def training_figure(training: Mapping[str, TrainingCurve]) -> Drawing:
         else f"{model_title(model)}: {len(curve)} epochs"
         for model, curve in training.items()
     )
-    title = "Training of each network; solid: validation slices, dashed: training slices (augmented and balanced)"
+    marks = ("filled", "hollow") if max(map(len, training.values())) == 1 else ("solid", "dashed")
+    title = (
+        f"Training of each network; {marks[0]}: validation slices, {marks[1]}: training slices (augmented, balanced)"
+    )
     return draw("training", title, f"Training curves. {text}.", paint, width=8.6, height=3.4)

@@ -45,7 +45,7 @@ def method_table(metrics: StudyMetrics) -> ResultTable:
                 f"{percent(method['sensitivity'][name])} {interval_text(method['intervals']['sensitivity'][name])}"
             ),
         ),
-        "difference to primary": lambda method: (
+        "row minus primary": lambda method: (
             NONE
             if method["primary"]
             else difference_text(method["comparison"]["difference"], method["comparison"], reverse=True)
@@ -179,7 +179,7 @@ def ablation_table(metrics: StudyMetrics) -> ResultTable:
     cells: Cells[Ablation] = {
         "accuracy": lambda row: percent(row["accuracy"]),
         **by_class(metrics["classes"], "sensitivity {}", lambda row, name: percent(row["sensitivity"][name])),
-        "difference to unaltered": difference,
+        "row minus unaltered": difference,
         INTERVAL: bounds,
         "exact McNemar p, Holm": lambda row: (
             NONE if row["comparison"] is None else f"{row['comparison']['p_holm']:.2g}"
