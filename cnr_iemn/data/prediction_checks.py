@@ -34,8 +34,8 @@ def table_problem(table: pd.DataFrame, metadata: PredictionMetadata | NewScansMe
         numbers = channel_columns(metadata)
     elif SCORE in table.columns:
         numbers = [*numbers, SCORE]
-    others = [name for name in numbers if not name.startswith("p_")]
-    problem = _missing_columns(table, [*fixed, *numbers]) or _missing_values(table, [*fixed, *others])
+    value_columns = [name for name in numbers if not name.startswith("p_")]
+    problem = _missing_columns(table, [*fixed, *numbers]) or _missing_values(table, [*fixed, *value_columns])
     if problem:
         return problem
     if isinstance(metadata, NewScansMetadata):

@@ -89,11 +89,11 @@ def _find_sources(source: Path, anonymous: bool, training: TrainingScans) -> lis
 def _image_folders(root: Path, volumes: Collection[Path]) -> dict[Path, list[Path]]:
     """Return the images of each folder in which most files are images, and which is in none of the volumes."""
     folders: dict[Path, list[Path]] = {}
-    known = set(volumes)
+    volume_paths = set(volumes)
     for folder, files, _ in folders_with_files(root, lambda *_: None) if root.is_dir() else ():
         slices = [path for path in files if not is_litter(path.relative_to(root))]
         images = [path for path in slices if path.suffix.lower() in SUFFIXES]
-        if images and 2 * len(images) >= len(slices) and known.isdisjoint((folder, *folder.parents)):
+        if images and 2 * len(images) >= len(slices) and volume_paths.isdisjoint((folder, *folder.parents)):
             folders[folder] = images
     return folders
 

@@ -84,13 +84,13 @@ def scan_ids(root: Path, paths: Sequence[Path]) -> list[str]:
     """
     own_names = list(map(scan_name, paths))
     names = Counter(own_names)
-    taken: set[str] = set()
+    unique_ids: set[str] = set()
     ids: list[str] = []
     for path, own_name in zip(paths, own_names, strict=True):
         name = own_name if names[own_name] == 1 else visible(path.relative_to(root).as_posix())
         numbered = (name if k == 1 else f"{name} ({k})" for k in count(1))
-        ids.append(next(scan_id for scan_id in numbered if scan_id not in taken))
-        taken.add(ids[-1])
+        ids.append(next(scan_id for scan_id in numbered if scan_id not in unique_ids))
+        unique_ids.add(ids[-1])
     return ids
 
 
