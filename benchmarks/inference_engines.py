@@ -104,7 +104,7 @@ def onnx_runtime(inputs: EngineInputs) -> Engine:
         for batch in batches:
             images, position = batch["image"].numpy().astype(np.float32) / 255, batch["position"].numpy()
             outputs.append(session.run(OUTPUTS, {"image": images, "position": position}))
-        return SliceOutputs(*(np.concatenate(arrays) for parts in zip(*outputs, strict=True)))
+        return SliceOutputs(*(np.concatenate(arrays) for arrays in zip(*outputs, strict=True)))
 
     return predict
 
