@@ -14,12 +14,21 @@ from cnr_iemn.read_options import ReadOptions
 
 if TYPE_CHECKING:
     from cnr_iemn.inference.prediction_writer import ScanOutput
+    from cnr_iemn.inference.run_report import RunReporter
     from cnr_iemn.stage2.ensemble import LoadedEnsemble
 
 
 @entry_point("predict", PredictSettings)
 def main(settings: PredictSettings) -> float:
     """Predict every scan below the input. Returns the share of scans with a prediction."""
+    from cnr_iemn.inference.run_report import RunReporter
+
+    with RunReporter(Path(settings.report) if settings.report else None) as reporter:
+        return predict(settings, reporter)
+
+
+def predict(settings: PredictSettings, reporter: "RunReporter") -> float:
+    """Do the work of the command. ``reporter``: takes note of it."""
     from contextlib import closing
 
     from cnr_iemn.inference.input_checks import find_new_scans, output_folder
@@ -27,32 +36,35 @@ def main(settings: PredictSettings) -> float:
     from cnr_iemn.inference.predictor import Predictor, load_ensemble
     from cnr_iemn.stage1.training.hardware import choose_hardware
 
-    hardware = choose_hardware(settings.gpus)
-    ensemble = load_ensemble(
-        settings.study,
-        runs=Path(settings.runs),
-        name=ensemble_name(settings.ensemble),
-        bundle=Path(settings.bundle) if settings.bundle else None,
-    )
-    predictor = Predictor(
-        ensemble,
-        hardware,
-        read_options=ReadOptions.of(settings.ingest),
-        batch_size=settings.batch_size,
-        engine=settings.engine,
-        anonymous=settings.anonymise_ids,
-        explanations=settings.pages or settings.dicom,
-        display=settings.pages,
-    )
+    with reporter.stage("load"):
+        hardware = choose_hardware(settings.gpus)
+        ensemble = load_ensemble(
+            settings.study,
+            runs=Path(settings.runs),
+            name=ensemble_name(settings.ensemble),
+            bundle=Path(settings.bundle) if settings.bundle else None,
+        )
+        predictor = Predictor(
+            ensemble,
+            hardware,
+            read_options=ReadOptions.of(settings.ingest),
+            batch_size=settings.batch_size,
+            engine=settings.engine,
+            anonymous=settings.anonymise_ids,
+            explanations=settings.pages or settings.dicom,
+            display=settings.pages,
+        )
     source = Path(settings.input)
-    scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
+    with reporter.stage("find"):
+        scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
     folder = output_folder(settings.output, ensemble.predictions, source, anonymous=settings.anonymise_ids)
+    reporter.describe(predictor, folder, n_scans=len(scans))
     outputs = scan_outputs(settings, ensemble, folder)
     with (
         PredictionWriter(folder, ensemble, engine=predictor.engine, n_scans=len(scans), outputs=outputs) as writer,
         closing(predictor.predict(scans)) as results,
     ):
-        for result in results:
+        for result in reporter.watch(results):
             writer.add(result)
     writer.print_summary()
     writer.raise_if_incomplete()

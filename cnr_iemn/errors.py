@@ -4,6 +4,7 @@ The entry points print the message without a traceback and exit with code 2 (see
 else is raised is a fault of the program and keeps its traceback.
 """
 
+from enum import StrEnum
 from pathlib import Path
 from traceback import extract_tb
 
@@ -16,8 +17,84 @@ class ConfigurationError(CnrIemnError):
     """A setting, or two settings together, cannot work."""
 
 
+class RefusalCode(StrEnum):
+    """Why a scan is refused, for programs: docs/reference/refusals.md. A code keeps its text and its meaning."""
+
+    # files and folders
+    NOT_FOUND = "not-found"
+    NO_ACCESS = "no-access"
+    TOO_DEEP = "too-deep"
+    TOO_LARGE = "too-large"
+    NO_CT_IMAGE = "no-ct-image"
+    DAMAGED_FILE = "damaged-file"
+    DAMAGED_ZIP = "damaged-zip"
+    UNSAFE_ZIP = "unsafe-zip"
+    FILES_CHANGED = "files-changed"
+    # headers and the choice of slices
+    DAMAGED_HEADER = "damaged-header"
+    MISSING_GEOMETRY = "missing-geometry"
+    MISSING_RESCALE = "missing-rescale"
+    RESCALE_MISMATCH = "rescale-mismatch"
+    LOCALIZERS_ONLY = "localizers-only"
+    DERIVED_IMAGES = "derived-images"
+    NO_MATCH = "no-match"
+    NOT_AXIAL = "not-axial"
+    SEVERAL_STACKS = "several-stacks"
+    SPLIT_SCAN = "split-scan"
+    SEVERAL_PASSES = "several-passes"
+    SAME_POSITION = "same-position"
+    MISSING_SLICES = "missing-slices"
+    # pixels
+    PIXEL_FORMAT = "pixel-format"
+    TRANSFER_SYNTAX = "transfer-syntax"
+    DAMAGED_PIXELS = "damaged-pixels"
+    RANGE_MISMATCH = "range-mismatch"
+    NOT_HU = "not-hu"
+    # NIfTI
+    DAMAGED_NIFTI = "damaged-nifti"
+    OTHER_FORMAT = "other-format"
+    SEVERAL_VOLUMES = "several-volumes"
+    NO_ORIENTATION = "no-orientation"
+    VOXEL_SIZE = "voxel-size"
+    # images
+    DAMAGED_IMAGE = "damaged-image"
+    IMAGE_SIZE = "image-size"
+    COLOUR_IMAGE = "colour-image"
+    NO_CONTENT = "no-content"
+    PIXEL_TYPE = "pixel-type"
+    # limits and faults
+    MEMORY_LIMIT = "memory-limit"
+    TIME_LIMIT = "time-limit"
+    DECODER_CRASH = "decoder-crash"
+    PROGRAM_FAULT = "program-fault"
+    # predict.py
+    PIXEL_VALUES = "pixel-values"
+    TOO_FEW_SLICES = "too-few-slices"
+    NO_LUNGS = "no-lungs"
+    # DICOM output
+    DICOM_SOURCE = "dicom-source"
+    DICOM_IDENTIFIERS = "dicom-identifiers"
+
+
 class ScanError(CnrIemnError):
-    """One scan cannot be read safely, so it is refused. The message begins with the scan's or the file's name."""
+    """One scan cannot be read safely, so it is refused.
+
+    Args:
+        code: Why, for programs.
+        reason: Why, for people: begins with the scan's or the file's name.
+    """
+
+    def __init__(self, code: RefusalCode, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class InputError(CnrIemnError):
+    """Every scan of an input was refused."""
 
 
 class CohortError(CnrIemnError):
@@ -83,6 +160,7 @@ def fault(scan: str, error: Exception, *, costs: str = REFUSED) -> ScanError:
     """
     last = extract_tb(error.__traceback__)[-1]
     return ScanError(
+        RefusalCode.PROGRAM_FAULT,
         f"{scan}: the program failed on it ({type(error).__name__} in {Path(last.filename).name}, line {last.lineno}). "
-        f"{costs} Please report this fault."
+        f"{costs} Please report this fault.",
     )

@@ -48,12 +48,21 @@ def collect_info(runs: Path) -> Info:
     """Return what is installed, the device, and the studies below the folder ``runs``."""
     from cnr_iemn.stage1.training.hardware import choose_hardware
 
-    versions = {"cnr-iemn": __version__, "python": platform.python_version()}
-    versions |= {name: package for name in _PACKAGES if (package := _version(name)) is not None}
     studies: dict[str, list[str]] = {}
     for path in sorted(runs.glob("*/ensembles/*/ensemble.json")):
         studies.setdefault(path.parents[2].name, []).append(path.parent.name)
-    return {"versions": versions, "device": str(choose_hardware(None)), "extras": _extras(), "studies": studies}
+    return {
+        "versions": installed_versions(),
+        "device": str(choose_hardware(None)),
+        "extras": _extras(),
+        "studies": studies,
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of cnr-iemn, of Python and of the main packages."""
+    versions = {"cnr-iemn": __version__, "python": platform.python_version()}
+    return versions | {name: package for name in _PACKAGES if (package := _version(name)) is not None}
 
 
 def _extras() -> dict[str, bool]:

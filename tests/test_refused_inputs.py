@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
@@ -17,6 +18,8 @@ from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import ScanError
 from cnr_iemn.inference.input_checks import find_new_scans, prepare_new_scan
+from cnr_iemn.inference.run_report import STAGES, RunReport
+from cnr_iemn.utils.json_io import read_json
 from tests.ct.conftest import Builder, make_slices, recode, write
 from tests.ct.hazard import put
 from tests.documented import documented
@@ -26,6 +29,7 @@ from tests.test_privacy import predict
 pytestmark = pytest.mark.slow
 
 REASONS = [row[1] for row in documented("what the reason says")]
+CODES = {row[1]: row[3] for row in documented("what the reason says")}
 
 
 def changed(**values: object) -> Callable[[Path], object]:
@@ -129,8 +133,9 @@ def bad_scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
 
 @pytest.mark.parametrize("reason", BAD)
 def test_each_by_itself_is_refused_with_its_reason(bad_scans: dict[str, tuple[str, Path]], reason: str) -> None:
-    with pytest.raises(ScanError, match=re.escape(reason)):
+    with pytest.raises(ScanError, match=re.escape(reason)) as caught:
         prepare_new_scan(PixelSettings(), False, bad_scans[reason])
+    assert caught.value.code == CODES[reason]
 
 
 @pytest.fixture
@@ -153,7 +158,8 @@ def test_each_kind_is_answered_alike_and_each_refusal_as_documented(
     for k, make in enumerate(BAD.values()):
         make(source / f"bad{k:02d}")
 
-    assert predict(tiny_study, source, output, "pages=false") == 1
+    report = tmp_path / "run.json"
+    assert predict(tiny_study, source, output, "pages=false", f"report={report}") == 1
     captured = capsys.readouterr().err
     assert f"{len(BAD)} of {len(BAD) + 3} scans were refused" in captured
     document = json.loads((output / "predictions.json").read_text())
@@ -167,6 +173,17 @@ def test_each_kind_is_answered_alike_and_each_refusal_as_documented(
         allows = next(row[2] for row in documented("what the reason says") if row[1] == reason)
         if allows:  # of the kernel and the series number, whichever tells them apart
             assert any(key in reason_text for key in re.findall(r"ingest\.\w+", allows)), reason_text
+    table = pd.read_csv(output / "refused.csv").set_index("scan")
+    assert table["reason"].to_dict() == document["refused"]
+    assert table["code"].to_dict() == {f"bad{k:02d}": CODES[reason] for k, reason in enumerate(BAD)}
+    run = read_json(report, RunReport, again="")
+    assert (run.status, run.exit_code, run.scans, run.answered) == ("partial", 1, len(BAD) + 3, 3)
+    assert run.error is not None
+    assert captured.endswith(f"Error: {run.error}\n")
+    assert {scan: code for code, scans in run.refusals.items() for scan in scans} == table["code"].to_dict()
+    assert run.files == sorted(path.name for path in output.iterdir())
+    assert all(run.seconds[stage] > 0 for stage in STAGES)
+    assert sum(run.seconds[stage] for stage in STAGES) <= run.seconds["total"]
     assert str(source) not in captured  # the output's path is the user's own word
     assert not leaks(output, (str(tmp_path),))
 

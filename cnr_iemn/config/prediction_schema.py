@@ -19,7 +19,8 @@ class PredictSettings:
     page there. ``features``: whether each gets a file of its slices' deep features. ``dicom``: whether each gets DICOM
     files in its patient's study, which ``identify`` must allow, since they carry its identifiers; ``segmentation``: the
     lung mask among them. ``anonymise_ids``: whether scans are called scan-0001 and so on, and messages name no folder
-    or file of the input. ``engine``: what runs the networks, one of ``constants.ENGINES``.
+    or file of the input. ``engine``: what runs the networks, one of ``constants.ENGINES``. ``report``: a JSON file on
+    the command itself.
     """
 
     input: str = field(default=MISSING, metadata=PATH)
@@ -38,6 +39,7 @@ class PredictSettings:
     gpus: Annotated[int, Ge(0), Le(1)] | None = None
     engine: Annotated[str, OneOf(ENGINES)] = "auto"
     batch_size: Annotated[int, Ge(1)] = 16
+    report: str | None = field(default=None, metadata=PATH)
 
 
 @dataclass

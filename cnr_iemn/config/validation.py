@@ -106,6 +106,8 @@ def check_places(settings: object) -> None:
         require_writable("runs", folder)
         require_writable("runs", folder / "figures")
     elif isinstance(settings, PredictSettings | ExportSettings):
+        if isinstance(settings, PredictSettings) and settings.report is not None:
+            _check_report(Path(settings.report))
         study = Path(settings.runs) / settings.study
         if settings.output is not None:
             output = Path(settings.output)
@@ -114,6 +116,14 @@ def check_places(settings: object) -> None:
             require_writable("output", study / "bundles")
         else:
             require_writable("output", Path("predictions") if settings.bundle else study / "predictions")
+
+
+def _check_report(path: Path) -> None:
+    if path.is_dir():
+        raise ConfigurationError(
+            f"report={path} is a folder, and the report is one file. Give report={path / 'run.json'}."
+        )
+    require_writable("report", path.absolute().parent)
 
 
 def _check_pseudo_labels(settings: TrainSettings) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.io.acquisition import UNKNOWN, Acquisition
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 
 MAX_VOXELS = 2**31
 _LEAST_MM, _MOST_MM = 0.05, 50.0
@@ -27,8 +27,9 @@ def check_lengths(name: str, what: str, *lengths_mm: float) -> None:
     if any(length < _LEAST_MM or length > _MOST_MM for length in lengths_mm):
         values = " x ".join(f"{length:g}" for length in lengths_mm)
         raise ScanError(
+            RefusalCode.DAMAGED_HEADER,
             f"{name}: {what} of {values} mm; CT scans have {_LEAST_MM:g} to {_MOST_MM:g}. The header is damaged or in "
-            "another unit. Scan refused; export it again."
+            "another unit. Scan refused; export it again.",
         )
 
 

@@ -23,7 +23,7 @@ from cnr_iemn.ct.io.image_stack import ImageStack
 from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.slice_store import PixelSettings, ScanSource, SliceStore, StoredScan
-from cnr_iemn.errors import CnrIemnError, ScanError, StoreError, fault
+from cnr_iemn.errors import CnrIemnError, RefusalCode, ScanError, StoreError, fault
 from cnr_iemn.utils.atomic_io import exclusive, json_text, sync_folder, write_text_atomic
 from cnr_iemn.utils.json_io import read_json
 from cnr_iemn.utils.sandbox import refusal, run_limited
@@ -137,7 +137,10 @@ def prepare_one(job: _Job) -> ScanError | None:
     except Exception as error:  # noqa: BLE001 - see above
         return fault(scan.scan_id, error)
     if _source_signature(scan.source) != before:
-        return ScanError(f"{scan.scan_id}: its files changed while they were read. Run again when they are all there.")
+        return ScanError(
+            RefusalCode.FILES_CHANGED,
+            f"{scan.scan_id}: its files changed while they were read. Run again when they are all there.",
+        )
     folder = root / f".{scan.scan_id}.{uuid.uuid4().hex}.part"
     try:
         folder.mkdir()

@@ -26,7 +26,7 @@ from cnr_iemn.ct.io.slice_files import find_slices
 from cnr_iemn.ct.io.slice_header import SliceHeader
 from cnr_iemn.ct.io.slice_order import ScanPlan, plan_scan
 from cnr_iemn.ct.lungs import segment_lungs
-from cnr_iemn.errors import CnrIemnError, ScanError, fault
+from cnr_iemn.errors import CnrIemnError, RefusalCode, ScanError, fault
 from cnr_iemn.read_options import ReadOptions
 
 NO_DICOM = "No DICOM was written; the prediction is in predictions.json."
@@ -126,15 +126,17 @@ def _read(job: SourceJob, options: ReadOptions, lungs: str | None) -> DicomSourc
     scan_id = job.scan_id
     if is_nifti(job.path):
         raise ScanError(
+            RefusalCode.DICOM_SOURCE,
             f"{scan_id}: a NIfTI file names no patient, study or series, which DICOM output must contain. Give the "
-            "DICOM files, or leave dicom=true out; the prediction is in predictions.json."
+            "DICOM files, or leave dicom=true out; the prediction is in predictions.json.",
         )
     with _unpacked_folder(job) as folder:
         plan = plan_scan(scan_id, find_slices(folder, scan_id, options, numbered=True)[0], options)
         if any(header.pixels.enhanced for header in plan.slices):
             raise ScanError(
+                RefusalCode.DICOM_SOURCE,
                 f"{scan_id}: an enhanced multi-frame CT. DICOM output refers to images of one slice each, so it is "
-                "not written. The prediction is in predictions.json."
+                "not written. The prediction is in predictions.json.",
             )
         images = _read_images(job, plan)
         _check_images(scan_id, images, mask=lungs is not None)
@@ -145,7 +147,10 @@ def _read(job: SourceJob, options: ReadOptions, lungs: str | None) -> DicomSourc
             raise _changed(scan_id)
         mask = segment_lungs(volume.hu, volume.spacing_mm, method=lungs).mask
     if not mask.any():
-        raise ScanError(f"{scan_id}: no lung was found, so there is no mask to write. Leave segmentation=true out.")
+        raise ScanError(
+            RefusalCode.NO_LUNGS,
+            f"{scan_id}: no lung was found, so there is no mask to write. Leave segmentation=true out.",
+        )
     return DicomSource(images, mask)
 
 
@@ -185,7 +190,8 @@ def _read_bytes(job: SourceJob, header: SliceHeader) -> bytes:
 
 def _changed(scan_id: str) -> ScanError:
     return ScanError(
-        f"{scan_id}: its files changed after the prediction, so no DICOM was written. Run predict.py again."
+        RefusalCode.FILES_CHANGED,
+        f"{scan_id}: its files changed after the prediction, so no DICOM was written. Run predict.py again.",
     )
 
 
@@ -223,8 +229,9 @@ def _value(scan_id: str, image: Dataset, element: _Element) -> Any:
 
 def _not_allowed(scan_id: str, keyword: str) -> ScanError:
     return ScanError(
+        RefusalCode.DICOM_IDENTIFIERS,
         f"{scan_id}: {keyword} holds what DICOM does not allow there, and DICOM output must repeat it. Correct the "
-        "header, or leave dicom=true out; the prediction is in predictions.json."
+        "header, or leave dicom=true out; the prediction is in predictions.json.",
     )
 
 
@@ -234,20 +241,26 @@ def _check_images(scan_id: str, images: tuple[Dataset, ...], *, mask: bool) -> N
         missing = sum(not image.get(element.keyword) for image in images)
         if missing and (element.required == "always" or (mask and element.required == "mask")):
             raise ScanError(
+                RefusalCode.DICOM_IDENTIFIERS,
                 f"{scan_id}: {missing} of {len(images)} images lack {element.keyword} (anonymised?), which DICOM "
-                f"output must contain. {_REMEDY}"
+                f"output must contain. {_REMEDY}",
             )
     distinct = len({image.SOPInstanceUID for image in images})
     if distinct < len(images):
         raise ScanError(
+            RefusalCode.DICOM_IDENTIFIERS,
             f"{scan_id}: {len(images)} images share {distinct} SOPInstanceUID(s) (anonymised?), so DICOM output cannot "
-            f"refer to them. {_REMEDY}"
+            f"refer to them. {_REMEDY}",
         )
     if any("PatientID" not in image for image in images):
-        raise ScanError(f"{scan_id}: PatientID is not in the header (it may be empty, not absent). {_REMEDY}")
+        raise ScanError(
+            RefusalCode.DICOM_IDENTIFIERS,
+            f"{scan_id}: PatientID is not in the header (it may be empty, not absent). {_REMEDY}",
+        )
     for element in _ELEMENTS:
         if element.same and len({image.get(element.keyword) for image in images}) > 1:
             raise ScanError(
+                RefusalCode.DICOM_IDENTIFIERS,
                 f"{scan_id}: {element.keyword} differs between its images, so it is not clear which patient or study "
-                f"they belong to. {_REMEDY}"
+                f"they belong to. {_REMEDY}",
             )

@@ -19,7 +19,7 @@ from cnr_iemn.dicom_export.secondary_capture import key_picture, secondary_captu
 from cnr_iemn.dicom_export.segmentation import lung_segmentation
 from cnr_iemn.dicom_export.source_images import NO_DICOM, DicomSource, SourceJob, read_source
 from cnr_iemn.dicom_export.structured_report import structured_report
-from cnr_iemn.errors import ScanError, fault
+from cnr_iemn.errors import RefusalCode, ScanError, fault
 from cnr_iemn.inference.explanation import KeySlice
 from cnr_iemn.inference.prediction_writer import ScanFiles
 from cnr_iemn.inference.scan_result import ScanPrediction, ScanResult, file_stem
@@ -120,8 +120,9 @@ class DicomWriter:
                 files = {name: _encode(obj, phantom=phantom) for name, obj in self._objects(pending, source)}
         except ValueError as error:  # its message would quote the value
             raise ScanError(
+                RefusalCode.DICOM_IDENTIFIERS,
                 f"{scan_id}: highdicom rejects a value of the headers, so no DICOM was written. Correct the headers, "
-                "or leave dicom=true out; the prediction is in predictions.json."
+                "or leave dicom=true out; the prediction is in predictions.json.",
             ) from error
         except Exception as error:  # noqa: BLE001 - one scan must not stop the others
             raise fault(scan_id, error, costs=NO_DICOM) from None

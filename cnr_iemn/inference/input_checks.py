@@ -15,7 +15,7 @@ from cnr_iemn.ct.io.image_stack import SUFFIXES, ImageStack
 from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
 from cnr_iemn.data.manifest import read_inputs
 from cnr_iemn.data.slice_store import PixelSettings
-from cnr_iemn.errors import CnrIemnError, CohortError, RunError, ScanError, fault
+from cnr_iemn.errors import CnrIemnError, CohortError, RefusalCode, RunError, ScanError, fault
 from cnr_iemn.schemas import UNKNOWN_SCANS, TrainingScans
 from cnr_iemn.utils.atomic_io import write_text_atomic
 from cnr_iemn.utils.text import visible
@@ -181,12 +181,14 @@ def _check_values(scan_id: str, source: Source, training: TrainingScans) -> None
         return
     if values == "windowed":
         raise ScanError(
+            RefusalCode.PIXEL_VALUES,
             f"{scan_id}: 8-bit images in an unknown window, but the study was trained on scans in HU. Give DICOM or "
-            "NIfTI, or a CSV with values=hu and offset for images in HU, or a study trained on such images."
+            "NIfTI, or a CSV with values=hu and offset for images in HU, or a study trained on such images.",
         )
     raise ScanError(
+        RefusalCode.PIXEL_VALUES,
         f"{scan_id}: a scan in HU, but the study was trained on windowed 8-bit images. Give images made in the same "
-        "way, or a study trained on scans in HU."
+        "way, or a study trained on scans in HU.",
     )
 
 
@@ -204,14 +206,16 @@ def check_prepared(prepared: PreparedScan, scan_id: str, *, min_slices: int = N_
             else "no training scan of the study has fewer"
         )
         raise ScanError(
+            RefusalCode.TOO_FEW_SLICES,
             f"{scan_id}: {n_slices} slices, at least {min_slices} are needed: {reason}. "
-            "Give a series with thinner slices, or the whole one."
+            "Give a series with thinner slices, or the whole one.",
         )
     area = np.count_nonzero(prepared.lungs, axis=(1, 2))
     if not area.any() or litres < MIN_LITRES:
         raise ScanError(
+            RefusalCode.NO_LUNGS,
             f"{scan_id}: no lungs found ({litres:.2f} litres, at least {MIN_LITRES} are needed): not a chest CT, or "
-            "one whose lungs the mask misses. Give the chest series; prepare.py shows the mask of a scan."
+            "one whose lungs the mask misses. Give the chest series; prepare.py shows the mask of a scan.",
         )
     doubts = [
         f"lungs may be cut: the {name} slice holds {100 * share:.0f}% of the largest lung area"

@@ -11,7 +11,8 @@ from typing import Any, Protocol, Required, Self
 import pandas as pd
 from typing_extensions import TypedDict
 
-from cnr_iemn.errors import PartialFailureError, RunError, ScanError
+from cnr_iemn.errors import InputError, PartialFailureError, RunError
+from cnr_iemn.inference.refusal_table import write_refusals
 from cnr_iemn.inference.scan_result import (
     DicomFiles,
     PredictionDocument,
@@ -77,6 +78,7 @@ class PredictionWriter:
         self._predictions: list[ScanPrediction] = []
         self._scans: dict[str, NewScan] = {}
         self._refused: dict[str, str] = {}
+        self._refusals: list[Refusal] = []
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +92,7 @@ class PredictionWriter:
         count = f"{len(self._predictions) + len(self._refused) + 1}/{self._n_scans}"
         if isinstance(result, Refusal):
             self._refused[result.scan_id] = result.reason
+            self._refusals.append(result)
             log.info("%s  %s: refused", count, result.scan_id)
             return
         log.info("%s  %s", count, result_line(result.prediction, self._loaded.ensemble))
@@ -157,6 +160,7 @@ class PredictionWriter:
         write_text_atomic(folder / "predictions.csv", people_csv(pd.DataFrame(_scan_rows(document))))
         write_text_atomic(folder / "slices.csv", people_csv(pd.DataFrame(_slice_rows(document))))
         write_new_scans(folder / "predictions.parquet", self._new_scans())
+        write_refusals(folder, self._refusals)
         for name in stale:
             (folder / name).unlink(missing_ok=True)
         for parent in {(folder / name).parent for name in stale} - {folder}:
@@ -178,15 +182,16 @@ class PredictionWriter:
         """Report scans without a prediction, or without DICOM files.
 
         Raises:
-            ScanError: No scan has a prediction; where they are many, a file lists them.
+            InputError: No scan has a prediction; where they are many, refused.csv and refused.txt list them.
             PartialFailureError: Some scans were refused, or got no DICOM files.
         """
         if not self._predictions:
             path = self._folder / FILE_NAME
             if len(self._refused) > MAX_NAMES:
+                write_refusals(self._folder, self._refusals)
                 write_text_atomic(path, exclusion_text(self._refused))
             reasons = grouped(self._refused, rest=str(path))
-            raise ScanError(f"None of the {len(self._refused)} scans of the input can be classified:\n{reasons}")
+            raise InputError(f"None of the {len(self._refused)} scans of the input can be classified:\n{reasons}")
         n_scans, rest = len(self._predictions) + len(self._refused), f"{self._folder}/predictions.json"
         problems = []
         if self._refused:

@@ -78,8 +78,8 @@ class Predictor:
     ) -> None:
         self.loaded = loaded
         self.ensemble = loaded.ensemble
-        self._hardware = choose_hardware(None) if hardware is None else hardware
-        self.engine = choose_engine(engine, self._hardware)
+        self.hardware = choose_hardware(None) if hardware is None else hardware
+        self.engine = choose_engine(engine, self.hardware)
         self._method = loaded.load_method()
         self._space = loaded.load_space()
         self._pixels = replace(self.ensemble.pixels, read_options=read_options)
@@ -92,7 +92,7 @@ class Predictor:
         return EnsembleNetworks(
             self.loaded.folder,
             self.ensemble,
-            self._hardware,
+            self.hardware,
             batch_size=self._batch_size,
             engine=self.engine,
             space=self._space,
@@ -125,7 +125,7 @@ class Predictor:
             for index, prepared in reader:
                 scan_id, source = scans[index]
                 if isinstance(prepared, ScanError):
-                    yield Refusal(scan_id, refusal(scan_id, prepared))
+                    yield Refusal(scan_id, refusal(scan_id, prepared), prepared.code)
                 else:
                     yield self.predict_scan(scan_id, source, prepared)
 

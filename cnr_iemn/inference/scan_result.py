@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from cnr_iemn.constants import notice_for
 from cnr_iemn.ct.preprocess import PreparedScan
+from cnr_iemn.errors import RefusalCode
 from cnr_iemn.inference.explanation import Explanation
 from cnr_iemn.inference.input_checks import Source
 from cnr_iemn.stage2.ensemble import Ensemble
@@ -76,10 +77,11 @@ class PredictionDocument(TypedDict):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A scan that was not classified. ``reason``: a sentence that begins with its id."""
+    """A scan that was not classified. ``reason``: a sentence that begins with its id; ``code``: it for programs."""
 
     scan_id: str
     reason: str
+    code: RefusalCode
 
 
 @dataclass(frozen=True)

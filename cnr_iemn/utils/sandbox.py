@@ -24,7 +24,7 @@ from typing import TypeVar, cast
 import cv2
 from pebble import ProcessExpired, ProcessPool
 
-from cnr_iemn.errors import REFUSED, ConfigurationError, ScanError
+from cnr_iemn.errors import REFUSED, ConfigurationError, RefusalCode, ScanError
 from cnr_iemn.utils.processes import spawn_context
 
 Job = TypeVar("Job")
@@ -175,19 +175,21 @@ def _run_jobs(
                     running[start(following[1])] = worker, *following
                 elif error is None:
                     worker.stop()  # now: a long scan leaves it with a gigabyte or two, and its result is yet to be used
-                result = future.result() if error is None else ScanError(_describe_loss(error, seconds))
+                result = future.result() if error is None else _describe_loss(error, seconds)
                 if isinstance(result, Exception) and not isinstance(result, ScanError):
                     raise result
                 yield index, cast(Result | ScanError, result)
 
 
-def _describe_loss(error: BaseException, seconds: float) -> str:
+def _describe_loss(error: BaseException, seconds: float) -> ScanError:
     if isinstance(error, TimeoutError):
-        return f"took more than {seconds:.0f} seconds."
+        return ScanError(RefusalCode.TIME_LIMIT, f"took more than {seconds:.0f} seconds.")
     if isinstance(error, ProcessExpired):
         code = int(error.exitcode)
-        return f"the decoder process ended by {f'signal {-code}' if code < 0 else f'exit code {code}'}."
-    return f"the decoder process cannot be started or reached ({type(error).__name__})."
+        end = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return ScanError(RefusalCode.DECODER_CRASH, f"the decoder process ended by {end}.")
+    problem = f"the decoder process cannot be started or reached ({type(error).__name__})."
+    return ScanError(RefusalCode.DECODER_CRASH, problem)
 
 
 def _set_limits(memory_bytes: int, scratch: str) -> None:
@@ -223,8 +225,9 @@ def _run_task(task: bytes, memory_bytes: int, scratch: Path) -> object:
         return function(job)
     except MemoryError:
         return ScanError(
+            RefusalCode.MEMORY_LIMIT,
             f"needs more than the {memory_bytes / 2**30:.0f} GiB of memory that reading a scan may take: far "
-            "larger than a chest CT, or damaged. Look at its files, or give fewer slices."
+            "larger than a chest CT, or damaged. Look at its files, or give fewer slices.",
         )
     except Exception as error:  # noqa: BLE001 - any fault belongs to the caller, who raises it
         return error

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cnr_iemn.ct.io.folders import unpacked
-from cnr_iemn.errors import ConfigurationError, ScanError
+from cnr_iemn.errors import ConfigurationError, RefusalCode, ScanError
 from cnr_iemn.utils.sandbox import refusal, run_limited, scratch_folder
 from tests.pipeline import ROOT
 
@@ -46,7 +46,7 @@ def work(job: str) -> object:
     if job == "memory":
         return np.ones(2**33, np.uint8).sum()
     if job == "refuse":
-        raise ScanError("P012: refused")
+        raise ScanError(RefusalCode.NOT_HU, "P012: refused")
     if job == "fault":
         raise KeyError("a fault of the program")
     return job.upper()
@@ -109,8 +109,8 @@ def test_no_jobs_start_nothing():
 
 
 def test_refusals_begin_with_the_scan():
-    assert refusal("P012", ScanError("P012/x.dcm: cut")) == "P012/x.dcm: cut"
-    lost = ScanError("took more than 3 seconds.")
+    assert refusal("P012", ScanError(RefusalCode.DAMAGED_PIXELS, "P012/x.dcm: cut")) == "P012/x.dcm: cut"
+    lost = ScanError(RefusalCode.TIME_LIMIT, "took more than 3 seconds.")
     assert refusal("P012", lost) == "P012: took more than 3 seconds. Scan refused; other scans continue."
     assert refusal("P012", lost, costs="No DICOM.") == "P012: took more than 3 seconds. No DICOM."
 

@@ -22,7 +22,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 
 PARSE_ERRORS = (
     InvalidDicomError,
@@ -92,11 +92,15 @@ def read_elements(path: Path, name: str, tags: list[int | str]) -> tuple[Dataset
         with path.open("rb") as file:
             return _read_elements(file, name, tags)
     except PARSE_ERRORS as error:
-        raise UnreadableFileError(f"{name}: the DICOM header is damaged ({type(error).__name__}).") from error
+        raise UnreadableFileError(
+            RefusalCode.DAMAGED_FILE, f"{name}: the DICOM header is damaged ({type(error).__name__})."
+        ) from error
     except OSError as error:
         if path.is_symlink() and not path.exists():
-            raise UnreadableFileError(f"{name}: {BROKEN_LINK}") from error
-        raise ScanError(f"{name}: cannot be opened ({error.strerror}). Check the disk and the permissions.") from error
+            raise UnreadableFileError(RefusalCode.DAMAGED_FILE, f"{name}: {BROKEN_LINK}") from error
+        raise ScanError(
+            RefusalCode.NO_ACCESS, f"{name}: cannot be opened ({error.strerror}). Check the disk and the permissions."
+        ) from error
 
 
 def _read_elements(file: BinaryIO, name: str, tags: list[int | str]) -> tuple[Dataset, int | None]:
@@ -104,19 +108,26 @@ def _read_elements(file: BinaryIO, name: str, tags: list[int | str]) -> tuple[Da
     if start[128:132] != b"DICM":
         if start[:2] in _FIRST_GROUPS:
             raise UnreadableFileError(
+                RefusalCode.DAMAGED_FILE,
                 f"{name}: begins like a DICOM dataset, but without the preamble and file meta information that say how "
-                "to read it. Export the scan again as DICOM files."
+                "to read it. Export the scan again as DICOM files.",
             )
-        raise UnreadableFileError(f"{name}: not a DICOM file (empty, cut or of another kind).")
+        raise UnreadableFileError(
+            RefusalCode.DAMAGED_FILE, f"{name}: not a DICOM file (empty, cut or of another kind)."
+        )
     size = os.fstat(file.fileno()).st_size
     if size > MAX_FRAMES_BYTES:
-        raise ScanError(f"{name}: {size:,} bytes, more than any CT file. Remove it from the folder.")
+        raise ScanError(
+            RefusalCode.TOO_LARGE, f"{name}: {size:,} bytes, more than any CT file. Remove it from the folder."
+        )
     meta_bytes = int.from_bytes(start[140:144], "little") if start[132:140] == _GROUP_LENGTH else 0
     if DeflatedExplicitVRLittleEndian.encode() in file.read(min(max(meta_bytes, 1024), MAX_META_BYTES)):
         file.seek(0)
         return _read_deflated(file.read(), name, tags), None
     if meta_bytes > MAX_META_BYTES:
-        raise UnreadableFileError(f"{name}: {meta_bytes:,} bytes of file meta information make no sense.")
+        raise UnreadableFileError(
+            RefusalCode.DAMAGED_FILE, f"{name}: {meta_bytes:,} bytes of file meta information make no sense."
+        )
     return _parse(file, min(_HEAD_BYTES, size), size, tags)
 
 
@@ -149,9 +160,14 @@ def inflate(data: bytes, name: str) -> tuple[bytes, bytes]:
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = stream.decompress(data[end:], MAX_FILE_BYTES)
     if stream.unconsumed_tail:
-        raise ScanError(f"{name}: inflates to more than {MAX_FILE_BYTES:,} bytes, no CT slice. Scan refused.")
+        raise ScanError(
+            RefusalCode.TOO_LARGE, f"{name}: inflates to more than {MAX_FILE_BYTES:,} bytes, no CT slice. Scan refused."
+        )
     if inflated.count(_ITEM) > MAX_ITEMS:
-        raise ScanError(f"{name}: inflates to more than {MAX_ITEMS:,} sequence items, no CT slice. Scan refused.")
+        raise ScanError(
+            RefusalCode.TOO_LARGE,
+            f"{name}: inflates to more than {MAX_ITEMS:,} sequence items, no CT slice. Scan refused.",
+        )
     return data[132:end], inflated
 
 

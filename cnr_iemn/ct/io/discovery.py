@@ -112,7 +112,7 @@ def _scans_below(root: Path, workers: int) -> tuple[list[Path], int]:
     def batches() -> Iterator[list[tuple[Path, list[str]]]]:
         """Names of files are kept for no longer than their folders are looked at: a cohort has tens of millions."""
         nonlocal n_links
-        listing = folders_with_files(root, lambda folder, _: lost.append(folder))
+        listing = folders_with_files(root, lambda folder, *_: lost.append(folder))
         while batch := list(islice(listing, _BATCH)):
             n_links += sum(links for _, _, links in batch)
             folders.extend(_Folder(path, [file for file in files if _is_single(file)]) for path, files, _ in batch)

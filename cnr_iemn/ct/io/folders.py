@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_IFLNK, S_IFMT, S_IFREG
 from tempfile import TemporaryDirectory
 
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 
 MAX_DEPTH = 8
 """Folders below folders; deeper trees are refused."""
@@ -27,6 +27,7 @@ MAX_BYTES = 2**32
 LEFT_FREE = 2**28
 """Bytes that stay free on the disk, for others that write there."""
 _CHUNK = 2**20
+_CHECK = "Check the disk and the permissions."
 _LONGEST_NAME, _LONGEST_SUFFIX = 255, 16  # bytes of a file name, characters that are kept of a longer one
 _UNPACKING_ERRORS = (
     zipfile.BadZipFile,
@@ -63,7 +64,9 @@ def is_litter_folder(name: str) -> bool:
     return name.lower() in _LITTER_FOLDERS
 
 
-def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Iterator[tuple[Path, list[Path], int]]:
+def folders_with_files(
+    root: Path, refuse: Callable[[Path, RefusalCode, str], object]
+) -> Iterator[tuple[Path, list[Path], int]]:
     """Yield each folder from ``root`` down with its files, in natural order, and how many links lead nowhere new.
 
     A link to a file is a file, and so is a link whose target is missing, which the reader then names. A link to a
@@ -83,19 +86,21 @@ def folders_with_files(root: Path, refuse: Callable[[Path, str], object]) -> Ite
     while pending:
         folder, real = pending.pop()
         if len(folder.relative_to(root).parts) > MAX_DEPTH:
-            refuse(folder, f"more than {MAX_DEPTH} folders deep. Name a folder nearer to the scans.")
+            refuse(
+                folder, RefusalCode.TOO_DEEP, f"more than {MAX_DEPTH} folders deep. Name a folder nearer to the scans."
+            )
             continue
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: natural_key(entry.name))
         except OSError as error:
-            refuse(folder, f"cannot be listed ({error.strerror}). Check the disk and the permissions.")
+            refuse(folder, RefusalCode.NO_ACCESS, f"cannot be listed ({error.strerror}). {_CHECK}")
             continue
         try:
             with suppress(StopIteration, FileNotFoundError):  # there is none, or it was taken away meanwhile
                 (folder / next(entry.name for entry in entries if not _is_folder(entry))).lstat()
         except OSError as error:  # a folder that may be listed, but not entered
-            refuse(folder, f"its files cannot be reached ({error.strerror}). Check the disk and the permissions.")
+            refuse(folder, RefusalCode.NO_ACCESS, f"its files cannot be reached ({error.strerror}). {_CHECK}")
             continue
         below, files, n_links = _sort_entries(entries, real, start, followed)
         pending += [(folder / name, place) for name, place in reversed(below)]
@@ -177,26 +182,37 @@ def unpacked(path: Path, scan: str) -> Iterator[Path]:
         except _UNPACKING_ERRORS as error:
             # not the error's own words: they name files in the zip and the folder that it is unpacked to
             what = getattr(error, "strerror", None) or type(error).__name__
-            raise ScanError(f"{scan}: the zip cannot be unpacked ({what}). Pack it again or free space.") from error
+            raise ScanError(
+                RefusalCode.DAMAGED_ZIP, f"{scan}: the zip cannot be unpacked ({what}). Pack it again or free space."
+            ) from error
         yield folder
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path, scan: str) -> None:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     if len(entries) > MAX_FILES:
-        raise ScanError(f"{scan}: the zip holds {len(entries):,} files, more than {MAX_FILES:,}. Pack one scan alone.")
+        raise ScanError(
+            RefusalCode.TOO_LARGE,
+            f"{scan}: the zip holds {len(entries):,} files, more than {MAX_FILES:,}. Pack one scan alone.",
+        )
     left = MAX_BYTES
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-            raise ScanError(f"{scan}: a file in the zip would land outside its folder. Pack it again without '..'.")
+            raise ScanError(
+                RefusalCode.UNSAFE_ZIP,
+                f"{scan}: a file in the zip would land outside its folder. Pack it again without '..'.",
+            )
         target = folder.joinpath(*map(_shorten, name.parts))
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entry) as source, target.open("xb") as file:
             while chunk := source.read(_CHUNK):  # what the directory says of sizes need not be true
                 left -= len(chunk)
                 if left < 0 or shutil.disk_usage(folder).free < LEFT_FREE + len(chunk):
-                    raise ScanError(f"{scan}: the zip unpacks to more than {MAX_BYTES:,} bytes or the disk is full.")
+                    raise ScanError(
+                        RefusalCode.TOO_LARGE,
+                        f"{scan}: the zip unpacks to more than {MAX_BYTES:,} bytes or the disk is full.",
+                    )
                 file.write(chunk)
 
 

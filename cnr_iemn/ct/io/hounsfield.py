@@ -10,7 +10,7 @@ from pydicom.uid import JPEGLosslessSV1
 
 from cnr_iemn.ct.io.codestreams import DAMAGED
 from cnr_iemn.ct.io.slice_header import SliceHeader
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import STRICT, ReadOptions
 
 AIR_HU = -1024
@@ -48,8 +48,9 @@ def check_rescale(header: SliceHeader, options: ReadOptions = STRICT) -> None:
             else "RescaleSlope or RescaleIntercept is missing or makes no sense"
         )
         raise ScanError(
+            RefusalCode.MISSING_RESCALE,
             f"{header.name}: {what}, so the values cannot be brought to HU. Scan refused; export it with its "
-            "rescaling, or set ingest.allow_missing_rescale=true to take the stored values as HU."
+            "rescaling, or set ingest.allow_missing_rescale=true to take the stored values as HU.",
         )
 
 
@@ -65,8 +66,9 @@ def check_uniform_rescale(headers: Sequence[SliceHeader], options: ReadOptions =
     if count == 1:
         name = next(header.name for header in headers if (header.slope, header.intercept) == odd)
         raise ScanError(
+            RefusalCode.RESCALE_MISMATCH,
             f"{name}: RescaleSlope or RescaleIntercept is another one than in all other slices: damaged header. Scan "
-            "refused; copy it again, or set ingest.allow_range_mismatch=true to accept it."
+            "refused; copy it again, or set ingest.allow_range_mismatch=true to accept it.",
         )
 
 
@@ -146,8 +148,9 @@ def check_plausible(hu: NDArray[np.int16], padded: int, scan: str) -> None:
     for name, count in (("air near -1000 HU", air - padded), ("soft tissue near 0 HU", soft)):
         if count < least:
             raise ScanError(
+                RefusalCode.NOT_HU,
                 f"{scan}: values {int(hu.min())}..{int(hu.max())}, no {name}: inverted or not in HU. Scan refused; "
-                "export it again with its rescaling, or set ingest.assume_hu=true if these are HU all the same."
+                "export it again with its rescaling, or set ingest.assume_hu=true if these are HU all the same.",
             )
 
 
@@ -187,7 +190,8 @@ class RowCheck:
             if shifts:
                 row, shift = min(shifts)
                 raise ScanError(
-                    f"{name}: the end of pixel row {row} lies {shift:+.0f} off the rows above and below: {DAMAGED}"
+                    RefusalCode.DAMAGED_PIXELS,
+                    f"{name}: the end of pixel row {row} lies {shift:+.0f} off the rows above and below: {DAMAGED}",
                 )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cnr_iemn.ct.io.folders import is_litter, natural_key
 from cnr_iemn.ct.io.hounsfield import AIR_HU, check_plausible
 from cnr_iemn.ct.volume import MAX_VOXELS, Volume
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import STRICT, ReadOptions
 from cnr_iemn.utils.text import visible
 
@@ -88,11 +88,15 @@ def read_images(
         _check_type(image, name, stack)
         if slices and image.shape != slices[0].shape:
             raise ScanError(
+                RefusalCode.IMAGE_SIZE,
                 f"{name}: {image.shape} pixels, the first slice has {slices[0].shape}. "
-                "The slices of one scan must have one size."
+                "The slices of one scan must have one size.",
             )
         if len(stack.files) * image.size > MAX_VOXELS:
-            raise ScanError(f"{stack.scan_id}: {len(stack.files)} slices of {image.shape}: too many for one scan.")
+            raise ScanError(
+                RefusalCode.TOO_LARGE,
+                f"{stack.scan_id}: {len(stack.files)} slices of {image.shape}: too many for one scan.",
+            )
         tinted += tint
         if windowed:
             greys[np.unique(image)] = True
@@ -102,8 +106,9 @@ def read_images(
     hu = np.stack(slices)
     if windowed and np.count_nonzero(greys) < _MIN_GREYS:
         raise ScanError(
+            RefusalCode.NO_CONTENT,
             f"{stack.scan_id}: {np.count_nonzero(greys)} grey values in all its pixels: a mask, labels or nothing, no "
-            "CT slices. Give the slices themselves."
+            "CT slices. Give the slices themselves.",
         )
     if not windowed and not options.assume_hu:
         check_plausible(hu, outside, stack.scan_id)
@@ -126,20 +131,25 @@ def _read_bytes(path: Path, name: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ScanError(f"{name}: cannot be read ({error.strerror}). Check the disk.") from error
+        raise ScanError(RefusalCode.NO_ACCESS, f"{name}: cannot be read ({error.strerror}). Check the disk.") from error
 
 
 def _decode(data: bytes, name: str) -> NDArray[Any]:
     try:
         whole, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else (False, ())
     except cv2.error as error:  # such as a size that no memory holds
-        raise ScanError(f"{name}: cannot be decoded as an image ({error.err}). Copy it again.") from error
+        raise ScanError(
+            RefusalCode.DAMAGED_IMAGE, f"{name}: cannot be decoded as an image ({error.err}). Copy it again."
+        ) from error
     if not whole or not pages:
-        raise ScanError(f"{name}: cannot be decoded as an image. Copy it again.")
+        raise ScanError(RefusalCode.DAMAGED_IMAGE, f"{name}: cannot be decoded as an image. Copy it again.")
     if len(pages) > 1:
-        raise ScanError(f"{name}: {len(pages)} pages in one file. Give a file for each slice.")
+        raise ScanError(RefusalCode.IMAGE_SIZE, f"{name}: {len(pages)} pages in one file. Give a file for each slice.")
     if min(pages[0].shape[:2]) < MIN_SIDE:
-        raise ScanError(f"{name}: {pages[0].shape[0]} x {pages[0].shape[1]} pixels, no CT slice. Give the slices.")
+        raise ScanError(
+            RefusalCode.IMAGE_SIZE,
+            f"{name}: {pages[0].shape[0]} x {pages[0].shape[1]} pixels, no CT slice. Give the slices.",
+        )
     return np.asarray(pages[0])
 
 
@@ -152,14 +162,18 @@ def _grey(image: NDArray[Any], name: str) -> tuple[NDArray[Any], bool]:
         return image, False
     colours = image[..., :3]
     if image.shape[2] == 4 and (image[..., 3] != _opaque(image.dtype)).any():
-        raise ScanError(f"{name}: partly transparent, no CT slice. Export the slice without overlay or frame.")
+        raise ScanError(
+            RefusalCode.COLOUR_IMAGE,
+            f"{name}: partly transparent, no CT slice. Export the slice without overlay or frame.",
+        )
     if (colours == colours[..., :1]).all():
         return colours[..., 0], False
     spread = int((colours.max(axis=-1).astype(np.float64) - colours.min(axis=-1)).max())
     if image.dtype != np.uint8 or spread > _MAX_TINT:
         raise ScanError(
+            RefusalCode.COLOUR_IMAGE,
             f"{name}: a colour image (channels differ by up to {spread} of {_opaque(image.dtype):g}; a drawing, a "
-            "colour scale or a photograph). Give the grey slice as the viewer shows it without annotations."
+            "colour scale or a photograph). Give the grey slice as the viewer shows it without annotations.",
         )
     return cv2.cvtColor(np.ascontiguousarray(colours), cv2.COLOR_BGR2GRAY), True
 
@@ -172,14 +186,18 @@ def _check_type(image: NDArray[Any], name: str, stack: ImageStack) -> None:
     """Refuse pixels that cannot be what the stack says they are."""
     if stack.values == "windowed" and image.dtype != np.uint8:
         raise ScanError(
+            RefusalCode.PIXEL_TYPE,
             f"{name}: pixels of type {image.dtype}, but values=windowed needs 8 bits. Where they are HU, or become so "
             "by an offset, list the scan in a CSV with values=hu and offset (docs/guide/data.md); else export 8 "
-            "bits."
+            "bits.",
         )
     if stack.values == "hu" and image.dtype in (np.uint8, np.int8):
         raise ScanError(
+            RefusalCode.PIXEL_TYPE,
             f"{name}: pixels of type {image.dtype}, but values=hu needs 16 bits or more. Say values=windowed for "
-            "8-bit images, or export the slices in HU."
+            "8-bit images, or export the slices in HU.",
         )
     if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image.astype(np.float64)).all():
-        raise ScanError(f"{name}: pixels that are no numbers (NaN or infinite). Export the slice again.")
+        raise ScanError(
+            RefusalCode.PIXEL_TYPE, f"{name}: pixels that are no numbers (NaN or infinite). Export the slice again."
+        )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cnr_iemn.ct.io.hounsfield import AIR_HU, check_plausible
 from cnr_iemn.ct.io.nifti_header import check_axes, read_header
 from cnr_iemn.ct.volume import Volume
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import STRICT, ReadOptions
 
 MAX_BYTES = 2**32
@@ -40,11 +40,16 @@ def read_nifti(path: Path, scan: str, options: ReadOptions = STRICT) -> Volume:
         step, shift, normal = check_axes(upright, scan)
         values = nibabel.orientations.apply_orientation(stored, ornt)  # type: ignore[no-untyped-call]
     except (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise ScanError(f"{scan}: cannot be read as NIfTI ({type(error).__name__}). Copy the file again.") from error
+        raise ScanError(
+            RefusalCode.DAMAGED_NIFTI, f"{scan}: cannot be read as NIfTI ({type(error).__name__}). Copy the file again."
+        ) from error
     # from [to the right, to the front, to the head]
     hu, outside = _to_hu(values.transpose(2, 1, 0)[::-1, ::-1, ::-1], scan)
     if len(hu) < 2:
-        raise ScanError(f"{scan}: one slice only. A scan needs two at least, or it has no slice distance.")
+        raise ScanError(
+            RefusalCode.MISSING_SLICES,
+            f"{scan}: one slice only. A scan needs two at least, or it has no slice distance.",
+        )
     if not options.assume_hu:
         check_plausible(hu, outside, scan)
     z = np.float64(upright[:3, 3] @ normal) + step * np.arange(len(hu), dtype=np.float64)[::-1]
@@ -65,22 +70,31 @@ def _whole_file(path: Path, scan: str) -> bytes:
                     pieces.append(piece)
                     size += len(piece)
     except (OSError, EOFError, zlib.error) as error:
-        raise ScanError(f"{scan}: the file is damaged ({type(error).__name__}). Copy it again.") from error
+        raise ScanError(
+            RefusalCode.DAMAGED_NIFTI, f"{scan}: the file is damaged ({type(error).__name__}). Copy it again."
+        ) from error
     if size > MAX_BYTES:
-        raise ScanError(f"{scan}: more than {MAX_BYTES:,} bytes, no single scan. Give one volume.")
+        raise ScanError(
+            RefusalCode.TOO_LARGE, f"{scan}: more than {MAX_BYTES:,} bytes, no single scan. Give one volume."
+        )
     return b"".join(pieces)
 
 
 def _to_hu(values: NDArray[np.generic], scan: str) -> tuple[NDArray[np.int16], int]:
     """Return HU and how many voxels lay below air, outside the field of view."""
     if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
-        raise ScanError(f"{scan}: values of type {values.dtype} are no HU. Convert the scan again.")
+        raise ScanError(
+            RefusalCode.PIXEL_TYPE, f"{scan}: values of type {values.dtype} are no HU. Convert the scan again."
+        )
     hu = np.empty(values.shape, np.int16)
     outside = 0
     for index, image in enumerate(values):
         numbers = np.asarray(image, np.float64)
         if not np.isfinite(numbers).all():
-            raise ScanError(f"{scan}: slice {index} holds values that are no numbers. Convert the scan again.")
+            raise ScanError(
+                RefusalCode.PIXEL_TYPE,
+                f"{scan}: slice {index} holds values that are no numbers. Convert the scan again.",
+            )
         outside += int(np.count_nonzero(numbers < AIR_HU))
         hu[index] = np.rint(np.clip(numbers, AIR_HU, np.iinfo(np.int16).max))
     return hu, outside

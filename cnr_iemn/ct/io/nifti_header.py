@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.volume import MAX_VOXELS
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 
 Affine = NDArray[np.float64]
 
@@ -78,7 +78,8 @@ def _kind(data: bytes, scan: str) -> Any:
         what = _PAIR
     elif 348 in sizes:
         what = f"it is Analyze 7.5, which does not tell which end is the head; {_PAIR}"
-    raise ScanError(f"{scan}: cannot be read as NIfTI: {what or 'it has no NIfTI header. Copy the file again'}.")
+    code = RefusalCode.OTHER_FORMAT if what else RefusalCode.DAMAGED_NIFTI
+    raise ScanError(code, f"{scan}: cannot be read as NIfTI: {what or 'it has no NIfTI header. Copy the file again'}.")
 
 
 def _mend(header: Any, scan: str) -> None:
@@ -88,7 +89,10 @@ def _mend(header: Any, scan: str) -> None:
     header.check_fix()  # raises HeaderDataError where nothing can be mended
     header["pixdim"] = pixdim
     if header["vox_offset"] == 0:
-        raise ScanError(f"{scan}: vox_offset is 0, so the voxels would begin in the header. Convert the scan again.")
+        raise ScanError(
+            RefusalCode.DAMAGED_NIFTI,
+            f"{scan}: vox_offset is 0, so the voxels would begin in the header. Convert the scan again.",
+        )
     turn = np.array([header[f"quatern_{axis}"] for axis in "bcd"], np.float64)
     if 1 < (length := float(np.linalg.norm(turn))) <= _LONGEST_TURN:
         for axis, value in zip("bcd", turn / length / (1 + np.finfo(float).eps), strict=True):
@@ -99,15 +103,20 @@ def _check_shape(header: Any, data: bytes, scan: str) -> None:
     """Refuse what is not one volume, or holds other voxels than the header says; axes of length 1 behind z are none."""
     shape = header.get_data_shape()
     if len(shape) < 3 or min(shape) < 1 or np.prod(shape[3:], dtype=np.int64) != 1:
-        raise ScanError(f"{scan}: shape {shape} is not one volume. Give a file for each volume.")
+        raise ScanError(
+            RefusalCode.SEVERAL_VOLUMES, f"{scan}: shape {shape} is not one volume. Give a file for each volume."
+        )
     if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-        raise ScanError(f"{scan}: shape {shape} is more than {MAX_VOXELS:,} voxels. Resample it.")
+        raise ScanError(
+            RefusalCode.TOO_LARGE, f"{scan}: shape {shape} is more than {MAX_VOXELS:,} voxels. Resample it."
+        )
     itemsize = header.get_data_dtype().itemsize
     end = header.get_data_offset() + np.prod(shape, dtype=np.int64) * itemsize
     if len(data) - end >= shape[0] * shape[1] * itemsize:
         raise ScanError(
+            RefusalCode.DAMAGED_NIFTI,
             f"{scan}: the file goes on for {len(data) - end:,} bytes behind the volume of shape {shape}: dim or "
-            "datatype of its header is wrong. Convert the scan again."
+            "datatype of its header is wrong. Convert the scan again.",
         )
 
 
@@ -118,8 +127,9 @@ def _check_scaling(header: Any, scan: str) -> None:
     if (none and (intercept == 0 or np.isnan(intercept))) or (not none and np.isfinite([slope, intercept]).all()):
         return
     raise ScanError(
+        RefusalCode.MISSING_RESCALE,
         f"{scan}: scl_slope {slope:g} and scl_inter {intercept:g} are no scaling, so the values cannot be brought to "
-        "HU. Convert the scan again with its rescaling."
+        "HU. Convert the scan again with its rescaling.",
     )
 
 
@@ -129,29 +139,36 @@ def _orientation(header: Any, scan: str) -> tuple[Affine, tuple[str, ...]]:
     affine = qform if sform is None else sform
     if affine is None:
         raise ScanError(
+            RefusalCode.NO_ORIENTATION,
             f"{scan}: sform_code and qform_code are 0, so the file does not tell which end is the head; labels could "
-            "be mirrored. Convert the scan again with its orientation."
+            "be mirrored. Convert the scan again with its orientation.",
         )
     for form in (sform, qform):
         if form is not None and not (np.isfinite(form).all() and _is_invertible(form)):
-            raise ScanError(f"{scan}: the affine is not invertible. Convert the scan again with its orientation.")
+            raise ScanError(
+                RefusalCode.NO_ORIENTATION,
+                f"{scan}: the affine is not invertible. Convert the scan again with its orientation.",
+            )
     if sform is not None and qform is not None and _differ(sform, qform):
         raise ScanError(
+            RefusalCode.NO_ORIENTATION,
             f"{scan}: its two orientations contradict each other (sform {_text(sform)}, qform {_text(qform)}), so "
             "the file does not tell which end is the head; labels could be mirrored. Convert the scan again, or set "
-            "the code of the wrong one to 0."
+            "the code of the wrong one to 0.",
         )
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
     if qform is None and not _same_lengths(affine, np.where(pixdim > 0, pixdim, _lengths(affine))):
         raise ScanError(
+            RefusalCode.VOXEL_SIZE,
             f"{scan}: pixdim says voxels of {_join(pixdim)} mm, the sform {_join(_lengths(affine))}: one of them is "
-            "wrong. Convert the scan again."
+            "wrong. Convert the scan again.",
         )
     if np.array_equal(np.abs(affine), np.eye(4)):
         raise ScanError(
+            RefusalCode.NO_ORIENTATION,
             f"{scan}: the affine is the identity (or its mirror image), which programs write that know no orientation, "
             "so the file does not tell which end is the head; labels could be mirrored. Convert the scan again with "
-            "its orientation."
+            "its orientation.",
         )
     findings = []
     if sform is not None and qform is not None:
@@ -166,13 +183,17 @@ def _orientation(header: Any, scan: str) -> tuple[Affine, tuple[str, ...]]:
 def _in_mm(affine: Affine, header: Any, scan: str) -> Affine:
     code = int(header["xyzt_units"]) & 7
     if code not in _MM:
-        raise ScanError(f"{scan}: unit {code} of lengths (xyzt_units) is not known. Convert the scan again in mm.")
+        raise ScanError(
+            RefusalCode.VOXEL_SIZE,
+            f"{scan}: unit {code} of lengths (xyzt_units) is not known. Convert the scan again in mm.",
+        )
     scaled: Affine = np.diag([_MM[code]] * 3 + [1.0]) @ affine
     lengths = _lengths(scaled)
     if lengths.min() < _SPACING_MM[0] or lengths.max() > _SPACING_MM[1]:
         raise ScanError(
+            RefusalCode.VOXEL_SIZE,
             f"{scan}: voxels of {_join(lengths)} mm by affine and xyzt_units, no CT has them: the unit is another one, "
-            "or the header is damaged. Convert the scan again in mm."
+            "or the header is damaged. Convert the scan again in mm.",
         )
     return scaled
 
@@ -196,15 +217,19 @@ def check_axes(upright: Affine, scan: str) -> tuple[float, float, NDArray[np.flo
     normal /= np.linalg.norm(normal)
     if normal[2] < 0.9:
         raise ScanError(
-            f"{scan}: the slices are not axial (z of their axis is {normal[2]:.2f}). Give the axial series."
+            RefusalCode.NOT_AXIAL,
+            f"{scan}: the slices are not axial (z of their axis is {normal[2]:.2f}). Give the axial series.",
         )
     columns, rows = np.linalg.norm(right), np.linalg.norm(front)
     if abs(_degrees(right, front) - 90) > _SAME_DEGREES:
-        raise ScanError(f"{scan}: rows and columns are not at right angles (sheared). Resample the scan.")
+        raise ScanError(
+            RefusalCode.VOXEL_SIZE, f"{scan}: rows and columns are not at right angles (sheared). Resample the scan."
+        )
     if max(rows, columns) > _MAX_RATIO * min(rows, columns):
         raise ScanError(
+            RefusalCode.NOT_AXIAL,
             f"{scan}: pixels of {rows:.2f} x {columns:.2f} mm in the axial slices, which CT has square: the scan is of "
-            "coronal or sagittal slices. Give the axial series."
+            "coronal or sagittal slices. Give the axial series.",
         )
     return float(head @ normal), _degrees(head, normal), normal
 

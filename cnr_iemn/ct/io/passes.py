@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.io.slice_header import SliceHeader
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 
 SAME_POSITION_MM = 0.01
 SHORT_STACK = 3  # slices; scouts and test images come in such stacks
@@ -175,6 +175,7 @@ def check_one_pass(scan: str, hu: NDArray[np.int16]) -> None:
     if distance[0] > max(_MIN_HU, _ALTERNATION * min(distance[1:])):
         n = int(np.argmin(distance[1:])) + 2
         raise ScanError(
+            RefusalCode.SEVERAL_PASSES,
             f"{scan}: each slice is more like the {n} slices on than like the next: {n} passes, such as breath in and "
-            "out, lie in one series, and nothing in its headers tells them apart. Scan refused; export one pass alone."
+            "out, lie in one series, and nothing in its headers tells them apart. Scan refused; export one pass alone.",
         )

@@ -15,7 +15,7 @@ from pydicom.pixels import get_decoder
 from cnr_iemn.ct.io.codestreams import DAMAGED, check_pixels, describe_zero_run, parse_single_scan, stream_shape
 from cnr_iemn.ct.io.dicom_file import PARSE_ERRORS, inflate
 from cnr_iemn.ct.io.slice_header import PixelFormat
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import STRICT, ReadOptions
 
 MIN_SIDE, MAX_SIDE = 16, 4096
@@ -54,12 +54,19 @@ def check_format(pixels: PixelFormat, name: str) -> None:
     )
     for met, problem in requirements:
         if not met:
-            raise ScanError(f"{name}: {problem}. Not a readable CT image; scan refused. Export it again.")
+            raise ScanError(
+                RefusalCode.PIXEL_FORMAT, f"{name}: {problem}. Not a readable CT image; scan refused. Export it again."
+            )
     if pixels.transfer_syntax not in {*uid.UncompressedTransferSyntaxes, uid.RLELossless, *_CODESTREAMS}:
         syntax = uid.UID(pixels.transfer_syntax).keyword or "missing or unknown"
         raise ScanError(
-            f"{name}: transfer syntax {syntax} is not read. Recode the scan, for instance as JPEG Lossless."
+            RefusalCode.TRANSFER_SYNTAX,
+            f"{name}: transfer syntax {syntax} is not read. Recode the scan, for instance as JPEG Lossless.",
         )
+
+
+def _damage(name: str, problem: str) -> ScanError:
+    return ScanError(RefusalCode.DAMAGED_PIXELS, f"{name}: {problem}. {_BAD_COPY}")
 
 
 def frames_of(data: bytes, pixels: PixelFormat, name: str) -> list[bytes]:
@@ -74,14 +81,14 @@ def frames_of(data: bytes, pixels: PixelFormat, name: str) -> list[bytes]:
         needed = size * count
         if len(encoded) not in {needed, needed + needed % 2}:
             cut = " (truncated copy?)" if len(encoded) < needed else ""
-            raise ScanError(f"{name}: pixel data {len(encoded):,} bytes, needs {needed:,}{cut}. {_BAD_COPY}")
+            raise _damage(name, f"pixel data {len(encoded):,} bytes, needs {needed:,}{cut}")
         return [encoded[size * index : size * (index + 1)] for index in range(count)]
     try:
         frames = list(generate_frames(encoded, number_of_frames=count))
     except (*PARSE_ERRORS, StopIteration) as error:
-        raise ScanError(f"{name}: the pixel data holds no image ({type(error).__name__}). {_BAD_COPY}") from error
+        raise _damage(name, f"the pixel data holds no image ({type(error).__name__})") from error
     if len(frames) != count:
-        raise ScanError(f"{name}: {len(frames)} compressed images for {count} frames. {_BAD_COPY}")
+        raise _damage(name, f"{len(frames)} compressed images for {count} frames")
     return frames
 
 
@@ -98,13 +105,13 @@ def decode_pixels(encoded: bytes, pixels: PixelFormat, name: str, options: ReadO
     else:
         stored = _decode_native(encoded, pixels)
     if stored.shape != (pixels.rows, pixels.columns):
-        raise ScanError(f"{name}: header says {pixels.rows}x{pixels.columns}, decoded {stored.shape}. {_BAD_COPY}")
+        raise _damage(name, f"header says {pixels.rows}x{pixels.columns}, decoded {stored.shape}")
     low, high = int(stored.min()), int(stored.max())
     if pixels.signed or stored.dtype.kind != "u" or high >> (pixels.bits_stored or 16):
         stored = _within_bits(stored, pixels, name, options)
         low, high = int(stored.min()), int(stored.max())
     if low == high:
-        raise ScanError(f"{name}: every pixel is {low}: damaged pixel data. {_BAD_COPY}")
+        raise _damage(name, f"every pixel is {low}: damaged pixel data")
     if not options.allow_range_mismatch:
         _check_range(stored, low, high, pixels, name)
     return stored
@@ -121,9 +128,9 @@ def _pixel_data(data: bytes, pixels: PixelFormat, name: str) -> bytes:
         dataset = read_dataset(file, not pixels.explicit, not pixels.big_endian)
         value = dataset.get("PixelData")
     except PARSE_ERRORS as error:
-        raise ScanError(f"{name}: the pixel data cannot be parsed ({type(error).__name__}). {_BAD_COPY}") from error
+        raise _damage(name, f"the pixel data cannot be parsed ({type(error).__name__})") from error
     if not isinstance(value, bytes) or not value:
-        raise ScanError(f"{name}: no PixelData (file cut?). {_BAD_COPY}")
+        raise _damage(name, "no PixelData (file cut?)")
     return value
 
 
@@ -150,7 +157,7 @@ def _decode_rle(encoded: bytes, pixels: PixelFormat, name: str) -> NDArray[np.in
             decoding_plugin="pydicom",  # plugins differ in what damage they refuse
         )
     except (*PARSE_ERRORS, RuntimeError) as error:
-        raise ScanError(f"{name}: the pixel data cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
+        raise _damage(name, f"the pixel data cannot be decoded ({type(error).__name__})") from error
     return np.asarray(stored)
 
 
@@ -160,16 +167,14 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, options: Read
         stream = encoded.rstrip(b"\0")  # padded to an even length
         shape = stream_shape(stream)
     except PARSE_ERRORS as error:
-        raise ScanError(f"{name}: no JPEG stream in the pixel data ({type(error).__name__}). {_BAD_COPY}") from error
+        raise _damage(name, f"no JPEG stream in the pixel data ({type(error).__name__})") from error
     if shape != (pixels.rows, pixels.columns):
-        raise ScanError(
-            f"{name}: header says {pixels.rows}x{pixels.columns}, JPEG stream says {shape[0]}x{shape[1]}. {_BAD_COPY}"
-        )
+        raise _damage(name, f"header says {pixels.rows}x{pixels.columns}, JPEG stream says {shape[0]}x{shape[1]}")
     if not stream.endswith(b"\xff\xd9"):
-        raise ScanError(f"{name}: the JPEG stream lacks its end marker (truncated copy?). {_BAD_COPY}")
+        raise _damage(name, "the JPEG stream lacks its end marker (truncated copy?)")
     damage = describe_zero_run(stream) if pixels.transfer_syntax in uid.JPEG2000TransferSyntaxes else None
     if damage and not options.allow_range_mismatch:
-        raise ScanError(f"{name}: {damage}: {DAMAGED}")
+        raise ScanError(RefusalCode.DAMAGED_PIXELS, f"{name}: {damage}: {DAMAGED}")
     if pixels.transfer_syntax not in _JPEG_LOSSLESS or options.allow_range_mismatch:
         return _decode_strictly(stream, pixels, name)
     try:
@@ -178,7 +183,7 @@ def _decode_stream(encoded: bytes, pixels: PixelFormat, name: str, options: Read
         if scan is not None:
             check_pixels(stream, scan, stored)
     except ValueError as error:
-        raise ScanError(f"{name}: {error}: {DAMAGED}") from error
+        raise ScanError(RefusalCode.DAMAGED_PIXELS, f"{name}: {error}: {DAMAGED}") from error
     return stored
 
 
@@ -189,11 +194,11 @@ def _decode_strictly(stream: bytes, pixels: PixelFormat, name: str) -> NDArray[n
     try:
         stored = np.asarray(_CODESTREAMS[pixels.transfer_syntax](stream))
     except (RuntimeError, ValueError) as error:  # each decoder of imagecodecs has its own RuntimeError
-        raise ScanError(f"{name}: the JPEG stream cannot be decoded ({type(error).__name__}). {_BAD_COPY}") from error
+        raise _damage(name, f"the JPEG stream cannot be decoded ({type(error).__name__})") from error
     finally:
         sys.unraisablehook = hook
     if unraised:
-        raise ScanError(f"{name}: the JPEG stream cannot be decoded to its end. {_BAD_COPY}")
+        raise _damage(name, "the JPEG stream cannot be decoded to its end")
     return stored
 
 
@@ -214,7 +219,7 @@ def _within_bits(
     if pixels.transfer_syntax in _CODESTREAMS:
         fits = (wide == value) | (wide == value & ((1 << bits) - 1)) | (wide == value & ((1 << allocated) - 1))
         if not (fits | padded).all():
-            raise ScanError(f"{name}: decoded values do not fit BitsStored {bits}: damaged pixel data. {_BAD_COPY}")
+            raise _damage(name, f"decoded values do not fit BitsStored {bits}: damaged pixel data")
         return value
     whole = _lower_bits(wide, allocated, signed=pixels.signed)
     np.copyto(whole, padding, where=padded)
@@ -222,9 +227,10 @@ def _within_bits(
         if options.allow_range_mismatch:
             return whole
         raise ScanError(
+            RefusalCode.RANGE_MISMATCH,
             f"{name}: values of {int(whole.min())}..{int(whole.max())} do not fit BitsStored {bits}, and the bits "
             "beyond are part of them: metal would be read as air. Scan refused; export it again, or set "
-            "ingest.allow_range_mismatch=true to take the values with all their bits."
+            "ingest.allow_range_mismatch=true to take the values with all their bits.",
         )
     return value
 
@@ -274,6 +280,7 @@ def _check_range(stored: NDArray[np.integer], low: int, high: int, pixels: Pixel
         if inside.size and (int(inside.min()), int(inside.max())) == (smallest, largest):
             return
     raise ScanError(
+        RefusalCode.RANGE_MISMATCH,
         f"{name}: decoded range {low}..{high} differs from the file's own {smallest}..{largest} (0028,0106/0107): "
-        f"{DAMAGED}"
+        f"{DAMAGED}",
     )

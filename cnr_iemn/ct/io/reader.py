@@ -26,7 +26,7 @@ from cnr_iemn.ct.io.slice_files import find_slices
 from cnr_iemn.ct.io.slice_header import SliceHeader
 from cnr_iemn.ct.io.slice_order import plan_scan
 from cnr_iemn.ct.volume import MAX_VOXELS, Volume, check_lengths
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import STRICT, ReadOptions
 
 
@@ -71,7 +71,10 @@ def read_dicom(path: Path, scan: str, options: ReadOptions = STRICT, *, numbered
     first = plan.slices[0].pixels
     shape = (len(plan.slices), first.rows or 0, first.columns or 0)
     if np.prod(shape, dtype=np.int64) > MAX_VOXELS:
-        raise ScanError(f"{scan}: {shape[0]} slices of {shape[1]}x{shape[2]} are more than {MAX_VOXELS:,} voxels.")
+        raise ScanError(
+            RefusalCode.TOO_LARGE,
+            f"{scan}: {shape[0]} slices of {shape[1]}x{shape[2]} are more than {MAX_VOXELS:,} voxels.",
+        )
     hu = np.empty(shape, dtype=np.int16)
     files = _Files(options)
     padded = sum(files.read(header, hu[index]) for index, header in enumerate(plan.slices))
@@ -124,7 +127,8 @@ class _Files:
             data = header.path.read_bytes()
         except OSError as error:
             raise ScanError(
-                f"{header.name}: cannot be read ({error.strerror}). Check the disk and the permissions."
+                RefusalCode.NO_ACCESS,
+                f"{header.name}: cannot be read ({error.strerror}). Check the disk and the permissions.",
             ) from error
         self._frames = frames_of(data, header.pixels, header.name)
         self._path = header.path
@@ -137,8 +141,9 @@ def _check_copy(scan: str, files: _Files, hu: NDArray[np.int16], first: SliceHea
     files.read(second, pixels)
     if not np.array_equal(hu, pixels):
         raise ScanError(
+            RefusalCode.SAME_POSITION,
             f"{scan}: {first.name} and {second.name} have the same position but other pixels: two reconstructions or "
-            "two times in one series. Leave only one of them in the folder."
+            "two times in one series. Leave only one of them in the folder.",
         )
 
 

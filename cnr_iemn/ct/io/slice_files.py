@@ -7,7 +7,7 @@ from pathlib import Path
 from cnr_iemn.ct.io.dicom_file import BROKEN_LINK, UnreadableFileError
 from cnr_iemn.ct.io.folders import folders_with_files, is_litter
 from cnr_iemn.ct.io.slice_header import CT_CLASSES, SliceHeader, read_headers
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import STRICT, ReadOptions
 from cnr_iemn.utils.text import visible
 
@@ -34,8 +34,10 @@ def find_slices(
     """
     if not root.is_dir():
         if root.is_symlink() and not root.exists():
-            raise ScanError(f"{scan}: {BROKEN_LINK}")
-        raise ScanError(f"{scan}: is not a folder. Give the folder that holds the scan's DICOM files.")
+            raise ScanError(RefusalCode.NOT_FOUND, f"{scan}: {BROKEN_LINK}")
+        raise ScanError(
+            RefusalCode.NOT_FOUND, f"{scan}: is not a folder. Give the folder that holds the scan's DICOM files."
+        )
     slices: list[SliceHeader] = []
     objects: list[SliceHeader] = []
     unreadable: list[tuple[Path, str]] = []
@@ -48,7 +50,9 @@ def find_slices(
         else:
             objects += headers
         if len(slices) > MAX_SLICES:
-            raise ScanError(f"{scan}: more than {MAX_SLICES:,} slices below it. Name the folder of one scan.")
+            raise ScanError(
+                RefusalCode.TOO_LARGE, f"{scan}: more than {MAX_SLICES:,} slices below it. Name the folder of one scan."
+            )
     series = {header.series for header in slices if header.series}
     for header in objects:
         kind = header.sop_class or "unknown DICOM object"
@@ -61,8 +65,9 @@ def find_slices(
     if not slices:
         first = f" The first, {unreadable[0][1]}" if unreadable else ""
         raise ScanError(
+            RefusalCode.NO_CT_IMAGE,
             f"{scan}: no CT image in it ({f'found {ignored}' if ignored else 'it is empty'}).{first} Give the folder "
-            "that holds the scan's DICOM files."
+            "that holds the scan's DICOM files.",
         )
     n_folders = len({header.path.parent for header in slices})
     findings = (
@@ -81,8 +86,8 @@ def _headers_below(
     def label(path: Path, number: str) -> str:
         return f"{scan} {number}" if numbered else visible(f"{scan}/{path.relative_to(root).as_posix()}")
 
-    def refuse(folder: Path, reason: str) -> None:
-        raise ScanError(f"{scan if folder == root else label(folder, 'folder')}: {reason}")
+    def refuse(folder: Path, code: RefusalCode, reason: str) -> None:
+        raise ScanError(code, f"{scan if folder == root else label(folder, 'folder')}: {reason}")
 
     number = 0
     for _, files, links in folders_with_files(root, refuse):
@@ -107,8 +112,9 @@ def _count_unreadable(
             damaged += 1
         else:
             raise ScanError(
+                RefusalCode.DAMAGED_FILE,
                 f"{reason} It lies among the slices; if it is one of them, every label after it would shift. Copy the "
-                "scan again, remove the file if it is no slice, or set ingest.allow_unreadable=true to leave it out."
+                "scan again, remove the file if it is no slice, or set ingest.allow_unreadable=true to leave it out.",
             )
     return damaged
 

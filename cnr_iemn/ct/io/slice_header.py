@@ -10,7 +10,7 @@ from pydicom.uid import UID
 
 from cnr_iemn.ct.io.acquisition import KEYWORDS, Acquisition, PassAttributes, pass_attributes, slice_acquisition
 from cnr_iemn.ct.io.dicom_file import MAX_FILE_BYTES, PARSE_ERRORS, Elements, UnreadableFileError, read_elements
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 
 ENHANCED_CT = ("EnhancedCTImageStorage", "LegacyConvertedEnhancedCTImageStorage")
 CT_CLASSES = ("CTImageStorage", *ENHANCED_CT)
@@ -154,13 +154,18 @@ def read_headers(path: Path, name: str) -> list[SliceHeader]:
             ds, offset = read_elements(path, name, _TAGS)
             sop_class = UID(str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")).keyword
             if sop_class == "CTImageStorage" and path.stat().st_size > MAX_FILE_BYTES:
-                raise ScanError(f"{name}: more than {MAX_FILE_BYTES:,} bytes, too large for one slice. Scan refused.")
+                raise ScanError(
+                    RefusalCode.TOO_LARGE,
+                    f"{name}: more than {MAX_FILE_BYTES:,} bytes, too large for one slice. Scan refused.",
+                )
             if sop_class not in ENHANCED_CT:
                 return [_header(ds, sop_class, path, name, offset)]
             frames = enumerate(_flat_frames(ds, name))
             return [replace(_header(ds, sop_class, path, f"{name} frame {k + 1}", offset), frame=k) for k, ds in frames]
     except PARSE_ERRORS as error:
-        raise UnreadableFileError(f"{name}: the DICOM header is damaged ({type(error).__name__}).") from error
+        raise UnreadableFileError(
+            RefusalCode.DAMAGED_FILE, f"{name}: the DICOM header is damaged ({type(error).__name__})."
+        ) from error
 
 
 def _header(ds: Dataset, sop_class: str, path: Path, name: str, offset: int | None) -> SliceHeader:
@@ -236,8 +241,9 @@ def _flat_frames(ds: Dataset, name: str) -> list[Dataset]:
     frame_groups = ds.get("PerFrameFunctionalGroupsSequence") or []
     if not 1 <= count <= MAX_FRAMES or len(frame_groups) != count:
         raise ScanError(
+            RefusalCode.DAMAGED_HEADER,
             f"{name}: NumberOfFrames must be 1 to {MAX_FRAMES:,} and equal the {len(frame_groups):,} frames that are "
-            "described (5200,9230). Scan refused; export it again."
+            "described (5200,9230). Scan refused; export it again.",
         )
     shared = next(iter(ds.get("SharedFunctionalGroupsSequence") or []), Dataset())
     common = Dataset({element.tag: element for element in ds if element.keyword not in _FRAME_KEYWORDS})

@@ -12,7 +12,7 @@ from cnr_iemn.ct.io.passes import mixture_findings
 from cnr_iemn.ct.io.slice_header import SliceHeader
 from cnr_iemn.ct.io.stacks import Stack, check_not_a_part, is_close, longest_axial, select_images, split
 from cnr_iemn.ct.volume import check_lengths
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import STRICT, ReadOptions
 
 Heights = NDArray[np.float64]
@@ -68,8 +68,9 @@ def plan_scan(scan: str, headers: Sequence[SliceHeader], options: ReadOptions = 
     z, slices, copies = main.order()
     if len(slices) < 2:
         raise ScanError(
+            RefusalCode.MISSING_SLICES,
             f"{scan}: one slice position only. A scan needs two at least, or it has no slice distance. "
-            "Copy the whole series."
+            "Copy the whole series.",
         )
     for stack in stacks:
         if stack is not main:
@@ -108,12 +109,16 @@ def _check_geometry(header: SliceHeader) -> None:
                 else ""
             )
             raise ScanError(
+                RefusalCode.MISSING_GEOMETRY,
                 f"{header.name}: {keyword} is missing or makes no sense. The order of the slices rests on it, so "
-                f"the scan is refused. Copy the file again, or export the scan anew{remedy}."
+                f"the scan is refused. Copy the file again, or export the scan anew{remedy}.",
             )
     check_lengths(header.name, "pixels", *(header.spacing or ()))
     if header.pixels.rows is None or header.pixels.columns is None:
-        raise ScanError(f"{header.name}: Rows or Columns is missing (header cut?). Scan refused; copy it again.")
+        raise ScanError(
+            RefusalCode.DAMAGED_HEADER,
+            f"{header.name}: Rows or Columns is missing (header cut?). Scan refused; copy it again.",
+        )
 
 
 def _geometry_findings(stack: Stack, slices: list[SliceHeader], row: float, column: float) -> list[str]:
@@ -177,7 +182,8 @@ def _slice_step(
     problem, remedy = _irregularity(z, steps, step, unit)
     if not options.allow_gaps:
         raise ScanError(
-            f"{scan}: {problem}. {remedy}, or set ingest.allow_gaps=true to keep the {len(z)} slices there are."
+            RefusalCode.MISSING_SLICES,
+            f"{scan}: {problem}. {remedy}, or set ingest.allow_gaps=true to keep the {len(z)} slices there are.",
         )
     inliers = steps[np.abs(steps - step) <= max(_tolerance(step), unit)]
     if not by_number and np.median(np.abs(steps - step)) > _tolerance(step) and len(inliers):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cnr_iemn.ct.io.acquisition import code_of, kernel_label
 from cnr_iemn.ct.io.passes import SAME_POSITION_MM, SHORT_STACK, groups_by_attribute, passes
 from cnr_iemn.ct.io.slice_header import SliceHeader
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.read_options import ReadOptions
 
 ORIENTATION_TOLERANCE = 1e-3  # per direction cosine
@@ -85,15 +85,18 @@ def select_images(
     """
     slices = [header for header in images if not header.localizer]
     if not slices:
-        raise ScanError(f"{scan}: only localizers, no slices. Copy the scan itself into the folder.")
+        raise ScanError(
+            RefusalCode.LOCALIZERS_ONLY, f"{scan}: only localizers, no slices. Copy the scan itself into the folder."
+        )
     if len(slices) < len(images):
         findings.append(f"ignored: {len(images) - len(slices)} localizer(s)")
     terms = ", ".join(sorted({header.pass_attributes.projection for header in slices} - {""}))
     images, slices = slices, [header for header in slices if not header.pass_attributes.projection]
     if not slices:
         raise ScanError(
+            RefusalCode.DERIVED_IMAGES,
             f"{scan}: no plain slices: ImageType says {terms}, whose values are no HU of single slices. "
-            "Give the series from which these images were computed."
+            "Give the series from which these images were computed.",
         )
     if terms:
         findings.append(f"ignored: {len(images) - len(slices)} image(s) that are no slices (ImageType {terms})")
@@ -110,7 +113,10 @@ def _select_by(
     if not selection:
         counts = Counter(_label(key, getattr(header, key)) for header in images)
         choices = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
-        raise ScanError(f"{scan}: no image of ingest.{key}={value}; {keyword} is {choices}. Give one of these.")
+        raise ScanError(
+            RefusalCode.NO_MATCH,
+            f"{scan}: no image of ingest.{key}={value}; {keyword} is {choices}. Give one of these.",
+        )
     if len(selection) < len(images):
         findings.append(
             f"ignored: {len(images) - len(selection)} image(s) of another {keyword} than ingest.{key} names"
@@ -179,8 +185,9 @@ def longest_axial(scan: str, stacks: list[Stack]) -> Stack:
     axial = sorted((s for s in stacks if s.is_axial), key=lambda s: len(s.slices), reverse=True)
     if not axial or (not longest.is_axial and len(axial[0].slices) <= SHORT_STACK):
         raise ScanError(
+            RefusalCode.NOT_AXIAL,
             f"{scan}: the slices are not axial (z of their normal is {longest.normal[2]:.2f}, at least 0.9 is needed): "
-            "a coronal or sagittal reformat. Give the axial series."
+            "a coronal or sagittal reformat. Give the axial series.",
         )
     main, *rest = axial
     for other in rest:
@@ -188,7 +195,8 @@ def longest_axial(scan: str, stacks: list[Stack]) -> Stack:
         if 2 * n >= len(main.slices) and (n > SHORT_STACK or len(main.slices) <= SHORT_STACK):
             differ = f" They lie within each other and differ in {other.difference}." if other.difference else ""
             raise ScanError(
-                f"{scan}: two stacks that could be the scan: {main}, and {other}.{differ} {_remedy(main, other)}"
+                RefusalCode.SEVERAL_STACKS,
+                f"{scan}: two stacks that could be the scan: {main}, and {other}.{differ} {_remedy(main, other)}",
             )
     return main
 
@@ -222,6 +230,7 @@ def check_not_a_part(scan: str, main: Stack, z: NDArray[np.float64], step: float
     distance = np.abs((other.positions @ main.normal)[:, None] - z[None, :]).min(axis=1)
     if ((distance > 0.55 * step) & (distance <= 1.5 * step)).any():
         raise ScanError(
+            RefusalCode.SPLIT_SCAN,
             f"{scan}: {other} continue the stack of {main}, but differ in series, size, orientation or pixel spacing: "
-            "a split scan. Without them labels would shift. Export the scan as one series."
+            "a split scan. Without them labels would shift. Export the scan as one series.",
         )
