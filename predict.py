@@ -4,6 +4,7 @@ python predict.py input=/data/new_scans study=covid_ct_md
 python predict.py input=/data/new_scans bundle=/data/bundle
 """
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from cnr_iemn.read_options import ReadOptions
 
 if TYPE_CHECKING:
     from cnr_iemn.inference.prediction_writer import ScanOutput
+    from cnr_iemn.inference.predictor import Predictor
     from cnr_iemn.inference.run_report import RunReporter
     from cnr_iemn.stage2.ensemble import LoadedEnsemble
 
@@ -22,42 +24,52 @@ if TYPE_CHECKING:
 def main(settings: PredictSettings) -> float:
     """Predict every scan below the input. Returns the share of scans with a prediction."""
     from cnr_iemn.inference.run_report import RunReporter
+    from cnr_iemn.inference.sources.local_input import local_input
 
-    with RunReporter(Path(settings.report) if settings.report else None) as reporter:
-        return predict(settings, reporter)
+    with RunReporter(Path(settings.report) if settings.report else None) as reporter, ExitStack() as stack:
+        with reporter.stage("load"):
+            predictor = load_predictor(settings)
+        with reporter.stage("find"):
+            source = stack.enter_context(local_input(settings.input, anonymous=settings.anonymise_ids))
+        return predict(settings, predictor, source, reporter)
 
 
-def predict(settings: PredictSettings, reporter: "RunReporter") -> float:
-    """Do the work of the command. ``reporter``: takes note of it."""
-    from contextlib import closing
-
-    from cnr_iemn.inference.input_checks import find_new_scans, output_folder
-    from cnr_iemn.inference.prediction_writer import PredictionWriter
+def load_predictor(settings: PredictSettings) -> "Predictor":
+    """Return the study's or the bundle's ensemble on the hardware of this machine."""
     from cnr_iemn.inference.predictor import Predictor, load_ensemble
     from cnr_iemn.stage1.training.hardware import choose_hardware
 
-    with reporter.stage("load"):
-        hardware = choose_hardware(settings.gpus)
-        ensemble = load_ensemble(
-            settings.study,
-            runs=Path(settings.runs),
-            name=ensemble_name(settings.ensemble),
-            bundle=Path(settings.bundle) if settings.bundle else None,
-        )
-        predictor = Predictor(
-            ensemble,
-            hardware,
-            read_options=ReadOptions.of(settings.ingest),
-            batch_size=settings.batch_size,
-            engine=settings.engine,
-            anonymous=settings.anonymise_ids,
-            explanations=settings.pages or settings.dicom,
-            display=settings.pages,
-        )
-    source = Path(settings.input)
+    hardware = choose_hardware(settings.gpus)
+    ensemble = load_ensemble(
+        settings.study,
+        runs=Path(settings.runs),
+        name=ensemble_name(settings.ensemble),
+        bundle=Path(settings.bundle) if settings.bundle else None,
+    )
+    return Predictor(
+        ensemble,
+        hardware,
+        read_options=ReadOptions.of(settings.ingest),
+        batch_size=settings.batch_size,
+        engine=settings.engine,
+        anonymous=settings.anonymise_ids,
+        explanations=settings.pages or settings.dicom,
+        display=settings.pages,
+    )
+
+
+def predict(settings: PredictSettings, predictor: "Predictor", source: Path, reporter: "RunReporter") -> float:
+    """Predict the scans of a folder or file. Returns the share of scans with a prediction.
+
+    ``reporter``: takes note of the stages and results.
+    """
+    from cnr_iemn.inference.input_checks import find_new_scans, output_folder
+    from cnr_iemn.inference.prediction_writer import PredictionWriter
+
+    ensemble, given = predictor.loaded, Path(settings.input)
     with reporter.stage("find"):
         scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
-    folder = output_folder(settings.output, ensemble.predictions, source, anonymous=settings.anonymise_ids)
+    folder = output_folder(settings.output, ensemble.predictions, given, anonymous=settings.anonymise_ids)
     reporter.describe(predictor, folder, n_scans=len(scans))
     outputs = scan_outputs(settings, ensemble, folder)
     with (

@@ -191,6 +191,8 @@ def _check_predict(settings: PredictSettings) -> None:
             raise ConfigurationError(f"{key}=true needs DICOM output. Add dicom=true, or leave {key} out.")
     if settings.dicom:
         require_package("highdicom", "dicom=true", "or leave dicom=true out", extra="dicom")
+    if settings.input.startswith("dicomweb+"):
+        require_package("dicomweb_client", "input=dicomweb+...", "or give files", extra="dicomweb")
     if settings.bundle is not None:
         for key, value, default in (("study", settings.study, ""), ("ensemble", settings.ensemble, "all")):
             if value != default:

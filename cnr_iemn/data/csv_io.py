@@ -66,7 +66,7 @@ def read_rows(path: Path, required: set[str], optional: set[str] | None) -> list
         CohortError: The file cannot be read, is not UTF-8 or no CSV, is empty, has other columns, or a row is longer or
             shorter than the header.
     """
-    text = _text_of(path)
+    text = read_text(path)
     header, _, _ = text.partition("\n")
     delimiter = next((mark for mark in ",;\t" if required <= _names(header, mark)), ",")
     rows: list[tuple[int, dict[str, str]]] = []
@@ -90,7 +90,8 @@ def read_rows(path: Path, required: set[str], optional: set[str] | None) -> list
     return rows
 
 
-def _text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, without a BOM. Raises CohortError."""
     if not path.is_file():
         reason = "is no file" if path.exists() else "does not exist"
         raise CohortError(f"{path} {reason}. Give the path of a CSV file.")

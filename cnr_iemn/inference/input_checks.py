@@ -16,6 +16,8 @@ from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
 from cnr_iemn.data.manifest import read_inputs
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import CnrIemnError, CohortError, RefusalCode, RunError, ScanError, fault
+from cnr_iemn.inference.sources.dicomweb import is_remote
+from cnr_iemn.inference.sources.path_list import is_path_list, read_paths
 from cnr_iemn.schemas import UNKNOWN_SCANS, TrainingScans
 from cnr_iemn.utils.atomic_io import write_text_atomic
 from cnr_iemn.utils.text import visible
@@ -43,8 +45,8 @@ def find_new_scans(
 
     Args:
         source: What ``find_scans`` takes; an image, a folder of images, which are one scan, or a folder of such
-            folders; or a CSV as ``read_inputs`` takes it. Images in a folder that also holds other scans are scans if
-            the study was trained on images; otherwise they are screenshots.
+            folders; a CSV as ``read_inputs`` takes it; or a list of paths (``read_paths``). Images in a folder that
+            also holds other scans are scans if the study was trained on images; otherwise they are screenshots.
         anonymous: Call the scans scan-0001 and so on, in their order.
         training: What the study was trained on.
 
@@ -62,9 +64,9 @@ def find_new_scans(
 
 
 def _find_sources(source: Path, anonymous: bool, training: TrainingScans) -> list[tuple[str, Source]]:
-    if source.is_file() and source.suffix.lower() == ".csv":
+    if source.is_file() and source.suffix.lower() in {".csv", ".txt"}:
         try:
-            return read_inputs(source)
+            return read_paths(source) if is_path_list(source) else read_inputs(source)
         except CohortError as error:
             if not anonymous:
                 raise
@@ -99,8 +101,13 @@ def _image_folders(root: Path, volumes: Collection[Path]) -> dict[Path, list[Pat
 
 
 def output_name(source: Path, *, anonymous: bool) -> str:
-    """Return the name of the output folder: the input's, or ``anonymised`` where names must not show."""
+    """Return the name of the output folder: the input's, or ``anonymised`` where names must not show.
+
+    That of a DICOMweb address would hold UIDs: a part of its hash stands for it.
+    """
     name = "anonymised" if anonymous else visible(source.resolve().name)
+    if is_remote(str(source)):
+        return f"dicomweb-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
     if len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     return f"{name[:_SHORT_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

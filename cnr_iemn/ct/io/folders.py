@@ -29,7 +29,7 @@ LEFT_FREE = 2**28
 _CHUNK = 2**20
 _CHECK = "Check the disk and the permissions."
 _LONGEST_NAME, _LONGEST_SUFFIX = 255, 16  # bytes of a file name, characters that are kept of a longer one
-_UNPACKING_ERRORS = (
+UNPACKING_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     LZMAError,
@@ -176,26 +176,42 @@ def unpacked(path: Path, scan: str) -> Iterator[Path]:
     with TemporaryDirectory(prefix="cnr-iemn-") as temporary:
         folder = Path(temporary) / "scan"
         folder.mkdir()
-        try:
-            with zipfile.ZipFile(path) as archive:
-                _unpack(archive, folder, scan)
-        except _UNPACKING_ERRORS as error:
-            # not the error's own words: they name files in the zip and the folder that it is unpacked to
-            what = getattr(error, "strerror", None) or type(error).__name__
-            raise ScanError(
-                RefusalCode.DAMAGED_ZIP, f"{scan}: the zip cannot be unpacked ({what}). Pack it again or free space."
-            ) from error
+        unpack_zip(path, folder, scan, max_files=MAX_FILES, max_bytes=MAX_BYTES)
         yield folder
 
 
-def _unpack(archive: zipfile.ZipFile, folder: Path, scan: str) -> None:
+def unpack_zip(path: Path, folder: Path, scan: str, *, max_files: int, max_bytes: int) -> None:
+    """Write the files of a zip below a folder, all of them regular ones.
+
+    Args:
+        path: The zip.
+        folder: An empty one.
+        scan: What messages call the zip.
+        max_files: Most files.
+        max_bytes: Most bytes of all files together, unpacked; ``LEFT_FREE`` stays free on the disk.
+
+    Raises:
+        ScanError: It cannot be unpacked, goes beyond a limit, or has a path outside the folder.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _unpack(archive, folder, scan, max_files, max_bytes)
+    except UNPACKING_ERRORS as error:
+        # not the error's own words: they name files in the zip and the folder that it is unpacked to
+        what = getattr(error, "strerror", None) or type(error).__name__
+        raise ScanError(
+            RefusalCode.DAMAGED_ZIP, f"{scan}: the zip cannot be unpacked ({what}). Pack it again or free space."
+        ) from error
+
+
+def _unpack(archive: zipfile.ZipFile, folder: Path, scan: str, max_files: int, max_bytes: int) -> None:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    if len(entries) > MAX_FILES:
+    if len(entries) > max_files:
         raise ScanError(
             RefusalCode.TOO_LARGE,
-            f"{scan}: the zip holds {len(entries):,} files, more than {MAX_FILES:,}. Pack one scan alone.",
+            f"{scan}: the zip holds {len(entries):,} files, more than {max_files:,}. Pack one scan alone.",
         )
-    left = MAX_BYTES
+    left = max_bytes
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
@@ -211,7 +227,7 @@ def _unpack(archive: zipfile.ZipFile, folder: Path, scan: str) -> None:
                 if left < 0 or shutil.disk_usage(folder).free < LEFT_FREE + len(chunk):
                     raise ScanError(
                         RefusalCode.TOO_LARGE,
-                        f"{scan}: the zip unpacks to more than {MAX_BYTES:,} bytes or the disk is full.",
+                        f"{scan}: the zip unpacks to more than {max_bytes:,} bytes or the disk is full.",
                     )
                 file.write(chunk)
 
