@@ -20,9 +20,11 @@ def main(settings: ExportSettings) -> float:
     """Write the bundle. Returns the largest difference of a probability between ONNX and torch, 0 without ONNX."""
     from cnr_iemn.inference.bundle_writer import check_output, write_bundle
     from cnr_iemn.inference.networks import EnsembleNetworks
+    from cnr_iemn.inference.sources.hub import parse_repository, push_bundle
     from cnr_iemn.stage1.training.hardware import choose_hardware
     from cnr_iemn.stage2.ensemble import load_study_ensemble
 
+    repository = parse_repository(settings.push) if settings.push else None
     ensemble = load_study_ensemble(Path(settings.runs), settings.study, ensemble_name(settings.ensemble))
     output = Path(settings.output) if settings.output else ensemble.folder / "bundles" / ensemble.name
     check_output(output, overwrite=settings.overwrite)
@@ -34,6 +36,9 @@ def main(settings: ExportSettings) -> float:
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     log.info("wrote %s, %.0f MB", output, size / 1e6)
     log.info("Next: %s input=...", command("predict", override("bundle", str(output))))
+    if repository is not None:
+        commit = push_bundle(output, repository)
+        log.info("pushed; elsewhere: %s input=...", command("predict", override("bundle", f"{settings.push}@{commit}")))
     return max(differences.values(), default=0.0)
 
 

@@ -37,6 +37,7 @@ def main(settings: PredictSettings) -> float:
 def load_predictor(settings: PredictSettings) -> "Predictor":
     """Return the study's or the bundle's ensemble on the hardware of this machine."""
     from cnr_iemn.inference.predictor import Predictor, load_ensemble
+    from cnr_iemn.inference.sources.hub import local_bundle
     from cnr_iemn.stage1.training.hardware import choose_hardware
 
     hardware = choose_hardware(settings.gpus)
@@ -44,7 +45,7 @@ def load_predictor(settings: PredictSettings) -> "Predictor":
         settings.study,
         runs=Path(settings.runs),
         name=ensemble_name(settings.ensemble),
-        bundle=Path(settings.bundle) if settings.bundle else None,
+        bundle=local_bundle(settings.bundle) if settings.bundle else None,
     )
     return Predictor(
         ensemble,

@@ -15,12 +15,12 @@ from cnr_iemn.read_options import ReadOptions
 class PredictSettings:
     """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
 
-    ``bundle``: a folder of export.py, in place of ``study`` and ``ensemble``. ``pages``: whether each scan gets its own
-    page there. ``features``: whether each gets a file of its slices' deep features. ``dicom``: whether each gets DICOM
-    files in its patient's study, which ``identify`` must allow, since they carry its identifiers; ``segmentation``: the
-    lung mask among them. ``anonymise_ids``: whether scans are called scan-0001 and so on, and messages name no folder
-    or file of the input. ``engine``: what runs the networks, one of ``constants.ENGINES``. ``report``: a JSON file on
-    the command itself.
+    ``bundle``: a folder of export.py, or hf:OWNER/NAME@REVISION on the Hugging Face Hub, in place of ``study`` and
+    ``ensemble``. ``pages``: whether each scan gets its own page there. ``features``: whether each gets a file of
+    its slices' deep features. ``dicom``: whether each gets DICOM files in its patient's study, which ``identify``
+    must allow, since they carry its identifiers; ``segmentation``: the lung mask among them. ``anonymise_ids``:
+    whether scans are called scan-0001 and so on, and messages name no folder or file of the input. ``engine``: what
+    runs the networks, one of ``constants.ENGINES``. ``report``: a JSON file on the command itself.
     """
 
     input: str = field(default=MISSING, metadata=PATH)
@@ -47,6 +47,7 @@ class ExportSettings:
     """``export.py``: a trained study as one folder that needs nothing else. ``output``: by default among the study's.
 
     ``onnx``: whether the networks come as ONNX too. ``license``: of the weights, by Hugging Face's name for it.
+    ``push``: a repository of the Hugging Face Hub, hf:OWNER/NAME, which gets the folder too.
     """
 
     study: str = ""
@@ -56,3 +57,4 @@ class ExportSettings:
     onnx: bool = True
     license: str = "other"
     overwrite: bool = False
+    push: str | None = None

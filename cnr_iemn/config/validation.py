@@ -40,6 +40,8 @@ def check_settings(settings: object) -> None:
         _check_search(settings)
     if isinstance(settings, PredictSettings):
         _check_predict(settings)
+    if isinstance(settings, ExportSettings) and settings.push is not None:
+        require_package("huggingface_hub", "push", "or leave push out", extra="hub")
     if isinstance(settings, AggregateSettings):
         _check_aggregate(settings)
     if isinstance(settings, AggregateSettings | PredictSettings | ExportSettings):
@@ -193,6 +195,8 @@ def _check_predict(settings: PredictSettings) -> None:
         require_package("highdicom", "dicom=true", "or leave dicom=true out", extra="dicom")
     if settings.input.startswith("dicomweb+"):
         require_package("dicomweb_client", "input=dicomweb+...", "or give files", extra="dicomweb")
+    if settings.bundle is not None and settings.bundle.startswith("hf:"):
+        require_package("huggingface_hub", "bundle=hf:...", "or give the bundle as a folder", extra="hub")
     if settings.bundle is not None:
         for key, value, default in (("study", settings.study, ""), ("ensemble", settings.ensemble, "all")):
             if value != default:

@@ -42,7 +42,7 @@ def test_each_key_has_its_comment_and_each_command_two_examples(name, capsys):
 
 def test_a_command_shows_its_own_groups_and_keys_alone(capsys):
     assert {key.split(".")[0] for key in keys(help_of("export", capsys))} == {
-        "study", "ensemble", "runs", "output", "onnx", "license", "overwrite",
+        "study", "ensemble", "runs", "output", "onnx", "license", "overwrite", "push",
     }  # fmt: skip
     assert "Groups" not in help_of("predict", capsys)
     train = help_of("train", capsys)

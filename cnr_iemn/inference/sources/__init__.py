@@ -1,1 +1,1 @@
-"""The input of predict.py as files on this disk: a list, a zip of many scans, a DICOMDIR, a DICOMweb server."""
+"""Scans and bundles from elsewhere as files on this disk: lists, zips, DICOMDIR, DICOMweb, the Hugging Face Hub."""
