@@ -3,6 +3,7 @@
 import ast
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cnr_iemn import __version__
@@ -16,7 +17,7 @@ def main() -> int:
     """Run the command that the first word names and return its exit code."""
     first, *words = sys.argv[1:] or ["--help"]
     if first in COMMANDS:
-        return int(runpy.run_path(str(_script(first)))["main"](words))
+        return run_command(first, words)
     if first == "info":
         from cnr_iemn.info import show_info
 
@@ -29,6 +30,11 @@ def main() -> int:
         return 0 if len(sys.argv) > 1 else 2
     print_error(f"'{first}' is not a command.\n\n{_usage()}")
     return 2
+
+
+def run_command(name: str, words: Sequence[str]) -> int:
+    """Run a command and return its exit code. ``name``: one of ``COMMANDS``; ``words``: its ``key=value``."""
+    return int(runpy.run_path(str(_script(name)))["main"](words))
 
 
 def _usage() -> str:

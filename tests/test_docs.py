@@ -86,6 +86,6 @@ def test_configuration_page_has_every_file_and_key() -> None:
 def test_workflows_and_templates_are_yaml() -> None:
     files = [*(ROOT / ".github").rglob("*.yml"), ROOT / "mkdocs.yml", ROOT / "CITATION.cff"]
     names = {path.stem for path in files if path.parent.name == "workflows"}
-    assert names == {"docs", "lint", "release", "tests"}
+    assert names == {"container", "docs", "lint", "release", "tests"}
     for path in files:
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
