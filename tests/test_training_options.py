@@ -152,7 +152,7 @@ def test_deterministic_runs_have_the_same_bits(words: list[str], tmp_path: Path)
 
 
 def test_a_network_of_timm_joins_an_ensemble_and_predicts(words: list[str], tiny_study: Path, tmp_path: Path) -> None:
-    assert entry_point("train")([*words, "tag=seed0"]) == 0
+    assert entry_point("train")([*words, "model.tta=flip", "tag=seed0"]) == 0  # in both: a mean over the mirror image
     assert entry_point("aggregate")([f"runs={tmp_path}", "study=options", f"ensemble={MODEL}", *QUICK]) == 0
     features = pd.read_parquet(tmp_path / "options" / "ensembles" / MODEL / "features.parquet")
     assert sum(name.startswith(f"{MODEL}/g") for name in features) == 60

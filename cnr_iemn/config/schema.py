@@ -97,7 +97,8 @@ class IngestSettings(ReadOptions):
 class ModelSettings:
     """One network. ``library``: torchvision, for the backbones of the registry, or timm, for any of its names.
 
-    ``weights``: imagenet (timm: the ones that it has for the name), none or a file.
+    ``weights``: imagenet (timm: the ones that it has for the name), none or a file. ``tta``: test-time augmentation,
+    see ``SliceNetwork``.
     """
 
     name: str = MISSING
@@ -106,6 +107,7 @@ class ModelSettings:
     weights: str = field(default="imagenet", metadata=PATH)
     position: Annotated[str, OneOf(("both", "location", "none", "sinusoids"))] = "both"
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
+    tta: Annotated[str, OneOf(("none", "flip"))] = "none"
 
 
 @dataclass

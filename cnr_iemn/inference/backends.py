@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cnr_iemn.constants import BACKBONES
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.models.predict import SliceOutputs, half_precision, predict_slices
+from cnr_iemn.stage1.models.predict import SliceOutputs, half_precision, predict_slices, slice_outputs
 from cnr_iemn.stage1.training.hardware import Hardware
 
 log = logging.getLogger(__name__)
@@ -86,13 +86,15 @@ def start_engine(name: str, network: SliceNetwork, *, image_size: int, device: t
 
 def run_heads(network: SliceNetwork, backbone: FeatureExtractor, batches: Iterable[dict[str, Tensor]]) -> SliceOutputs:
     """Return the outputs of slices from another program's deep features and torch's heads."""
+
+    def trunk(images: Tensor) -> Tensor:
+        return torch.from_numpy(backbone(images.numpy()))
+
     outputs = []
     with torch.inference_mode():
         for batch in batches:
-            deep = torch.from_numpy(backbone(batch["image"].numpy()))
-            logits, scores = network.heads(deep, batch["position"]), network.scores(deep, batch["position"])
-            probabilities = (torch.softmax(task, dim=1) for task in logits)
-            outputs.append((*probabilities, half_precision(deep), *([] if scores is None else [scores])))
+            classes, regions, deep, *scores = slice_outputs(network, trunk, batch["image"], batch["position"])
+            outputs.append((classes, regions, half_precision(deep), *scores))
     return SliceOutputs(*(torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)))
 
 

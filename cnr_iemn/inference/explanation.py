@@ -204,6 +204,16 @@ def ensemble_maps(
         dataset = SliceDataset(source, table, image_size=member.image_size)
         batch = default_collate([dataset[k] for k in slices])
         images, position = (batch[key].to(networks.hardware.device) for key in ("image", "position"))
-        level = map_level(member.image_size)
-        maps.append(grad_cam(networks.networks[member], images, position, target=target, level=level))
+        maps.append(view_map(networks.networks[member], images, position, target=target))
     return mean_map(maps, side=side)
+
+
+def view_map(network: SliceNetwork, images: Tensor, position: Tensor, *, target: int) -> Heatmaps:
+    """Return the mean ``grad_cam`` over a network's views of the slices, each turned back to the slice's own side.
+
+    The level is that of ``map_level``.
+    """
+    level = map_level(images.shape[-1])
+    plain, *mirrored = (grad_cam(network, view, position, target=target, level=level) for view in network.views(images))
+    maps: Heatmaps = np.mean([plain, *(view[..., ::-1] for view in mirrored)], axis=0, dtype=np.float32)
+    return maps

@@ -78,6 +78,7 @@ class EnsembleNetworks:
             weights="none",
             library=member.library,
             attention=member.attention,
+            tta=member.tta,
         )
         if member.checkpoint == BUNDLE_TENSORS:
             load_network(network, study / member.checkpoint, member.name)

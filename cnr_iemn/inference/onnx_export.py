@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.models.predict import predict_slices
+from cnr_iemn.stage1.models.predict import predict_slices, slice_outputs
 from cnr_iemn.utils.atomic_io import write_bytes_atomic
 
 INPUTS = ("image", "position")
@@ -27,10 +27,8 @@ class _Probabilities(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        deep = self.network.deep_features(image)
-        probabilities = tuple(torch.softmax(logits, dim=1) for logits in self.network.heads(deep, position))
-        scores = self.network.scores(deep, position)
-        return probabilities if scores is None else (*probabilities, scores)
+        classes, regions, _, *scores = slice_outputs(self.network, self.network.deep_features, image, position)
+        return classes, regions, *scores
 
 
 def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
@@ -39,6 +37,7 @@ def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
     Inputs: ``image``, float32 0 to 1 [batch, 3, image_size, image_size], and ``position``, float32 [batch, 2] of
     ``position_inputs``. Outputs after the softmax: ``class_probabilities``, float32 [batch, n_classes], and
     ``region_probabilities``, float32 [batch, n_regions]; of a network with attention ``scores``, float32 [batch], too.
+    With test-time augmentation they are means over the views, which the file computes itself.
 
     The network is left in evaluation mode on the CPU.
 

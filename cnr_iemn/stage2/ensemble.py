@@ -32,7 +32,7 @@ class Member:
     """One network of an ensemble. ``checkpoint``: path within the study's folder, or the bundle's.
 
     ``checkpoint_sha256``: of the run's checkpoint, in a bundle too. ``fold``: the fold held out from its training.
-    ``attention``: it scores its slices. ``read_json`` checks the types.
+    ``attention``: it scores its slices. ``tta``: its test-time augmentation. ``read_json`` checks the types.
     """
 
     model: str
@@ -45,6 +45,7 @@ class Member:
     precision: Annotated[str, Field(pattern="^(32|bf16)$")]
     fold: int | None = None
     attention: bool = False
+    tta: Annotated[str, Field(pattern="^(none|flip)$")] = "none"
 
     @property
     def name(self) -> str:

@@ -187,6 +187,7 @@ def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Membe
         precision=metadata.precision,
         fold=fold,
         attention=predictions.scores is not None,
+        tta=settings.tta,
     )
 
 

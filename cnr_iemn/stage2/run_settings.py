@@ -19,6 +19,7 @@ class RunSettings:
     library: str
     image_size: int
     position: str
+    tta: str
     weights: str
     pixels: PixelSettings
     cohort: str
@@ -46,6 +47,7 @@ class RunSettings:
                 library=model["library"],
                 image_size=model["image_size"],
                 position=model["position"],
+                tta=model["tta"],
                 weights=model["weights"],
                 pixels=PixelSettings(
                     size=ingest["size"],

@@ -3,11 +3,12 @@
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from cnr_iemn.config.schema import SplitSettings
+from cnr_iemn.config.schema import ModelSettings, SplitSettings
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.splits import read_split
@@ -46,12 +47,23 @@ def test_settings_are_read_as_they_were_written(run: RunFolder) -> None:
     configuration = {
         "ingest": {"window": [-1000.0, 400.0], "size": 64, "crop": "none"},
         "data": data,
-        "model": {"name": "resnext50", "library": "torchvision", "image_size": 32, "position": "both"},
+        "model": asdict(ModelSettings(name="resnext50", image_size=32)),
         "trainer": {"milestones": [1, 2], "learning_rate": 1e-4, "ema": None},
     }
     run.start({"configuration": configuration}, "")
     assert run.finished_score(configuration, overwrite=False) is None
     assert describe_config_diff((run.record() or {})["configuration"], configuration) == ""
+
+
+def test_a_run_from_before_a_setting_was_trained_with_its_default(run: RunFolder) -> None:
+    model = asdict(ModelSettings(name="resnext50", image_size=32))
+    earlier = {key: value for key, value in model.items() if key != "tta"}
+    run.start({"configuration": {"seed": 0, "model": earlier}}, "")
+    run.finish(status="finished", score=0.75)
+    assert run.finished_score({"seed": 0, "model": model}, overwrite=False) == 0.75
+    assert (run.record() or {})["configuration"]["model"] == model
+    with pytest.raises(RunError, match=r"model\.tta was none, now flip"):
+        run.finished_score({"seed": 0, "model": {**model, "tta": "flip"}}, overwrite=False)
 
 
 def test_another_configuration_is_refused_and_named(run: RunFolder) -> None:

@@ -13,6 +13,7 @@ from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.models.backbones import build_backbone
 
 SINUSOIDS = "sinusoids"
+FLIP = "flip"
 _FIRST_POSITION_COLUMN = {"both": 0, "location": 1, "none": 2, SINUSOIDS: 0}
 
 
@@ -79,6 +80,7 @@ class SliceNetwork(nn.Module):
         library: Of the backbone.
         attention: Give slices a score as well, by which ``bags.bag_logits`` weighs them.
         drop_path: See ``build_backbone``; changes training alone.
+        tta: Test-time augmentation: ``none``, or ``flip`` to predict the mean over a slice and its mirror image.
 
     Raises:
         ConfigurationError: The backbone or position is unknown.
@@ -96,6 +98,7 @@ class SliceNetwork(nn.Module):
         library: str = "torchvision",
         attention: bool = False,
         drop_path: float = 0.0,
+        tta: str = "none",
     ) -> None:
         super().__init__()
         if position not in _FIRST_POSITION_COLUMN:
@@ -104,6 +107,7 @@ class SliceNetwork(nn.Module):
             )
         encoder = build_backbone(backbone, weights=weights, library=library, drop_path=drop_path)
         self.backbone = backbone
+        self.tta = tta
         self.trunk = encoder.trunk
         self.min_size, self.fixed_size = encoder.min_size, encoder.fixed_size
         self.first_position_column = _FIRST_POSITION_COLUMN[position]
@@ -138,6 +142,10 @@ class SliceNetwork(nn.Module):
             images = images.to(self.class_head.weight.dtype) / 255
         features: Tensor = self.trunk(images)
         return features
+
+    def views(self, images: Tensor) -> list[Tensor]:
+        """Return the images over which a prediction is the mean, as they are first; each as ``forward`` takes them."""
+        return [images, images.flip(-1)] if self.tta == FLIP else [images]
 
     def heads(self, deep: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Return class and region logits, as ``forward`` does, from the trunk's deep features [b, features]."""

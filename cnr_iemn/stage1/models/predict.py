@@ -1,7 +1,7 @@
 """Predict the probabilities of slices with a trained network."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,27 +56,43 @@ def predict_slices(
         RunError: A probability is not finite.
     """
     network.to(device).eval()
-    classes, regions, deep_features, scores = [], [], [], []
+    parts = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for batch in batches:
-            deep = network.deep_features(batch["image"].to(device))
-            class_logits, region_logits = network.heads(deep, batch["position"].to(device))
-            score = network.scores(deep, batch["position"].to(device))
-            if score is not None:
-                scores.append(score.float().cpu())
-            if features:
-                deep_features.append(half_precision(deep))
-            classes.append(torch.softmax(class_logits.float(), dim=1).cpu())
-            regions.append(torch.softmax(region_logits.float(), dim=1).cpu())
-    predicted = SliceOutputs(
-        torch.cat(classes).numpy(),
-        torch.cat(regions).numpy(),
-        torch.cat(deep_features).numpy() if features else None,
-        torch.cat(scores).numpy() if scores else None,
-    )
+            image, position = (batch[key].to(device) for key in ("image", "position"))
+            classes, regions, deep, *scores = slice_outputs(network, network.deep_features, image, position)
+            kept = half_precision(deep if features else deep[:, :0])
+            parts.append([classes.cpu(), regions.cpu(), kept, *(score.cpu() for score in scores)])
+    predicted = SliceOutputs(*(torch.cat(of_batches).numpy() for of_batches in zip(*parts, strict=True)))
+    if not features:
+        predicted = replace(predicted, features=None)
     for probabilities in (predicted.classes, predicted.regions):
         require_finite(probabilities, network.backbone)
     return predicted
+
+
+def slice_outputs(
+    network: SliceNetwork, trunk: Callable[[Tensor], Tensor], images: Tensor, position: Tensor
+) -> tuple[Tensor, ...]:
+    """Return what a network says of slices, the mean over its views (test-time augmentation).
+
+    Args:
+        network: Whose heads answer.
+        trunk: Its ``deep_features``, or what another program computes for it.
+        images: As ``SliceNetwork`` takes them, [b, 3, s, s].
+        position: float [b, 2].
+
+    Returns:
+        Class and region probabilities, deep features and, of a network with attention, scores; float32 [b, ...].
+    """
+    views = [_outputs(network, trunk(view), position) for view in network.views(images)]
+    return views[0] if len(views) == 1 else tuple(torch.stack(parts).mean(dim=0) for parts in zip(*views, strict=True))
+
+
+def _outputs(network: SliceNetwork, deep: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+    classes, regions = (torch.softmax(logits.float(), dim=1) for logits in network.heads(deep, position))
+    scores = network.scores(deep, position)
+    return (classes, regions, deep.float(), *([] if scores is None else [scores.float()]))
 
 
 def half_precision(features: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from cnr_iemn.config.schema import TrainSettings
 from cnr_iemn.data.slice_features import FEATURES
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCHEMA_VERSION
-from cnr_iemn.stage1.training.run_record import RunRecord, RunScans, describe_config_diff
+from cnr_iemn.stage1.training.run_record import RunRecord, RunScans, describe_config_diff, with_later_settings
 from cnr_iemn.utils.atomic_io import exclusive, write_text_atomic
 from cnr_iemn.utils.json_io import read_json
 from cnr_iemn.utils.shell_words import command, model_words, study_words
@@ -68,7 +68,8 @@ class RunFolder:
         if not path.exists():
             return None
         again = f"Copy the file back from a backup, if there is one. {_REMEDY}"
-        return dict(read_json(path, RunRecord, again=again, extra="allow"))
+        record: dict[str, Any] = dict(read_json(path, RunRecord, again=again, extra="allow"))
+        return {**record, "configuration": with_later_settings(record["configuration"])}
 
     @property
     def run_id(self) -> str:
@@ -119,7 +120,7 @@ class RunFolder:
                 raise RunError(f"{self.path} holds no run.json, so it is not known what made it. {_REMEDY}")
             return None
         finished = record["status"] == "finished"
-        difference = describe_config_diff(record["configuration"], configuration)
+        difference = describe_config_diff(record["configuration"], with_later_settings(configuration))
         if difference:
             how = "is finished" if finished else "was begun and interrupted"
             raise RunError(f"The run {self.path} {how} with another configuration: {difference}. {_REMEDY}")

@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from cnr_iemn.config.multirun import command_line, multirun_name
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema import ModelSettings, TrainSettings
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.slice_store import SliceStore
@@ -29,6 +29,8 @@ _RUNTIME_ONLY = {
     "ingest": ("cache", "workers"),
 }
 """Settings that do not change what is learned: the same run may be started with other values of them."""
+_LATER = {"model": (ModelSettings, ("tta",))}
+"""Settings that came after the first run.json of this layout. A run without them was trained with their defaults."""
 _HASH_DIGITS = 16
 _SHOWN_SCANS = 5
 
@@ -38,6 +40,7 @@ class _Model(TypedDict, total=False):
     image_size: int
     position: str
     weights: str
+    tta: str
 
 
 class _Ingest(TypedDict, total=False):
@@ -183,6 +186,16 @@ def reproducible_config(settings: TrainSettings) -> dict[str, Any]:
             for key in keys:
                 del values[group][key]
     return values
+
+
+def with_later_settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration of run.json with the settings that an earlier commit did not have."""
+    later = {
+        group: {name: getattr(schema, name) for name in names} | dict(configuration[group])
+        for group, (schema, names) in _LATER.items()
+        if group in configuration
+    }
+    return {**configuration, **later}
 
 
 @dataclass(frozen=True)
