@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnr_iemn.config.aggregate_schema import AggregateSettings
+from cnr_iemn.config.ensemble_names import ensemble_models, ensemble_name, run_tags
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.schema_fields import setting_paths
-from cnr_iemn.config.validation import ensemble_models, ensemble_name
 from cnr_iemn.constants import method_name
 
 if TYPE_CHECKING:  # heavy: loaded once the settings are checked
@@ -31,7 +31,7 @@ def main(settings: AggregateSettings) -> float:
         from cnr_iemn.stage1.training.loggers import require_server  # torch
 
         require_server(settings.logger)
-    printer, name = ResultPrinter(), ensemble_name(settings.ensemble)
+    printer, name = ResultPrinter(), ensemble_name(settings.ensemble, settings.tag)
     if settings.compare is not None:
         return compare(settings, name, printer)
     if settings.evaluate is not None:
@@ -49,16 +49,17 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     from cnr_iemn.report.training_curves import read_training_curves
     from cnr_iemn.stage2.baselines import summarise_store
     from cnr_iemn.stage2.ensemble import write_ensemble
-    from cnr_iemn.stage2.ensemble_runs import describe_ensemble, read_runs, run_store, with_training_scans
+    from cnr_iemn.stage2.ensemble_runs import describe_ensemble, run_store, with_training_scans
     from cnr_iemn.stage2.methods.registry import stage2_methods
     from cnr_iemn.stage2.provenance import provenance
+    from cnr_iemn.stage2.seed_means import read_seeds
     from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
     from cnr_iemn.utils.checksums import file_digests
     from cnr_iemn.utils.shell_words import predict_command
 
     root, booster = Path(settings.runs), settings.booster
     study, models = root / settings.study, ensemble_models(settings.ensemble)
-    runs = read_runs(root, settings.study, models, settings.tag, features=booster.features)
+    runs = read_seeds(root, settings.study, models, run_tags(settings.tag), features=booster.features)
     store = run_store(runs.first_run)
     runs.check_store(store)
     ensemble = describe_ensemble(runs, method=method_name(settings.primary_method))

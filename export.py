@@ -7,9 +7,9 @@ python export.py study=covid_ct_md ensemble=densenet161 onnx=false
 import logging
 from pathlib import Path
 
+from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.prediction_schema import ExportSettings
-from cnr_iemn.config.validation import ensemble_name
 from cnr_iemn.utils.shell_words import command, override
 
 log = logging.getLogger("cnr_iemn.export")

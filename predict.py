@@ -8,9 +8,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.prediction_schema import PredictSettings
-from cnr_iemn.config.validation import ensemble_name
 from cnr_iemn.read_options import ReadOptions
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from torch.utils.data import default_collate
 
 from benchmarks.common import add_study_options, make_parser, run_record, write_json
 from benchmarks.single_lesions import Mask, Subject, bounding_box, render_subject
-from cnr_iemn.config.validation import ensemble_name
+from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.inference.explanation import FINEST_LEVEL, Heatmaps, grad_cam, mean_map

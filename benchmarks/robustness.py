@@ -26,7 +26,7 @@ from benchmarks.common import add_study_options, make_parser, run_record, write_
 from benchmarks.insertions import measure_insertions, summarise
 from benchmarks.perturbations import PERTURBATIONS, THICK
 from benchmarks.single_lesions import prepare
-from cnr_iemn.config.validation import ensemble_name
+from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.ct.io.discovery import find_scans
 from cnr_iemn.ct.io.reader import read_scan

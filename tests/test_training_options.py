@@ -165,3 +165,25 @@ def test_a_network_of_timm_joins_an_ensemble_and_predicts(words: list[str], tiny
     probabilities = [[*entry["probabilities"][MODEL].values()] for entry in answer["slices"]]
     columns = [name for name in rows if name.startswith("p_")]
     np.testing.assert_allclose(probabilities, rows[columns], atol=1e-5)
+
+
+def test_seeds_are_averaged_alike_in_the_study_in_predict_py_and_from_a_bundle(
+    words: list[str], tiny_study: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        assert entry_point("train")([*words, f"seed={seed}"]) == 0
+    place = [f"runs={tmp_path}", "study=options"]
+    assert entry_point("aggregate")([*place, f"ensemble={MODEL}", "tag=[seed0,seed1]", *QUICK]) == 0
+    name = f"{MODEL}@seed0+seed1"
+    tables = [read_predictions(run_folder(tmp_path, f"seed{seed}") / "predictions.parquet").table for seed in (0, 1)]
+    columns = [column for column in tables[0] if column.startswith("p_")]
+    (scan,) = (tiny_study / "cache").glob("phantom-*/COVID-19 subjects/P005")
+    assert entry_point("export")([*place, f"ensemble={name}", "onnx=false", f"output={tmp_path / 'bundle'}"]) == 0
+    for words_of in ([*place, f"ensemble={name}"], [f"bundle={tmp_path / 'bundle'}"]):
+        predict = [*words_of, f"input={scan}", "gpus=0", "pages=false", f"output={tmp_path / 'new'}"]
+        assert entry_point("predict")(predict) == 0
+        (answer,) = json.loads((tmp_path / "new" / "predictions.json").read_text())["scans"]
+        probabilities = [[*entry["probabilities"][MODEL].values()] for entry in answer["slices"]]
+        rows = [table[table["scan_id"] == answer["scan"]].sort_values("slice_index")[columns] for table in tables]
+        np.testing.assert_allclose(probabilities, np.mean(rows, axis=0), atol=1e-5)
+        assert np.abs(rows[0].to_numpy() - rows[1].to_numpy()).max() > 1e-3

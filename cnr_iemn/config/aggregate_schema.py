@@ -42,6 +42,7 @@ class AggregateSettings:
     other seeds. ``verbose``: the terminal shows every table. ``evaluate``: predictions of predict.py, a file or a list;
     ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
     ``compare_on``: the validation scans, or a set that both have scored. ``ablations``: of the networks' input.
+    ``tag``: of the runs, or a list of tags, one for each seed, whose means are joined.
     """
 
     study: str = ""
@@ -64,6 +65,6 @@ class AggregateSettings:
     compare_on: str = "validation"
     ablations: bool = False
     gpus: _OneGpu | None = None
-    tag: str = "seed0"
+    tag: Any = field(default="seed0", metadata=TEXTS)
     runs: str = field(default="runs", metadata=PATH)
     booster: BoosterSettings = field(default_factory=BoosterSettings)

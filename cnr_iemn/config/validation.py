@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnr_iemn.config.aggregate_schema import AggregateSettings
+from cnr_iemn.config.ensemble_names import ensemble_models, ensemble_name, run_tags
 from cnr_iemn.config.group_rules import (
     check_balancing,
     check_data,
@@ -17,7 +18,6 @@ from cnr_iemn.config.prediction_schema import ExportSettings, PredictSettings
 from cnr_iemn.config.schema import PrepareSettings, TrainSettings, TuneSettings
 from cnr_iemn.config.schema_fields import check_fields, check_folder_name, setting_paths
 from cnr_iemn.config.search_space import search_space
-from cnr_iemn.constants import PAPER_BACKBONES
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.utils.shell_words import override
 from cnr_iemn.utils.writable import require_writable
@@ -73,26 +73,6 @@ def _only_study(runs: Path, pattern: str, remedy: str) -> str:
     )
 
 
-def ensemble_models(ensemble: object) -> tuple[str, ...]:
-    """Return the models that ``ensemble`` names: ``all`` (the paper's four, in its order), one name, or a list."""
-    names = PAPER_BACKBONES if ensemble == "all" else (ensemble,) if isinstance(ensemble, str) else ensemble
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError(
-            f"ensemble={ensemble!r} names no model. Give all, one model's name, or a list such as "
-            "'ensemble=[resnext50,densenet161]'."
-        )
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"ensemble={ensemble!r} names a model twice. Name each once.")
-    for name in names:
-        check_folder_name("ensemble", name)  # whether it has been trained is looked at where the runs are
-    return tuple(names)
-
-
-def ensemble_name(ensemble: object) -> str:
-    """Return the folder name of an ensemble: ``all``, a model's name, or names joined by ``+``."""
-    return "all" if ensemble == "all" else "+".join(ensemble_models(ensemble))
-
-
 def check_places(settings: object) -> None:
     """Check that a command can write where it is to.
 
@@ -104,7 +84,7 @@ def check_places(settings: object) -> None:
     if isinstance(settings, PrepareSettings):
         require_writable("ingest.cache", Path(settings.ingest.cache))
     elif isinstance(settings, AggregateSettings):
-        folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble)
+        folder = Path(settings.runs) / settings.study / "ensembles" / ensemble_name(settings.ensemble, settings.tag)
         require_writable("runs", folder)
         require_writable("runs", folder / "figures")
     elif isinstance(settings, PredictSettings | ExportSettings):
@@ -216,7 +196,13 @@ def _check_aggregate(settings: AggregateSettings) -> None:
             "aggregate.py has tables and drawings, for which TensorBoard has no place, and no checkpoint. Give "
             "logger=wandb, or leave logger out: report.html holds everything."
         )
-    _check_repeats("seeds", settings.seeds, "tag", settings.tag)
+    tags = run_tags(settings.tag)
+    if len(tags) > 1 and settings.seeds:
+        raise ConfigurationError(
+            f"{override('seeds', settings.seeds)} repeats the runs of one tag, and {override('tag', tags)} takes the "
+            "mean of several. Give one of the two."
+        )
+    _check_repeats("seeds", settings.seeds, "tag", tags[0])
     _check_repeats("splits", settings.splits, "study", settings.study)
     _check_scoring(settings)
 

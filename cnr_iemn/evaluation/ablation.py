@@ -24,7 +24,7 @@ from cnr_iemn.schemas import VALIDATION
 from cnr_iemn.stage1.models.network import SINUSOIDS, position_inputs
 from cnr_iemn.stage1.training.hardware import choose_hardware
 from cnr_iemn.stage1.training.progress import show_progress
-from cnr_iemn.stage2.ensemble import Ensemble
+from cnr_iemn.stage2.ensemble import Ensemble, Member
 from cnr_iemn.stage2.feature_space import FeatureSpace
 from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets, by_fold
 from cnr_iemn.statistics.confidence_intervals import proportion_intervals
@@ -98,18 +98,19 @@ def altered_slices(networks: EnsembleNetworks, store: SliceStore, scan_ids: list
     counts = [store.scan(scan_id).n_slices for scan_id in scan_ids]
     permuted_counts = dict(zip(scan_ids, rng.permutation(counts).tolist(), strict=True))
     members = networks.ensemble.members
-    inputs, folds = {member.position for member in members}, [member.fold for member in members]
+    inputs = {member.position for member in members}
     altered: AlteredSets = {}
     for scan_id in show_progress(iter(scan_ids), len(scan_ids), verb="Ablations", unit="scans"):
         n_slices = store.scan(scan_id).n_slices
         changes = alterations(n_slices, permuted_counts[scan_id], rng, inputs=inputs)
-        predictions: dict[str, list[NDArray[np.float32]]] = {name: [] for name in changes}
+        predictions: dict[str, dict[Member, NDArray[np.float32]]] = {name: {} for name in changes}
         for member in members:
             batches = list(networks.batches(member, store, scan_id, n_slices))  # read and resized once for all
             for name, alter in changes.items():
-                predictions[name].append(networks.predict(member, map(alter, batches)))
-        for name, arrays in predictions.items():
-            altered.setdefault(name, {})[scan_id] = by_fold(np.stack(arrays), folds)
+                predictions[name][member] = networks.predict(member, map(alter, batches))
+        for name, channels in predictions.items():
+            sets = by_fold(networks.join(channels), networks.ensemble.folds)
+            altered.setdefault(name, {})[scan_id] = sets
     return altered
 
 

@@ -4,15 +4,12 @@ The confidence intervals keep the models fixed and resample validation patients;
 stage 2 is not among them: XGBoost draws nothing at these settings.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cnr_iemn.data.slice_predictions import check_same_study
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.study_metrics import (
     Refits,
@@ -25,16 +22,15 @@ from cnr_iemn.evaluation.study_metrics import (
 )
 from cnr_iemn.schemas import probability_columns
 from cnr_iemn.stage1.training.run_folder import RunFolder
-from cnr_iemn.stage1.training.run_record import describe_config_diff
 from cnr_iemn.stage2.ensemble import Ensemble, aggregate_again, read_ensemble
 from cnr_iemn.stage2.ensemble_runs import EnsembleRuns, read_runs
 from cnr_iemn.stage2.out_of_fold import StudyScans
 from cnr_iemn.stage2.scan_predictions import ScanPredictions
+from cnr_iemn.stage2.seed_means import SEED_KEYS, check_seeds, require_same_settings
 from cnr_iemn.statistics.confidence_intervals import has_enough_patients, resample_patients, weighted_metrics
 
 Fit = Callable[..., ScanPredictions]
-_SEED_KEYS = ("seed", "tag")
-_SPLIT_KEYS = (*_SEED_KEYS, "study", "data.split.seed")
+_SPLIT_KEYS = (*SEED_KEYS, "study", "data.split.seed")
 
 
 @dataclass(frozen=True)
@@ -154,26 +150,10 @@ def find_repeats(
 
 
 def _seed_scans(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, tags: Sequence[str]) -> dict[str, StudyScans]:
-    first = next(iter(primary.predictions.values()))
-    study, models = next(iter(primary.runs.values())).study, tuple(primary.runs)
-    tag_by_seed = {first.metadata.seed: first.metadata.tag}
-    scans: dict[str, StudyScans] = {}
-    for tag in tags:
-        repeat = read_runs(runs, study, models, tag, features=ensemble.features)
-        predictions = next(iter(repeat.predictions.values()))
-        seed = predictions.metadata.seed
-        if seed in tag_by_seed:
-            raise RunError(
-                f"The runs {tag_by_seed[seed]} and {tag} of {runs / study} were both trained with seed {seed}, so that "
-                f"one of them repeats nothing. Leave {tag} out of seeds=."
-            )
-        tag_by_seed[seed] = tag
-        for run, repeated in zip(primary.all_runs, repeat.all_runs, strict=True):
-            _require_same_settings(run, repeated, _SEED_KEYS)
-        metadata = replace(predictions.metadata, seed=first.metadata.seed)
-        check_same_study(first, replace(predictions, metadata=metadata))
-        scans[tag] = repeat.primary_scans(features=ensemble.reads_features)
-    return scans
+    study, models = primary.first_run.study, tuple(primary.runs)
+    repeats = {tag: read_runs(runs, study, models, tag, features=ensemble.features) for tag in tags}
+    check_seeds([primary, *repeats.values()], key="seeds")
+    return {tag: repeat.primary_scans(features=ensemble.reads_features) for tag, repeat in repeats.items()}
 
 
 def _split_metrics(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, name: str, study: str) -> Replicate:
@@ -194,33 +174,8 @@ def _split_metrics(runs: Path, primary: EnsembleRuns, ensemble: Ensemble, name: 
         )
     for first, second in zip(ensemble.members, repeat.members, strict=True):
         run = RunFolder.of(runs, reference, first.model, first.tag)
-        _require_same_settings(run, RunFolder.of(runs, study, second.model, second.tag), _SPLIT_KEYS)
+        require_same_settings(run, RunFolder.of(runs, study, second.model, second.tag), _SPLIT_KEYS)
     return read_replicate(runs / study / "ensembles" / name, again=aggregate_again(study, name, runs))
-
-
-def _require_same_settings(run: RunFolder, repeat: RunFolder, free: Sequence[str]) -> None:
-    """Raise RunError where two runs differ in more than the settings ``free``, dotted keys."""
-    different = describe_config_diff(_settings(run, free), _settings(repeat, free))
-    if different:
-        raise RunError(
-            f"{repeat.path} does not repeat {run.path}; they differ in more than {', '.join(free)}: {different}. The "
-            "difference would count as chance. Train it again with the same settings, or leave it out of seeds= or "
-            "splits=."
-        )
-
-
-def _settings(run: RunFolder, free: Sequence[str]) -> dict[str, Any]:
-    record = run.record()
-    if record is None:
-        raise RunError(f"{run.path} has no run.json, so that its settings are not known. Train it again.")
-    configuration = copy.deepcopy(record["configuration"])
-    for key in free:
-        *groups, name = key.split(".")
-        inner = configuration
-        for group in groups:
-            inner = inner[group]
-        inner.pop(name, None)
-    return {"cohort": record["cohort"], "store": record["store"], **configuration}
 
 
 def _text(value: object) -> str:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.preprocess import PreparedScan
+from cnr_iemn.errors import RunError
 from cnr_iemn.inference.backends import Engine, choose_engine, start_engine
 from cnr_iemn.inference.bundle import BUNDLE_TENSORS, load_network
 from cnr_iemn.stage1.data.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
@@ -15,9 +16,10 @@ from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import SliceOutputs, require_finite
 from cnr_iemn.stage1.training.hardware import Hardware
 from cnr_iemn.stage1.training.trainer import load_weights
-from cnr_iemn.stage2.ensemble import Ensemble, Member, checkpoint_path
+from cnr_iemn.stage2.ensemble import Ensemble, Member
 from cnr_iemn.stage2.feature_space import FeatureSpace
 from cnr_iemn.stage2.out_of_fold import with_scores
+from cnr_iemn.utils.atomic_io import sha256_of_file
 
 
 class InMemoryScan:
@@ -83,16 +85,21 @@ class EnsembleNetworks:
         if member.checkpoint == BUNDLE_TENSORS:
             load_network(network, study / member.checkpoint, member.name)
         else:
-            load_weights(network, checkpoint_path(study, member))
+            load_weights(network, _checkpoint_path(study, member))
         return network.to(memory_format=torch.channels_last)
 
     def predict_scan(self, prepared: PreparedScan) -> NDArray[np.float32]:
-        """Return the slices of a scan as stage 2 reads them, float32 [members, n_slices, channels]."""
+        """Return the slices of a scan as stage 2 reads them, float32 [``replicates``, n_slices, channels]."""
         return self.channels(self.outputs(prepared))
 
     def channels(self, outputs: Mapping[Member, SliceOutputs]) -> NDArray[np.float32]:
         """Return the members' outputs as ``predict_scan`` does."""
-        return np.stack([self._channels(member, outputs[member]) for member in self.ensemble.members])
+        return self.join({member: self._channels(member, outputs[member]) for member in self.ensemble.members})
+
+    def join(self, channels: Mapping[Member, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the members' channels, float32 [n_slices, channels], as ``predict_scan`` does: means over seeds."""
+        groups = [np.stack([channels[member] for member in group]) for group in self.ensemble.replicates]
+        return np.stack([group.mean(axis=0) for group in groups])
 
     def outputs(self, prepared: PreparedScan) -> dict[Member, SliceOutputs]:
         """Return each member's outputs of a scan's slices."""
@@ -138,3 +145,16 @@ class EnsembleNetworks:
         outputs = self._engines[member](batches)
         require_finite(outputs.classes, member.name)
         return outputs
+
+
+def _checkpoint_path(study: Path, member: Member) -> Path:
+    """Return a member's checkpoint. Raises RunError where it is missing or not the one the ensemble was made with."""
+    path = study / member.checkpoint
+    if not path.is_file():
+        raise RunError(f"The checkpoint {path} of {member.model} is missing. Copy it back, or train the run again.")
+    if sha256_of_file(path) != member.checkpoint_sha256:
+        raise RunError(
+            f"The checkpoint {path} is not the one this ensemble was made with (its SHA-256 differs): the run was "
+            "trained again, or the file is damaged. Run aggregate.py again."
+        )
+    return path

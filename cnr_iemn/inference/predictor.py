@@ -134,7 +134,7 @@ class Predictor:
         ensemble = self.ensemble
         outputs = self.networks.outputs(prepared)
         networks = self.networks.channels(outputs)
-        channels = by_fold(networks, [member.fold for member in ensemble.members])
+        channels = by_fold(networks, ensemble.folds)
         shap = contributions(self._method, {scan_id: channels})
         (probabilities,) = predict_sets(self._method, {scan_id: channels})
         sets = tuple(ensemble.axes.plain.read(channels))

@@ -18,8 +18,8 @@ from cnr_iemn.stage2.feature_space import PROJECTIONS, FeatureSpace, network_nam
 from cnr_iemn.stage2.methods.base import FittedMethod
 from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.out_of_fold import Axes
-from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
-from cnr_iemn.utils.checksums import require_listed
+from cnr_iemn.utils.atomic_io import write_text_atomic
+from cnr_iemn.utils.checksums import joint_sha256, require_listed
 from cnr_iemn.utils.json_io import parse_json, read_json
 from cnr_iemn.utils.shell_words import aggregate_command
 
@@ -32,7 +32,8 @@ class Member:
     """One network of an ensemble. ``checkpoint``: path within the study's folder, or the bundle's.
 
     ``checkpoint_sha256``: of the run's checkpoint, in a bundle too. ``fold``: the fold held out from its training.
-    ``attention``: it scores its slices. ``tta``: its test-time augmentation. ``read_json`` checks the types.
+    ``attention``: it scores its slices. ``tta``: its test-time augmentation. ``replicate``: its tag among the
+    networks of several seeds, whose outputs are averaged. ``read_json`` checks the types.
     """
 
     model: str
@@ -46,11 +47,13 @@ class Member:
     fold: int | None = None
     attention: bool = False
     tta: Annotated[str, Field(pattern="^(none|flip)$")] = "none"
+    replicate: str | None = None
 
     @property
     def name(self) -> str:
-        """The model, with the fold where there are folds: unique in the ensemble."""
-        return network_name(self.model, self.fold)
+        """The model, with the fold and the tag where there are several of them: unique in the ensemble."""
+        name = network_name(self.model, self.fold)
+        return name if self.replicate is None else f"{name}-{self.replicate}"
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,23 @@ class Ensemble:
         return self.files[self.method_file]
 
     @property
+    def replicates(self) -> tuple[tuple[Member, ...], ...]:
+        """The members in groups of one model and fold, in their order; stage 2 reads the mean of each group."""
+        groups: dict[tuple[str, int | None], list[Member]] = {}
+        for member in self.members:
+            groups.setdefault((member.model, member.fold), []).append(member)
+        return tuple(map(tuple, groups.values()))
+
+    @property
+    def folds(self) -> tuple[int | None, ...]:
+        """The fold of each group of ``replicates``."""
+        return tuple(group[0].fold for group in self.replicates)
+
+    @property
     def networks(self) -> tuple[NetworkId, ...]:
-        """The members' ids in the predictions of new scans, in their order."""
-        return tuple(NetworkId(member.model, member.fold, member.checkpoint_sha256) for member in self.members)
+        """The ids of the ``replicates`` in the predictions of new scans, in their order."""
+        groups = {group[0]: [member.checkpoint_sha256 for member in group] for group in self.replicates}
+        return tuple(NetworkId(first.model, first.fold, joint_sha256(group)) for first, group in groups.items())
 
 
 def write_ensemble(folder: Path, ensemble: Ensemble) -> None:
@@ -169,13 +186,14 @@ def parse_ensemble(path: Path, *, again: str) -> Ensemble:
     if absent:  # the defaults of today may not be its values
         raise RunError(f"{path} lacks {', '.join(absent)}: another version of the project wrote it. {again}")
     names = [member.name for member in ensemble.members]
-    sets: dict[int | None, list[str]] = {member.fold: [] for member in ensemble.members}
+    sets: dict[tuple[int | None, str | None], list[str]] = {}
     for member in ensemble.members:
-        sets[member.fold].append(member.model)
-    if len(set(names)) < len(names) or any(tuple(models) != ensemble.models for models in sets.values()):
+        sets.setdefault((member.fold, member.replicate), []).append(member.model)
+    whole = len(sets) == len({fold for fold, _ in sets}) * len({replicate for _, replicate in sets})
+    if not whole or len(set(names)) < len(names) or any(tuple(models) != ensemble.models for models in sets.values()):
         raise RunError(
-            f"{path} is damaged: its members are {', '.join(names)}, where each fold has each model once, in one "
-            f"order. {again}"
+            f"{path} is damaged: its members are {', '.join(names)}, where each fold has each model once, and each "
+            f"seed of it, in one order. {again}"
         )
     if ensemble.method not in METHODS:
         raise RunError(f"{path} has the stage-2 method {ensemble.method}, which this version does not have. {again}")
@@ -190,19 +208,6 @@ def _absent_keys(expected: Mapping[str, Any], values: Mapping[str, Any]) -> list
         if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
             absent += [f"{key}.{name}" for name in _absent_keys(value, values[key])]
     return absent
-
-
-def checkpoint_path(study: Path, member: Member) -> Path:
-    """Return a member's checkpoint. Raises RunError where it is missing or not the one the ensemble was made with."""
-    path = study / member.checkpoint
-    if not path.is_file():
-        raise RunError(f"The checkpoint {path} of {member.model} is missing. Copy it back, or train the run again.")
-    if sha256_of_file(path) != member.checkpoint_sha256:
-        raise RunError(
-            f"The checkpoint {path} is not the one this ensemble was made with (its SHA-256 differs): the run was "
-            "trained again, or the file is damaged. Run aggregate.py again."
-        )
-    return path
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from cnr_iemn.stage1.training.run_folder import RunFolder, finished_runs
 from cnr_iemn.stage1.training.run_record import stored_pixels
 from cnr_iemn.stage2.ensemble import Ensemble, Member
 from cnr_iemn.stage2.feature_space import fit_feature_space
+from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, Folds, StudyScans, scans_by_mode
 from cnr_iemn.stage2.run_settings import RunSettings
 from cnr_iemn.utils.atomic_io import sha256_of_file
@@ -27,12 +28,14 @@ from cnr_iemn.utils.atomic_io import sha256_of_file
 class EnsembleRuns:
     """Finished runs of one tag with their predictions, by model in ensemble order.
 
-    ``folds``: the runs that hold out one fold each, by that fold; None where the features are the paper's.
+    ``folds``: the runs that hold out one fold each, by that fold; None where the features are the paper's. ``parts``:
+    the runs of each seed, where the predictions are means over several (``seed_means``); ``runs`` are the first seed's.
     """
 
     runs: Mapping[str, RunFolder]
     predictions: Mapping[str, Predictions]
     folds: "Mapping[int, EnsembleRuns] | None" = None
+    parts: "tuple[EnsembleRuns, ...]" = ()
 
     @property
     def first_run(self) -> RunFolder:
@@ -68,6 +71,12 @@ class EnsembleRuns:
     def all_runs(self) -> tuple[RunFolder, ...]:
         """The runs of the tag, then those of the folds."""
         return (*self.runs.values(), *(run for fold in (self.folds or {}).values() for run in fold.runs.values()))
+
+    @property
+    def networks(self) -> "tuple[tuple[RunFolder, Predictions], ...]":
+        """Every single network's run and its own predictions, without those of folds: model by model, then by seed."""
+        parts = self.parts or (self,)
+        return tuple((part.runs[model], part.predictions[model]) for model in self.runs for part in parts)
 
     def check_store(self, store: SliceStore) -> None:
         """Check the pixels of the store.
@@ -149,8 +158,13 @@ def describe_ensemble(runs: EnsembleRuns, *, method: str = BOOSTER_METHOD) -> En
     ``method``: the primary stage-2 method, one of ``constants.method_names``.
 
     Raises:
-        RunError: A run is of an earlier version.
+        RunError: A run is of an earlier version, or the method reads features of networks of several seeds.
     """
+    if runs.parts and METHODS[method].deep:
+        raise RunError(
+            f"The primary method, {method}, learns from deep features, and those of several seeds have no mean. Give "
+            "one tag=, or another primary_method."
+        )
     first, settings = next(iter(runs.predictions.values())).metadata, RunSettings.read(runs.first_run)
     sets: dict[int | None, EnsembleRuns] = {None: runs}
     if runs.folds is not None:
@@ -158,9 +172,9 @@ def describe_ensemble(runs: EnsembleRuns, *, method: str = BOOSTER_METHOD) -> En
     return Ensemble(
         study=runs.first_run.study,
         members=tuple(
-            _member(run, networks.predictions[model], fold)
+            _member(run, predictions, fold, several=bool(networks.parts))
             for fold, networks in sets.items()
-            for model, run in networks.runs.items()
+            for run, predictions in networks.networks
         ),
         classes=first.classes,
         pixels=settings.pixels,
@@ -173,7 +187,8 @@ def describe_ensemble(runs: EnsembleRuns, *, method: str = BOOSTER_METHOD) -> En
     )
 
 
-def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Member:
+def _member(run: RunFolder, predictions: Predictions, fold: int | None, *, several: bool) -> Member:
+    """``several``: whether the ensemble has networks of other seeds of this model and fold."""
     metadata, settings = predictions.metadata, RunSettings.read(run)
     checkpoint = run.checkpoints / f"{metadata.checkpoint}.ckpt"
     return Member(
@@ -188,6 +203,7 @@ def _member(run: RunFolder, predictions: Predictions, fold: int | None) -> Membe
         fold=fold,
         attention=predictions.scores is not None,
         tta=settings.tta,
+        replicate=run.tag.removesuffix(f"-fold{fold}") if several else None,
     )
 
 

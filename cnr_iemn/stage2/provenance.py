@@ -64,9 +64,9 @@ def provenance(runs: EnsembleRuns, *, booster_seed: int) -> StudyProvenance:
         "store": first.store,
         "left_out": settings.excluded_scans,
         "runs": [
-            _run(run, networks.predictions[model])
+            _run(run, predictions)
             for networks in (runs, *(runs.folds or {}).values())
-            for model, run in networks.runs.items()
+            for run, predictions in networks.networks
         ],
     }
 

@@ -1,6 +1,7 @@
 """Files that belong together: ensemble.json, written last, names the others by their SHA-256."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from typing_extensions import TypedDict
@@ -31,6 +32,11 @@ class _List(TypedDict):
 def file_digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the files of an ensemble, by name, as far as they are there."""
     return {name: sha256_of_file(folder / name) for name in ENSEMBLE_FILES if (folder / name).is_file()}
+
+
+def joint_sha256(digests: Sequence[str]) -> str:
+    """Return the SHA-256 of one file as it is; of several, that of theirs one after the other."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def listed_files(folder: Path, *, again: str) -> dict[str, str]:

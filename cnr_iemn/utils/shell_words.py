@@ -85,13 +85,14 @@ def aggregate_command(study: str, ensemble: str, runs: Path | None = None) -> st
 
     Args:
         study: Its study.
-        ensemble: The name of its folder: all, a model's name, or names joined by +.
+        ensemble: The name of its folder: all, a model's name, or names joined by +; @ and several tags may follow.
         runs: The folder of studies, None for the default.
 
     Returns:
         A line for a POSIX shell.
     """
-    models = ensemble.split("+")
-    word = override("ensemble", models if len(models) > 1 else ensemble)
+    names, _, tags = ensemble.partition("@")
+    models = names.split("+")
+    word = override("ensemble", models if len(models) > 1 else names)
     name, *place = study_words(study, runs)
-    return command("aggregate", name, word, *place)
+    return command("aggregate", name, word, *([override("tag", tags.split("+"))] if tags else []), *place)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnr_iemn.config.validation import ensemble_models
+from cnr_iemn.config.ensemble_names import ensemble_models
 from cnr_iemn.constants import BACKBONES, PAPER_BACKBONES, BackboneInfo
 from cnr_iemn.evaluation.paper_reference import paper_comparisons
 from cnr_iemn.report.tables.results import _paper

@@ -11,8 +11,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from cnr_iemn.config import aggregate_schema, prediction_schema, schema
+from cnr_iemn.config.ensemble_names import ensemble_models, ensemble_name, run_tags
 from cnr_iemn.config.entry_point import configuration_folder
-from cnr_iemn.config.validation import check_settings, ensemble_models, ensemble_name
+from cnr_iemn.config.validation import check_settings
 from cnr_iemn.constants import BACKBONES, PAPER_BACKBONES, method_name, method_names
 from cnr_iemn.errors import ConfigurationError
 
@@ -216,7 +217,22 @@ def test_the_demo_has_its_own_augmentation() -> None:
 )
 def test_ensembles(ensemble: object, models: tuple[str, ...], name: str) -> None:
     assert ensemble_models(ensemble) == models
-    assert ensemble_name(ensemble) == name
+    assert ensemble_name(ensemble) == ensemble_name(ensemble, "seed1") == ensemble_name(ensemble, ["seed1"]) == name
+    assert ensemble_name(ensemble, ["seed0", "seed1"]) == f"{name}@seed0+seed1"
+    assert ensemble_name(f"{name}@seed0+seed1") == f"{name}@seed0+seed1"  # as predict.py is given it
+
+
+def test_tags() -> None:
+    assert run_tags(compose("aggregate", "study=s").tag) == ("seed0",)
+    assert run_tags(compose("aggregate", "study=s", "tag=[seed0,seed1]").tag) == ("seed0", "seed1")
+    for words, message in (
+        (["tag=[seed0,seed0]"], "names a run twice"),
+        (["tag=[]"], "names no run"),
+        (["tag=[a/b]"], "becomes a folder's name"),
+        (["tag=[seed0,seed1]", "seeds=[seed2]"], "Give one of the two"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            compose("aggregate", "study=s", *words)
 
 
 @pytest.mark.parametrize(("name", "words"), [("aggregate", []), ("predict", ["input=x"])])
