@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le
 
 from cnr_iemn.config.schema import LoggerSettings
-from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf
+from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf, setting_numbers
 from cnr_iemn.constants import BOOSTER, method_names
 
 _Count = Annotated[int, Ge(1)]
@@ -37,9 +37,10 @@ class AggregateSettings:
     ``answer_share``: of new scans that stage 2 is to be sure enough of, 0 to 1; the others are undecided.
     ``methods``: whether other ways from slices to patients are tried beside, ``method_repeats`` times within the
     training scans. ``primary_method``: of stage 2, booster or one of ``method_names``. ``threshold_class``:
-    whose ``threshold_sensitivity`` (0 to 1) on new scans is wanted; auto, null or a class. ``refits``: of
-    stage 2 on resampled training patients; 0 for none. ``seeds``: tags, ``splits``: studies that repeat this one with
-    other seeds. ``verbose``: the terminal shows every table. ``evaluate``: predictions of predict.py, a file or a list;
+    whose ``threshold_sensitivity`` (0 to 1) on new scans is wanted; auto, null or a class. ``prevalence``: of that
+    class among new scans, a share or a list of them. ``refits``: of stage 2 on resampled training patients; 0 for
+    none. ``seeds``: tags, ``splits``: studies that repeat this one with other seeds. ``verbose``: the terminal shows
+    every table. ``evaluate``: predictions of predict.py, a file or a list;
     ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
     ``compare_on``: the validation scans, or a set that both have scored. ``ablations``: of the networks' input.
     ``tag``: of the runs, or a list of tags, one for each seed, whose means are joined.
@@ -59,6 +60,7 @@ class AggregateSettings:
     primary_method: Annotated[str, OneOf((BOOSTER, *method_names()))] = BOOSTER
     threshold_class: str | None = "auto"
     threshold_sensitivity: _Share = 0.9
+    prevalence: Any = None
     evaluate: Any = field(default=None, metadata=PATH | TEXTS)
     labels: Any = field(default=None, metadata=PATH | TEXTS)
     compare: str | None = None
@@ -68,3 +70,8 @@ class AggregateSettings:
     tag: Any = field(default="seed0", metadata=TEXTS)
     runs: str = field(default="runs", metadata=PATH)
     booster: BoosterSettings = field(default_factory=BoosterSettings)
+
+    @property
+    def prevalences(self) -> tuple[float, ...]:
+        """The prevalences as numbers. Raises ConfigurationError."""
+        return setting_numbers("prevalence", self.prevalence)

@@ -86,6 +86,20 @@ def setting_paths(key: str, value: object) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def setting_numbers(key: str, value: object) -> tuple[float, ...]:
+    """Return the shares of a setting that is null, one number or a list of them, all above 0 and below 1.
+
+    Raises ConfigurationError.
+    """
+    numbers = () if value is None else value if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(number, int | float) and 0 < number < 1 for number in numbers):
+        raise ConfigurationError(
+            f"{key}={value} is no share of the scans. Give a number above 0 and below 1, or several: "
+            f"'{key}=[0.05,0.2]'."
+        )
+    return tuple(float(number) for number in numbers)
+
+
 def _check_value(key: str, value: Any, annotations: list[Any]) -> None:
     for annotation in annotations:
         if isinstance(annotation, OneOf) and value not in annotation.values:

@@ -205,6 +205,11 @@ def _check_aggregate(settings: AggregateSettings) -> None:
     _check_repeats("seeds", settings.seeds, "tag", tags[0])
     _check_repeats("splits", settings.splits, "study", settings.study)
     _check_scoring(settings)
+    if settings.prevalences and settings.threshold_class is None:
+        raise ConfigurationError(
+            "prevalence= is that of the class of threshold_class, which is null. Name the class, or leave prevalence "
+            "out."
+        )
 
 
 def _check_scoring(settings: AggregateSettings) -> None:

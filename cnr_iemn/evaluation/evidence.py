@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import BOOSTER, BOOSTER_METHOD, method_name
 from cnr_iemn.data.scan_features import ScanFeatures
+from cnr_iemn.evaluation.clinical.clinical_use import ClinicalUse, clinical_use
 from cnr_iemn.evaluation.method_comparison import MethodChoice, MethodMetrics, compare_methods
 from cnr_iemn.evaluation.near_duplicates import NearDuplicates, find_near_duplicates
 from cnr_iemn.evaluation.operating_point import AUTO, OperatingPoint, operating_point, threshold_class
@@ -27,6 +28,7 @@ from cnr_iemn.stage2.calibration import (
     calibration_scans,
     cross_validated_probabilities,
 )
+from cnr_iemn.stage2.calibration_metrics import with_temperature
 from cnr_iemn.stage2.methods.base import Method
 from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.out_of_fold import SliceSets, StudyScans
@@ -48,6 +50,7 @@ class EvidenceOptions:
         method_repeats: Cross-validations of each method on the training scans.
         primary_method: ``booster`` (the paper's) or one of ``constants.method_names``.
         threshold_class, threshold_sensitivity: Of the operating point.
+        prevalences: Of that class among new scans, for the counts to expect there.
         refits: Of stage 2 on resampled training patients; 0 for none.
         repeats: The study with other seeds or splits.
     """
@@ -59,6 +62,7 @@ class EvidenceOptions:
     primary_method: str = BOOSTER
     threshold_class: str | None = AUTO
     threshold_sensitivity: float = 0.9
+    prevalences: tuple[float, ...] = ()
     refits: int = 0
     repeats: Repeats = field(default_factory=Repeats)
 
@@ -180,10 +184,12 @@ def collect_evidence(study: Study, options: EvidenceOptions) -> tuple[Evidence, 
         seed=study.fit.seed,
     )
     methods, choice = timed("methods", _methods, study, options)
+    point = _operating_point(study, options)
     evidence: Evidence = {
         "permutation_test": permutation,
         "calibration": calibration,
-        "operating_point": _operating_point(study, options),
+        "operating_point": point,
+        "clinical_use": _clinical_use(study, options, calibration, point),
         "stability": stability,
         "methods": methods,
         "method_choice": choice,
@@ -226,6 +232,20 @@ def _operating_point(study: Study, options: EvidenceOptions) -> OperatingPoint |
         scans=study.calibration_scans,
         label=label,
         sensitivity=options.threshold_sensitivity,
+    )
+
+
+def _clinical_use(
+    study: Study, options: EvidenceOptions, calibration: CalibrationEvidence | None, point: OperatingPoint | None
+) -> ClinicalUse | None:
+    calibrated = None if calibration is None else with_temperature(study.probabilities, calibration["temperature"])
+    return clinical_use(
+        study.probabilities,
+        study.truth,
+        study.classes,
+        point,
+        calibrated=calibrated,
+        prevalences=options.prevalences,
     )
 
 

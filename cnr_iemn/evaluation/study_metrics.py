@@ -8,6 +8,7 @@ from typing import Literal, NotRequired
 import pandas as pd
 from typing_extensions import TypedDict
 
+from cnr_iemn.evaluation.clinical.clinical_use import ClinicalUse
 from cnr_iemn.evaluation.method_comparison import MethodChoice, MethodMetrics
 from cnr_iemn.evaluation.near_duplicates import NearDuplicates
 from cnr_iemn.evaluation.operating_point import OperatingPoint
@@ -122,6 +123,7 @@ class Evidence(TypedDict):
     permutation_test: PermutationTest | None
     calibration: CalibrationEvidence | None
     operating_point: OperatingPoint | None
+    clinical_use: ClinicalUse | None
     stability: Stability
     methods: dict[str, MethodMetrics] | None
     method_choice: MethodChoice | None

@@ -8,6 +8,7 @@ from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.forest import Forest, comparison_forest, method_forest
 from cnr_iemn.report.svg import Drawing
 from cnr_iemn.report.tables import Cells, ResultTable, make_table, with_interval
+from cnr_iemn.report.tables.clinical import ratio_text
 from cnr_iemn.report.tables.evidence import evidence_by_topic, interval_table
 from cnr_iemn.report.tables.results import confusion_table, ensemble_title, scans_text, slice_table
 from cnr_iemn.statistics.curves import ClassCurves
@@ -67,6 +68,12 @@ def _accuracy_sections(
             details=tables["probabilities"][1:],
         ),
         Section(
+            "clinical",
+            "Clinical use",
+            drawings=_figures(drawings, "decision"),
+            tables=tables["clinical"],
+        ),
+        Section(
             "shortcuts",
             "Shortcut audit",
             "An alarm means that a shortcut exists, not that the networks use it.",
@@ -120,12 +127,14 @@ def rate_table(metrics: StudyMetrics, curves: Sequence[ClassCurves]) -> ResultTa
         "specificity": lambda curve: with_interval(curve.rates.specificity),
         "positive predictive value": lambda curve: with_interval(curve.rates.ppv),
         "negative predictive value": lambda curve: with_interval(curve.rates.npv),
+        "LR+": lambda curve: ratio_text(curve.rates.ratios.positive),
+        "LR-": lambda curve: ratio_text(curve.rates.ratios.negative),
     }
     return make_table(
-        f"Operating point of each class, {ensemble_title(metrics)}, %; {scans_text(metrics)}",
+        f"Operating point of each class, {ensemble_title(metrics)}; rates in %; {scans_text(metrics)}",
         "class",
         ((curve.label, curve) for curve in curves),
         cells,
-        caption="The most probable class is the prediction. Wilson's 95% intervals. Predictive values hold at the "
-        "class frequencies of these scans.",
+        caption="The most probable class is the prediction. LR: likelihood ratio. Wilson's 95% intervals, Koopman's of "
+        "LR. Predictive values hold at the class frequencies of these scans.",
     )

@@ -72,7 +72,8 @@ def write_report(
     metrics = results.metrics
     held_out = results.patients[results.patients["split"] == VALIDATION]
     probabilities = held_out[probability_columns(metrics["classes"])].to_numpy(dtype=np.float64)
-    curves = class_curves(held_out["label"].tolist(), probabilities, metrics["classes"])
+    labels, owners = held_out["label"].tolist(), held_out["patient_id"].tolist()
+    curves = class_curves(labels, probabilities, metrics["classes"], owners, seed=provenance["booster_seed"])
     drawings = study_figures(metrics, curves, training)
     _write_figures(folder / "figures", drawings)
     method_file = METHODS[metrics["method"]].file

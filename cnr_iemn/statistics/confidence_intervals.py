@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from typing_extensions import TypedDict
 
 Floats = NDArray[np.float64]
@@ -47,6 +47,14 @@ def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Estimat
         return {"value": None, "low": None, "high": None}
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return {"value": successes / n, "low": float(interval.low), "high": float(interval.high)}
+
+
+def wilson_bounds(shares: Floats, n: int, *, confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
+    """Return the bounds of Wilson's score interval of shares among ``n``, which need not be whole counts."""
+    z = float(norm.ppf((1 + confidence) / 2))
+    middle = (shares + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(shares * (1 - shares) / n + z * z / (4 * n * n))
+    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
 def patient_bootstrap(

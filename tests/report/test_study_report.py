@@ -160,6 +160,9 @@ def test_the_report_has_every_table_and_figure(page: str, folder: Path) -> None:
         "against backbones and baselines (Table 2 of the paper)",
         "(Figure 4 of the paper)",
         "Operating point of each class",
+        "Decision for COVID-19 at a probability of",
+        "Of 1000 scans, the decision for COVID-19",
+        "Precision of the sample size",
         "Confidence intervals, ",
         "Permutation test of stage 2",
         "Calibration, 18",
@@ -170,7 +173,7 @@ def test_the_report_has_every_table_and_figure(page: str, folder: Path) -> None:
         "Networks",
     ):
         assert title in text
-    shown = {"confusion", "roc", "precision-recall", "contributions", "reliability", "risk", "training"}
+    shown = {"confusion", "roc", "precision-recall", "decision", "contributions", "reliability", "risk", "training"}
     assert {path.stem for path in (folder / "figures").iterdir()} == shown | {"accuracy", "methods"}
     assert page.count('<figure class="drawing') == len(shown)  # the page prints the two others as forest plots
     assert page.count('class="forest"') == 2
@@ -279,7 +282,7 @@ def test_names_are_text_and_never_html(tmp_path: Path) -> None:
 
 def test_missing_analyses_have_no_section_and_the_card_says_so(tmp_path: Path) -> None:
     found = study()
-    metrics = {**found.metrics, "calibration": None, "operating_point": None}
+    metrics = {**found.metrics, "calibration": None, "operating_point": None, "clinical_use": None}
     assert metrics["permutation_test"] is metrics["audit"] is metrics["methods"] is None
     write_report(tmp_path, replace(found, metrics=metrics), store_of(SCANS), ORIGIN, study="x")
     page, card = ((tmp_path / name).read_text() for name in ("report.html", "model_card.md"))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.figures.attribution import contribution_figure
 from cnr_iemn.report.figures.calibration import reliability_figure, risk_figure
+from cnr_iemn.report.figures.decision import decision_figure
 from cnr_iemn.report.figures.discrimination import precision_recall_figure, roc_figure
 from cnr_iemn.report.figures.results import accuracy_figure, confusion_figure, method_figure
 from cnr_iemn.report.figures.training import training_figure
@@ -28,6 +29,8 @@ def study_figures(
         drawings.append(contribution_figure(metrics))
     if curves:
         drawings += [roc_figure(metrics, curves), precision_recall_figure(metrics, curves)]
+    if metrics["clinical_use"] is not None:
+        drawings.append(decision_figure(metrics, metrics["clinical_use"]))
     if metrics["calibration"] is not None:
         drawings += [reliability_figure(metrics), risk_figure(metrics)]
     if metrics["methods"] is not None:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.svg import PALETTE, Drawing, draw, ink, single
 from cnr_iemn.report.tables.results import ensemble_title, scans_text
+from cnr_iemn.statistics.curve_bands import Band
 from cnr_iemn.statistics.curves import ClassCurves
 
 _STYLES = ("-", "--", "-.", ":")
@@ -20,6 +21,7 @@ def roc_figure(metrics: StudyMetrics, curves: Sequence[ClassCurves]) -> Drawing:
     def lines(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=ink(), linewidth=0.8, linestyle=":")
         for curve, colour, dash in _styles(metrics, curves):
+            _fill(axes, curve.roc_band, colour)
             label = f"{curve.label}, AUC {curve.auc:.3f}"
             rates = curve.false_positive_rate, curve.true_positive_rate
             axes.plot(*rates, label=label, linewidth=2, color=colour, linestyle=dash)
@@ -39,7 +41,7 @@ def roc_figure(metrics: StudyMetrics, curves: Sequence[ClassCurves]) -> Drawing:
     )
     title = (
         f"ROC curves of {ensemble_title(metrics)}, each class against the others; dot: the most probable class is the "
-        f"prediction; {scans_text(metrics)}"
+        f"prediction{_band_note(curves)}; {scans_text(metrics)}"
     )
     return draw("roc", title, f"ROC curves. {text}.", _square(lines), height=_HEIGHT)
 
@@ -49,6 +51,7 @@ def precision_recall_figure(metrics: StudyMetrics, curves: Sequence[ClassCurves]
 
     def lines(axes: Axes) -> None:
         for curve, colour, dash in _styles(metrics, curves):
+            _fill(axes, curve.precision_recall_band, colour)
             axes.axhline(curve.prevalence, color=colour, linewidth=0.8, linestyle=":")
             label = f"{curve.label}, AP {curve.average_precision:.3f}"
             rates = curve.recall, curve.precision
@@ -63,7 +66,7 @@ def precision_recall_figure(metrics: StudyMetrics, curves: Sequence[ClassCurves]
     )
     title = (
         f"Precision-recall curves of {ensemble_title(metrics)}, each class against the others; thin lines: chance, the "
-        f"share of the class; {scans_text(metrics)}"
+        f"share of the class{_band_note(curves)}; {scans_text(metrics)}"
     )
     return draw("precision-recall", title, f"Precision-recall curves. {text}.", _square(lines), height=_HEIGHT)
 
@@ -74,6 +77,15 @@ def _styles(metrics: StudyMetrics, curves: Sequence[ClassCurves]) -> list[tuple[
     return [
         (curve, PALETTE[k % len(PALETTE)], _STYLES[k % len(_STYLES)]) for k, curve in zip(places, curves, strict=True)
     ]
+
+
+def _band_note(curves: Sequence[ClassCurves]) -> str:
+    return "; bands: pointwise 95% intervals" if any(curve.roc_band is not None for curve in curves) else ""
+
+
+def _fill(axes: Axes, band: Band | None, colour: str) -> None:
+    if band is not None:
+        axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _dot(axes: Axes, x: float, y: float, colour: str) -> None:

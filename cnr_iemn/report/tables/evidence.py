@@ -20,6 +20,7 @@ from cnr_iemn.report.tables import (
     signed,
     training_scans,
 )
+from cnr_iemn.report.tables.clinical import clinical_tables
 from cnr_iemn.report.tables.methods import (
     ablation_table,
     association_table,
@@ -42,7 +43,9 @@ from cnr_iemn.stage2.out_of_fold import FULL_DATA, OUT_OF_FOLD, PAPER
 from cnr_iemn.statistics.confidence_intervals import RESAMPLES, Estimate, MetricName
 from cnr_iemn.statistics.paired_tests import Comparison
 
-Topic = Literal["confidence", "comparisons", "variants", "paper", "probabilities", "shortcuts", "duplicates", "methods"]
+Topic = Literal[
+    "confidence", "comparisons", "variants", "paper", "probabilities", "clinical", "shortcuts", "duplicates", "methods"
+]
 METRIC_TITLES: dict[MetricName, str] = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -84,6 +87,7 @@ def evidence_by_topic(metrics: StudyMetrics) -> dict[Topic, tuple[ResultTable, .
         "variants": (variant_table(metrics),) if len(metrics["variants"]) > 1 else (),
         "paper": (paper_result_table(), paper_comparison_table()) if has_paper_reference(metrics) else (),
         "probabilities": tuple(probabilities),
+        "clinical": clinical_tables(metrics),
         "shortcuts": tuple(shortcuts),
         "duplicates": () if metrics["near_duplicates"] is None else (near_duplicate_table(metrics),),
         "methods": () if metrics["methods"] is None else (method_table(metrics),),
