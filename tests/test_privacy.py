@@ -24,7 +24,7 @@ from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.errors import ScanError
 from cnr_iemn.read_options import ReadOptions
 from tests.ct.hazard import Change, put
-from tests.pipeline import MODELS, SMALL, TINY, entry_point
+from tests.pipeline import MODELS, QUICK, SMALL, TINY, entry_point
 from tests.planted import BOUNDED, OTHERWISE, PLANTED, SOUGHT, STEM, found_in, leaks, plant_folder, save
 
 pytestmark = pytest.mark.slow
@@ -203,14 +203,19 @@ def test_prepare_and_train_tell_nothing(
     labels = [f"s{k},{index},b" for k in (1, 3) for index in range(20)]
     (tmp_path / "labels.csv").write_text("\n".join(["scan_id,slice_index,class", *labels]) + "\n")
     tables = [f"data.csv={manifest}", f"data.slices={tmp_path / 'labels.csv'}"]
-    cohort = [*_without_phantoms(), *tables, f"ingest.cache={tmp_path / 'cache'}"]
+    cohort = [*_without_phantoms(), *tables, f"ingest.cache={tmp_path / 'cache'}", "ingest.demographics=true"]
     assert entry_point("prepare")([word for word in cohort if word.startswith(("data", "ingest"))]) == 1
     excluded = ",".join(f"s{k}" for k in range(len(good), len(rows)))
     words = [*cohort, f"data.exclude=[{excluded}]", f"runs={tmp_path / 'runs'}", "study=planted"]
     words += [*SMALL, "balancing.copies={a: 0, b: 0}", "trainer.precision=32"]
     assert entry_point("train")([*words, "logger=wandb", "logger.offline=true", "logger.worst_slices=2"]) == 0
+    study = [f"runs={tmp_path / 'runs'}", "study=planted", "ensemble=test_resnet", *QUICK]
+    assert entry_point("aggregate")(study) == 0
     captured = "".join(capfd.readouterr())
     assert len(list((tmp_path / "cache").rglob("scan.json"))) == 4
+    headers = [json.loads(path.read_text())["header"] for path in (tmp_path / "cache").rglob("demographics.json")]
+    assert [header["age"] for header in headers].count("10-19") == 3  # of what is planted, 973 weeks; NIfTI has none
+    assert {header["sex"] for header in headers} == {None}
     assert list((tmp_path / "runs").rglob("*.wandb"))
     assert not leaks(tmp_path)
     assert not found_in(captured.encode())

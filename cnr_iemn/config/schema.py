@@ -84,6 +84,7 @@ class IngestSettings(ReadOptions):
     """How a scan becomes pixels of the store. ``size``: side in pixels; ``window``: HU at grey 0 and 255.
 
     ``crop``: none, or lungs for the square around the scan's lungs. ``workers``: processes, 0 for none but this one.
+    ``demographics``: whether headers are read for sex, age band and scanner (``data.demographics``).
     """
 
     size: Annotated[int, Ge(32)] = 336
@@ -91,6 +92,7 @@ class IngestSettings(ReadOptions):
     window: list[float] = field(default_factory=lambda: list(INPUT_WINDOW))
     cache: str = field(default="cache", metadata=PATH)
     workers: _Number | None = None
+    demographics: bool = False
 
 
 @dataclass

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.io.image_stack import ImageStack
+from cnr_iemn.data.demographics.groups import NOTHING_DECLARED, DeclaredGroups
 from cnr_iemn.data.names import file_key, id_fault
 from cnr_iemn.errors import CohortError
 from cnr_iemn.schemas import NO_CLASS
@@ -26,7 +27,7 @@ class ScanRecord:
     ``scan_id``: the name of its folder or its id in a manifest, unique in the cohort. ``label``: its class, NO_CLASS
     where it is unknown. ``slice_labelled``: its slices have labels, a reader's or ``weak`` ones. ``infected``: bool,
     one value for each slice, head first, padded with False; None where all slices are Normal. ``images``: the slices
-    where they are image files. ``weak``: each slice with lung has the scan's class.
+    where they are image files. ``weak``: each slice with lung has the scan's class. ``declared``: of patient and site.
     """
 
     scan_id: str
@@ -37,6 +38,7 @@ class ScanRecord:
     infected: NDArray[np.bool_] | None = None
     images: ImageStack | None = None
     weak: bool = False
+    declared: DeclaredGroups = NOTHING_DECLARED
 
     @property
     def one_image(self) -> bool:

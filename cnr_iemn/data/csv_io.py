@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cnr_iemn.errors import CohortError
@@ -57,7 +58,7 @@ def read_rows(path: Path, required: set[str], optional: set[str] | None) -> list
     Args:
         path: The file.
         required: Columns that it must have.
-        optional: Columns that it may have; None allows any.
+        optional: Columns that it may have, or patterns of them such as group_*; None allows any.
 
     Returns:
         The line on which each row ends, and its values by column.
@@ -116,7 +117,7 @@ def _names(header: str, delimiter: str) -> set[str]:
 def _check_columns(path: Path, columns: list[str], required: set[str], optional: set[str] | None) -> None:
     names = {name for name in columns if name}
     missing = required - names
-    unknown = set() if optional is None else names - required - optional
+    unknown = set() if optional is None else {name for name in names - required if not _matches(name, optional)}
     duplicates = sorted(name for name, count in Counter(columns).items() if name and count > 1)
     if missing or unknown or duplicates:
         allowed = ", ".join(sorted(required | (optional or set())))
@@ -128,6 +129,10 @@ def _check_columns(path: Path, columns: list[str], required: set[str], optional:
             + (f"given twice {', '.join(duplicates)}; " if duplicates else "")
             + f"known are {allowed}."
         )
+
+
+def _matches(name: str, patterns: set[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check_length(path: Path, line: int, values: list[str], columns: list[str]) -> None:

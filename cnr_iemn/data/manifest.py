@@ -2,9 +2,9 @@
 
 Columns of the manifest: scan_id, path, class (may be empty with ``data.empty_class=predict``); optional: split
 (training or validation), patient_id, values (windowed or hu), offset, spacing_mm (slice step, row and column, as
-2.5 0.7 0.7). A path, relative to the CSV, is a DICOM folder, a zip, a NIfTI file, a folder of images, an image, or
-several images separated by ;, head first. Columns of the slice labels: scan_id, slice_index (from 0, head first),
-class.
+2.5 0.7 0.7), sex, age, site, and any that begins with group_. A path, relative to the CSV, is a DICOM folder, a zip, a
+NIfTI file, a folder of images, an image, or several images separated by ;, head first. Columns of the slice labels:
+scan_id, slice_index (from 0, head first), class.
 """
 
 import math
@@ -23,13 +23,14 @@ from cnr_iemn.ct.io.slice_files import MAX_SLICES
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.covid_ct_md import refuse_unknown
 from cnr_iemn.data.csv_io import Problems, problem_lines, read_rows
+from cnr_iemn.data.demographics.manifest_columns import COLUMNS, declared_groups
 from cnr_iemn.data.manifest_classes import read_classes, spelling_hint
 from cnr_iemn.data.names import check_classes, id_fault
 from cnr_iemn.errors import CohortError
 from cnr_iemn.schemas import NO_CLASS, NO_SIDE, TRAINING, VALIDATION
 
 _COLUMNS = {"scan_id", "path", "class"}
-_OPTIONAL = {"split", "patient_id", "values", "offset", "spacing_mm"}
+_OPTIONAL = {"split", "patient_id", "values", "offset", "spacing_mm", *COLUMNS}
 _SLICE_COLUMNS = {"scan_id", "slice_index", "class"}
 
 
@@ -130,10 +131,11 @@ def _record(line: int, row: dict[str, str], folder: Path, problems: Problems) ->
     if fault:
         problems.add(line, fault)
     stack = _stack(line, row, folder, problems)
+    declared = declared_groups(line, row, problems)
     path = folder / row["path"].split(";")[0].strip()
     if len(problems.lines) > n_problems:
         return None
-    return ScanRecord(scan_id, row.get("patient_id") or scan_id, path, row["class"], images=stack)
+    return ScanRecord(scan_id, row.get("patient_id") or scan_id, path, row["class"], images=stack, declared=declared)
 
 
 def _stack(line: int, row: dict[str, str], folder: Path, problems: Problems) -> ImageStack | None:

@@ -26,7 +26,7 @@ _RUNTIME_ONLY = {
     "runs": None,
     "logger": None,
     "trainer": ("gpus", "nodes", "cpu_processes", "workers", "keep_last"),
-    "ingest": ("cache", "workers"),
+    "ingest": ("cache", "workers", "demographics"),
 }
 """Settings that do not change what is learned: the same run may be started with other values of them."""
 _LATER = {"model": (ModelSettings, ("tta",))}

@@ -25,6 +25,7 @@ from cnr_iemn.constants import PAPER_COHORT, PAPER_TRAINING_SLICES
 from cnr_iemn.data.build_store import prepare_store
 from cnr_iemn.data.cohort import FROM_PATIENT, UNLABELLED, Cohort, ScanRecord
 from cnr_iemn.data.covid_ct_md import read_covid_ct_md
+from cnr_iemn.data.demographics.store_files import store_demographics
 from cnr_iemn.data.manifest import read_manifest
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import CohortError
@@ -99,7 +100,12 @@ def open_store(
     settings = pixel_settings(ingest, lungs)
     workers = usable_cores() if ingest.workers is None else ingest.workers
     progress = partial(show_progress, verb="Preparing", unit="scans")
-    return prepare_store(cohort, settings, cache=Path(ingest.cache), workers=workers, verify=verify, progress=progress)
+    store, failures = prepare_store(
+        cohort, settings, cache=Path(ingest.cache), workers=workers, verify=verify, progress=progress
+    )
+    headers = partial(show_progress, verb="Reading headers of", unit="scans")
+    store_demographics(cohort, store, headers=ingest.demographics, workers=workers, progress=headers)
+    return store, failures
 
 
 def run_scans(cohort: Cohort, store: SliceStore, roles: Roles) -> RunScans:
