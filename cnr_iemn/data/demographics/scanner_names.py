@@ -73,9 +73,9 @@ def model_family(manufacturer: str, model: str) -> str | None:
 
 
 def kernel_class(kernel: str) -> KernelClass | None:
-    """Return how sharp a convolution kernel is, None for an empty text.
+    """Return the sharpness of a convolution kernel, None for an empty text.
 
-    The numbers of Siemens grow with sharpness: below 41 smooth, from 60 on sharp. Kernels of Canon (FC3x, FC5x, FC8x
+    The numbers of Siemens grow with it: below 41 smooth, from 60 on sharp. Kernels of Canon (FC3x, FC5x, FC8x
     sharp), GE and Philips are classed by their names; ``unlisted``: no name that is known. The limits are a convention.
     """
     plain = kernel.strip()

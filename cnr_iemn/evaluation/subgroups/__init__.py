@@ -1,0 +1,1 @@
+"""Who the scans are of, and for whom the predictions are right."""

@@ -1,0 +1,156 @@
+"""Subgroups against statsmodels and scikit-learn, a planted difference, clean cohorts, and what may be told."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import chi2_contingency
+from sklearn.metrics import accuracy_score, recall_score
+from statsmodels.stats.contingency_tables import StratifiedTable
+from statsmodels.stats.power import NormalIndPower
+from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
+from statsmodels.stats.weightstats import DescrStatsW
+
+from benchmarks.subgroups import simulated_cohort
+from cnr_iemn.evaluation.subgroups.disclosure import hidden_cells
+from cnr_iemn.evaluation.subgroups.interaction import association_test, detectable_difference
+from cnr_iemn.evaluation.subgroups.performance import subgroup_performance
+from cnr_iemn.statistics.confidence_intervals import Estimate
+
+CLASSES = ("Normal", "CAP", "COVID-19")
+
+
+def values(estimate: Estimate) -> tuple[float | None, ...]:
+    return estimate["value"], estimate["low"], estimate["high"]
+
+
+def test_figures_are_those_of_statsmodels_and_scikit_learn() -> None:
+    patients, groups = simulated_cohort(3, lower_by=0.3)
+    held_out = patients[patients["split"] == "validation"]
+    found = subgroup_performance(patients, groups, CLASSES, temperature=None)["sex"]["groups"]
+    assert set(found) == {"female", "male"}
+    for level, group in found.items():
+        scans = held_out[groups.loc[held_out.index, "sex"] == level]
+        correct = (scans["label"] == scans["predicted"]).to_numpy()
+        accuracy = accuracy_score(scans["label"], scans["predicted"])
+        interval = proportion_confint(correct.sum(), len(scans), method="wilson")
+        assert group["n"] == len(scans)
+        assert values(group["accuracy"]) == pytest.approx((accuracy, *interval))
+        recalls = recall_score(scans["label"], scans["predicted"], labels=CLASSES, average=None)
+        for label, recall in zip(CLASSES, recalls, strict=True):
+            n = int((scans["label"] == label).sum())
+            assert group["n_by_class"][label] in (n, None)
+            if n >= 10 and group["n_by_class"][label] is not None:
+                interval = proportion_confint(round(recall * n), n, method="wilson")
+                assert values(group["sensitivity"][label]) == pytest.approx((recall, *interval))
+            else:
+                assert values(group["sensitivity"][label]) == (None, None, None)
+        statistics = DescrStatsW(scans[[f"p_{label}" for label in CLASSES]].to_numpy().max(axis=1) - correct)
+        expected = (statistics.mean, *statistics.tconfint_mean(0.05))
+        assert values(group["overconfidence"]) == pytest.approx(expected)
+
+
+def test_a_temperature_moves_the_confidence_alone() -> None:
+    patients, groups = simulated_cohort(3)
+    before, after = (
+        subgroup_performance(patients, groups, CLASSES, temperature=t)["sex"]["groups"]["male"] for t in (None, 3.0)
+    )
+    assert before["accuracy"] == after["accuracy"]
+    assert before["overconfidence"]["value"] > after["overconfidence"]["value"]
+
+
+def test_the_statistic_is_that_of_cochran_mantel_and_haenszel() -> None:
+    """Of two groups statsmodels has it; of several in one stratum it is Pearson's but for (n - 1) / n."""
+    rng = np.random.default_rng(0)
+    correct, classes = rng.random(2000) < 0.7, rng.integers(3, size=2000)
+    names = [str(k) for k in range(2000)]
+    two = rng.integers(2, size=2000)
+    tables = [
+        np.array([[((two == g) & (correct == c) & (classes == k)).sum() for c in (True, False)] for g in (0, 1)])
+        for k in range(3)
+    ]
+    expected = StratifiedTable(tables).test_null_odds(correction=False)
+    statistic, p = association_test(correct, two, classes, names)
+    assert statistic == pytest.approx(expected.statistic)
+    assert p == pytest.approx(expected.pvalue, abs=0.02)
+    several = rng.integers(4, size=2000)
+    table = [[((several == g) & (correct == c)).sum() for c in (True, False)] for g in range(4)]
+    pearson = chi2_contingency(table, correction=False)
+    statistic, p = association_test(correct, several, np.zeros(2000, np.int64), names)
+    assert statistic == pytest.approx(pearson.statistic * 1999 / 2000)
+    assert p == pytest.approx(pearson.pvalue, abs=0.02)
+
+
+def test_the_scans_of_a_patient_are_exchanged_together() -> None:
+    """Forty patients with five scans each, all right or all wrong: by scan the difference would seem certain."""
+    rng = np.random.default_rng(1)
+    patient = np.repeat(np.arange(40), 5)
+    correct, group = (rng.random(40) < 0.7)[patient], (np.arange(40) % 2)[patient]
+    by_patient = association_test(correct, group, np.zeros(200, np.int64), patient.astype(str).tolist())[1]
+    alone = association_test(correct[::5], group[::5], np.zeros(40, np.int64), patient[::5].astype(str).tolist())[1]
+    assert by_patient == pytest.approx(alone, abs=0.02)
+    assert association_test(correct, group, np.zeros(200, np.int64), [str(k) for k in range(200)])[1] < by_patient / 2
+
+
+def test_what_can_be_found_is_as_statsmodels_says() -> None:
+    for first, second, accuracy, variables in ((49, 49, 0.9, 1), (70, 28, 0.85, 6)):
+        difference = detectable_difference([first, second], accuracy, variables=variables)
+        assert difference is not None
+        effect = proportion_effectsize(accuracy, accuracy - difference)
+        power = NormalIndPower().power(effect, first, 0.05 / variables, second / first)
+        assert power == pytest.approx(0.8, abs=0.002)
+    assert detectable_difference([10, 10], 0.5, variables=10) is None
+
+
+def test_a_planted_difference_is_found_and_clean_cohorts_raise_no_alarm() -> None:
+    """The short form of benchmarks/subgroups.py, which has the figures."""
+    planted = [_alarms(seed, lower_by=0.45) for seed in range(20)]
+    assert sum("sex" in alarms for alarms in planted) >= 18
+    assert sum(bool(_alarms(seed)) for seed in range(40)) <= 2
+
+
+def _alarms(seed: int, *, lower_by: float = 0.0) -> set[str]:
+    patients, groups = simulated_cohort(seed, lower_by=lower_by)
+    variables = subgroup_performance(patients, groups, CLASSES, temperature=None)
+    tests = {name: variable["interaction"] for name, variable in variables.items()}
+    assert all(test is not None for test in tests.values())
+    return {name for name, test in tests.items() if test is not None and test["p_holm"] <= 0.05}
+
+
+def test_small_groups_are_counted_and_not_rated() -> None:
+    patients, groups = simulated_cohort(0)
+    held_out = patients.index[patients["split"] == "validation"]
+    groups["ward"] = "a"
+    groups.loc[held_out[:9], "ward"] = "b"
+    ward = subgroup_performance(patients, groups, CLASSES, temperature=None)["ward"]
+    assert (ward["groups"]["b"]["n"], values(ward["groups"]["b"]["accuracy"])) == (9, (None, None, None))
+    assert ward["interaction"] is None
+    groups.loc[held_out[9], "ward"] = "b"
+    ward = subgroup_performance(patients, groups, CLASSES, temperature=None)["ward"]
+    assert ward["groups"]["b"]["accuracy"]["value"] is not None
+    assert ward["interaction"] is not None
+    groups.loc[held_out[:6], "ward"] = "a"  # four are left: they are not told apart
+    assert "ward" not in subgroup_performance(patients, groups, CLASSES, temperature=None)
+
+
+def test_no_hidden_cell_follows_from_sums() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(60):
+        counts = rng.poisson(rng.uniform(1, 20, size=(rng.integers(2, 6), 3)))
+        hidden = hidden_cells(counts)
+        assert hidden[(counts > 0) & (counts < 5)].all()
+        if not hidden.any():
+            continue
+        cells = np.argwhere(hidden)
+        sums = np.zeros((sum(counts.shape), len(cells)))
+        for k, (row, column) in enumerate(cells):
+            sums[row, k] = sums[counts.shape[0] + column, k] = 1
+        _, singular, directions = np.linalg.svd(sums)
+        free = directions[(singular > 1e-9).sum() :]
+        assert (np.abs(free).max(axis=0) > 1e-9).all()  # each hidden cell can be another number with the same sums
+    assert not hidden_cells(np.array([[5, 8], [0, 40]])).any()
+
+
+def test_without_groups_there_is_nothing() -> None:
+    patients, groups = simulated_cohort(0)
+    assert subgroup_performance(patients, groups[[]], CLASSES, temperature=None) == {}
+    assert subgroup_performance(patients, pd.DataFrame(index=patients.index), CLASSES, temperature=None) == {}
