@@ -89,6 +89,9 @@ class Planted(nn.Module):
         super().__init__()
         self.reads = reads
 
+    def views(self, images: Tensor) -> list[Tensor]:
+        return [images]
+
     def deep_features(self, images: Tensor) -> Tensor:
         return images.float()
 
