@@ -56,6 +56,9 @@ PAPER_BACKBONES = ("resnext50", "densenet161", "inception_v3", "wide_resnet50")
 ENGINES = ("auto", "torch", "openvino")
 """What predict.py can have the networks run by (``inference.backends``)."""
 
+TIMM_SOURCES = ("hf-hub:", "local-dir:")
+"""What timm's names of models elsewhere begin with: on the Hugging Face Hub, in a folder."""
+
 PAPER_COHORT = "covid_ct_md"
 """``data.name`` of the cohort that the paper's figures are of."""
 PAPER_TRAINING_SLICES = (10_294, 2_482, 742)

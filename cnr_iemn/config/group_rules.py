@@ -11,7 +11,7 @@ from cnr_iemn.config.schema import (
     TrainerSettings,
 )
 from cnr_iemn.config.schema_fields import check_folder_name
-from cnr_iemn.constants import BACKBONES
+from cnr_iemn.constants import BACKBONES, TIMM_SOURCES
 from cnr_iemn.errors import ConfigurationError
 
 
@@ -46,9 +46,19 @@ def check_ingest(ingest: IngestSettings) -> None:
 def check_model(model: ModelSettings) -> None:
     """Check the backbone's name, package and input side. Raises ConfigurationError."""
     if model.library == "timm":
+        if model.name.startswith(TIMM_SOURCES):
+            raise ConfigurationError(
+                f"model.name={model.name} would name the run's folder, and predict.py could not build the network "
+                f"without it. Give the architecture as model.name and model.weights={model.name}."
+            )
         check_folder_name("model.name", model.name)
         require_package("timm", f"model.library=timm (model.name={model.name})", "or use a backbone of the paper")
         return
+    if model.weights.startswith(TIMM_SOURCES):
+        raise ConfigurationError(
+            f"model.weights={model.weights} is for networks of timm, and {model.name} is torchvision's. Give "
+            "model=timm, or a file."
+        )
     if model.drop_path > 0:
         raise ConfigurationError(
             f"model.drop_path={model.drop_path} is for networks of timm, and {model.name} is torchvision's. Give "

@@ -114,11 +114,13 @@ def portable_ensemble(ensemble: Ensemble) -> Ensemble:
 
 def portable_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return provenance.json without commands, paths and ids, which describe the machine and the cohort's scans."""
-    runs = [
-        {**_without_command(run), "weights": run["weights"] if run["weights"] in ("imagenet", "none") else "a file"}
-        for run in provenance["runs"]
-    ]
+    runs = [{**_without_command(run), "weights": _public_weights(run["weights"])} for run in provenance["runs"]]
     return {**_without_command(provenance), "left_out": len(provenance["left_out"]), "runs": runs}
+
+
+def _public_weights(weights: str) -> str:
+    """Return the name of start weights that anybody can look up; of others, that they are a file."""
+    return weights if weights in ("imagenet", "none") or weights.startswith("hf-hub:") else "a file"
 
 
 def _without_command(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class EnsembleNetworks:
             weights="none",
             library=member.library,
             attention=member.attention,
+            image_size=member.image_size,
             tta=member.tta,
         )
         if member.checkpoint == BUNDLE_TENSORS:

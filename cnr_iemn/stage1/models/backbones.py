@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from cnr_iemn.constants import BACKBONES
+from cnr_iemn.constants import BACKBONES, TIMM_SOURCES
 from cnr_iemn.errors import ConfigurationError, WeightsError
 from cnr_iemn.stage1.models.tensor_files import UnusableFileError, read_tensors, require_fit, require_tensors
-from cnr_iemn.stage1.models.timm_models import NO_STATISTICS, NormalisedTrunk, create_timm_model
+from cnr_iemn.stage1.models.timm_models import NO_STATISTICS, NormalisedTrunk, TimmModel, create_timm_model
 from cnr_iemn.utils.atomic_io import sha256_of_file
 
 _BUILDERS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
@@ -55,7 +55,14 @@ class Backbone:
     fixed_size: int | None = None
 
 
-def build_backbone(name: str, *, weights: str | Path, library: str = "torchvision", drop_path: float = 0.0) -> Backbone:
+def build_backbone(
+    name: str,
+    *,
+    weights: str | Path,
+    library: str = "torchvision",
+    drop_path: float = 0.0,
+    image_size: int | None = None,
+) -> Backbone:
     """Build a backbone (section 2.1.2).
 
     Inception neither rescales its input (its published weights would have it do so, wrong for values of 0..1) nor keeps
@@ -64,9 +71,11 @@ def build_backbone(name: str, *, weights: str | Path, library: str = "torchvisio
     Args:
         name: One of the paper's four, or any of timm's names.
         weights: ``imagenet`` (downloaded once into torch.hub's or Hugging Face's cache), ``none`` (random, from torch's
-            generator) or the path of a file of tensors under the library's published names, with or without classifier.
+            generator) or the path of a file of tensors under the library's published names, with or without classifier;
+            of timm's networks also a source of ``create_timm_model``.
         library: torchvision or timm.
         drop_path: Of timm's networks: chance that training skips the last block; it falls to 0 at the first.
+        image_size: Side of the images, pixels, for which a network of timm that takes one size is built.
 
     Returns:
         The network without its classifier.
@@ -76,11 +85,10 @@ def build_backbone(name: str, *, weights: str | Path, library: str = "torchvisio
         WeightsError: The weights cannot be loaded or do not fit.
     """
     if library == "timm":
-        model = create_timm_model(name, pretrained=weights == "imagenet", drop_path=drop_path)
-        if weights not in ("imagenet", "none"):
-            where = "timm.create_model(..., pretrained=True) downloads them"
-            prefixes = tuple(f"{module}." for module in model.classifier)
-            _load(model.trunk, _read(Path(weights), where), source=f"The weights {weights}", classifier=prefixes)
+        if str(weights) in ("imagenet", "none") or str(weights).startswith(TIMM_SOURCES):
+            model = create_timm_model(name, weights=str(weights), image_size=image_size, drop_path=drop_path)
+        else:
+            model = _timm_from_file(name, Path(weights), image_size=image_size, drop_path=drop_path)
         normalised = NormalisedTrunk(model.trunk, *(model.statistics if weights != "none" else NO_STATISTICS))
         return Backbone(normalised, model.features, min_size=32, fixed_size=model.fixed_size)
     if name not in BACKBONES:
@@ -92,6 +100,18 @@ def build_backbone(name: str, *, weights: str | Path, library: str = "torchvisio
         where = f"Torchvision's weights of {name} are at {BACKBONES[name].weights_url}"
         _load(trunk, _read(Path(weights), where), source=f"The weights {weights}")
     return Backbone(trunk, BACKBONES[name].features, min_size=BACKBONES[name].minimum_size)
+
+
+def _timm_from_file(name: str, path: Path, *, image_size: int | None, drop_path: float) -> TimmModel:
+    """Return a model of timm with the weights of a file, which are of its own size."""
+    model = create_timm_model(name, weights="none", drop_path=drop_path)
+    prefixes = tuple(f"{module}." for module in model.classifier)
+    state = _read(path, "timm.create_model(..., pretrained=True) downloads them")
+    _load(model.trunk, state, source=f"The weights {path}", classifier=prefixes)
+    if model.fixed_size is None or image_size in (None, model.fixed_size):
+        return model
+    whole = model.trunk.state_dict()
+    return create_timm_model(name, weights="none", image_size=image_size, drop_path=drop_path, state=whole)
 
 
 def feature_maps(name: str) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ class SliceNetwork(nn.Module):
         library: Of the backbone.
         attention: Give slices a score as well, by which ``bags.bag_logits`` weighs them.
         drop_path: See ``build_backbone``; changes training alone.
+        image_size: See ``build_backbone``.
         tta: Test-time augmentation: ``none``, or ``flip`` to predict the mean over a slice and its mirror image.
 
     Raises:
@@ -98,6 +99,7 @@ class SliceNetwork(nn.Module):
         library: str = "torchvision",
         attention: bool = False,
         drop_path: float = 0.0,
+        image_size: int | None = None,
         tta: str = "none",
     ) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class SliceNetwork(nn.Module):
             raise ConfigurationError(
                 f"model.position={position} is not known: choose one of {', '.join(_FIRST_POSITION_COLUMN)}."
             )
-        encoder = build_backbone(backbone, weights=weights, library=library, drop_path=drop_path)
+        encoder = build_backbone(backbone, weights=weights, library=library, drop_path=drop_path, image_size=image_size)
         self.backbone = backbone
         self.tta = tta
         self.trunk = encoder.trunk

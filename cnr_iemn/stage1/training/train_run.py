@@ -118,6 +118,7 @@ class TrainRun:
             library=model.library,
             attention=self.settings.task == BAGS,
             drop_path=model.drop_path,
+            image_size=model.image_size,
             tta=model.tta,
         )
         network.check_size(model.image_size)
