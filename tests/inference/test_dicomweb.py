@@ -1,14 +1,20 @@
 """Series from a DICOMweb server: a small one on this machine with real QIDO and WADO answers, and its faults."""
 
+import contextlib
 import io
 import json
 import re
+import shutil
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -115,6 +121,55 @@ def test_all_ct_series_of_a_study_are_scans(server: Server, tmp_path: Path, monk
             np.testing.assert_array_equal(read_scan(path).hu, read_scan(write(tmp_path / name, slices)).hu)
     assert not source.exists()
     assert any("Modality=CT" in path for path in server.asked)
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[str]:
+    """The address of a running Orthanc with its DICOMweb plugin, both of Debian."""
+    program, plugin = shutil.which("Orthanc"), Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+    if program is None or not plugin.exists():
+        pytest.skip("Orthanc is not installed (Debian's orthanc and orthanc-dicomweb)")
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    settings = {
+        "StorageDirectory": str(tmp_path / "db"),
+        "IndexDirectory": str(tmp_path / "db"),
+        "Plugins": [str(plugin)],
+    }
+    settings |= {
+        "HttpPort": ports[0],
+        "DicomPort": ports[1],
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+    }
+    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
+    address = f"127.0.0.1:{ports[0]}"
+    with subprocess.Popen([program, tmp_path / "orthanc.json"], stderr=subprocess.DEVNULL) as running:
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), urlopen(f"http://{address}/system"):
+                    break
+                time.sleep(0.1)
+            yield address
+        finally:
+            running.terminate()
+
+
+def test_an_orthanc_gives_back_what_it_was_sent(orthanc: str, tmp_path: Path) -> None:
+    for k in (5, 4):
+        slices = make_slices(k, series=f"1.{k}")
+        for ds in slices:
+            ds.PatientID, ds.SeriesNumber = "1", k
+            with urlopen(Request(f"http://{orthanc}/instances", data=encoded(ds), method="POST")) as answer:
+                assert answer.status == 200
+        write(tmp_path / "sent" / f"{k}", slices)
+    with local_input(f"dicomweb+http://{orthanc}/dicom-web?StudyInstanceUID={STUDY}") as source:
+        for (_, path), k in zip(find_new_scans(source, anonymous=False), (4, 5), strict=True):
+            assert isinstance(path, Path)
+            np.testing.assert_array_equal(read_scan(path).hu, read_scan(tmp_path / "sent" / f"{k}").hu)
 
 
 def test_one_series(server: Server) -> None:
