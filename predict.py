@@ -67,10 +67,12 @@ def predict(settings: PredictSettings, predictor: "Predictor", source: Path, rep
     from cnr_iemn.inference.input_checks import find_new_scans, output_folder
     from cnr_iemn.inference.prediction_writer import PredictionWriter
 
-    ensemble, given = predictor.loaded, Path(settings.input)
+    ensemble = predictor.loaded
     with reporter.stage("find"):
         scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
-    folder = output_folder(settings.output, ensemble.predictions, given, anonymous=settings.anonymise_ids)
+    folder = output_folder(
+        settings.output, ensemble.predictions, Path(settings.input), anonymous=settings.anonymise_ids
+    )
     reporter.describe(predictor, folder, n_scans=len(scans))
     outputs = scan_outputs(settings, ensemble, folder)
     with (

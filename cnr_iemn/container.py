@@ -122,14 +122,14 @@ def setting_words(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator
     Raises:
         ConfigurationError: A key is none of predict.py's, one that the container sets, or has a value of another kind.
     """
-    known = {key for key, group in setting_keys(PredictSettings) if not group and key not in PLACES}
+    keys = {key for key, group in setting_keys(PredictSettings) if not group and key not in PLACES}
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and not prefix:
             yield from setting_words(value, f"{key}.")
-        elif key not in known:
+        elif key not in keys:
             raise ConfigurationError(
-                f"The settings have {key!r}, which is no key that a container takes: {', '.join(sorted(known))}."
+                f"The settings have {key!r}, which is no key that a container takes: {', '.join(sorted(keys))}."
             )
         elif isinstance(value, str):
             yield override(key, value)
@@ -185,9 +185,9 @@ def copy_objects(source: Path, output: Path) -> None:
 
     for path in sorted(source.glob("*/*.dcm")):
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
-        part = output / f"{header.SeriesInstanceUID}#{header.SOPInstanceUID}.part"
-        shutil.copyfile(path, part)
-        part.rename(part.with_suffix(".dcm"))
+        temporary = output / f"{header.SeriesInstanceUID}#{header.SOPInstanceUID}.part"
+        shutil.copyfile(path, temporary)
+        temporary.rename(temporary.with_suffix(".dcm"))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Server:
     lost: int = 0
     cut: int = 0
     redirect: str = ""
+    answers: object = None
     address: str = ""
     asked: list[str] = field(default_factory=list)
 
@@ -69,6 +70,8 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
             elif server.token and self.headers["Authorization"] != f"Bearer {server.token}":
                 self.send_error(401)
+            elif server.answers is not None:
+                self.answer("application/dicom+json", json.dumps(server.answers).encode())
             elif url.path == f"/dicom-web/studies/{STUDY}/series":
                 rows = [{"0020000E": {"vr": "UI", "Value": [name]}} for name in server.series]
                 for number, row in enumerate(rows):
@@ -187,6 +190,9 @@ def test_one_series(server: Server) -> None:
         ({"token": "another"}, "answers 401"),
         ({"redirect": "http://127.0.0.1:1/elsewhere"}, r"answers 302|TooManyRedirects"),
         ({"series": {}}, "has no CT series of this study"),
+        ({"answers": ["1.4"]}, "gives no DICOM"),
+        ({"answers": [{"0020000E": {"Value": "1"}, "00200011": {"Value": ["x"]}}]}, "gives no DICOM"),
+        ({"answers": [{"0020000E": None}]}, "gives no DICOM"),
     ],
 )
 def test_what_a_server_does_wrong_ends_with_nothing_taken(

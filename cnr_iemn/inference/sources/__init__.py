@@ -1,1 +1,1 @@
-"""Scans and bundles from elsewhere as files on this disk: lists, zips, DICOMDIR, DICOMweb, the Hugging Face Hub."""
+"""Scans and bundles of other places as files on this disk: lists, zips, a DICOMDIR, DICOMweb, the Hugging Face Hub."""

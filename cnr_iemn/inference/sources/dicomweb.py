@@ -33,32 +33,32 @@ class Query:
     series: str
 
 
-def is_remote(given: str) -> bool:
+def is_remote(address: str) -> bool:
     """Tell whether an input is a DICOMweb address."""
-    return given.startswith(PREFIX)
+    return address.startswith(PREFIX)
 
 
-def parse_query(given: str) -> Query:
+def parse_query(address: str) -> Query:
     """Return what an address asks for.
 
     Args:
-        given: ``dicomweb+https://HOST/PATH?StudyInstanceUID=...``, to which ``&SeriesInstanceUID=...`` may be added.
+        address: ``dicomweb+https://HOST/PATH?StudyInstanceUID=...``, to which ``&SeriesInstanceUID=...`` may be added.
 
     Raises:
         ConfigurationError: It is no such address, is not encrypted, or holds a password.
     """
     try:
-        address = urlsplit(given.removeprefix(PREFIX))
-        host = address.netloc.rpartition("@")[2]
-        values = parse_qs(address.query, strict_parsing=True)
+        url = urlsplit(address.removeprefix(PREFIX))
+        host = url.netloc.rpartition("@")[2]
+        values = parse_qs(url.query, strict_parsing=True)
     except ValueError as error:
         raise ConfigurationError(f"input is no DICOMweb address ({error}). Give {_EXAMPLE}") from error
-    if address.scheme != "https" and not (address.scheme == "http" and address.hostname in _LOOPBACK):
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
         raise ConfigurationError(
-            f"input={PREFIX}{address.scheme}://... would carry patients' images unencrypted. Give {_EXAMPLE}; http is "
+            f"input={PREFIX}{url.scheme}://... would carry patients' images unencrypted. Give {_EXAMPLE}; http is "
             "for this machine alone."
         )
-    if address.username is not None or not address.hostname:
+    if url.username is not None or not url.hostname:
         raise ConfigurationError(
             f"input must name a host, and no user or password: other programs see the command. Give {_EXAMPLE} and "
             f"the password in ~/.netrc, or a token in {TOKEN}."
@@ -67,24 +67,24 @@ def parse_query(given: str) -> Query:
         raise ConfigurationError(
             f"input must name one StudyInstanceUID, and may name one SeriesInstanceUID: {_EXAMPLE}"
         )
-    service = urlunsplit(SplitResult(address.scheme, address.netloc, address.path.rstrip("/"), "", ""))
+    service = urlunsplit(SplitResult(url.scheme, url.netloc, url.path.rstrip("/"), "", ""))
     return Query(service, host, values[_KEYS[0]][0], values.get(_KEYS[1], [""])[0])
 
 
-def receive_series(given: str, folder: Path) -> None:
+def receive_series(address: str, folder: Path) -> None:
     """Write a folder for each CT series of a DICOMweb address: series-1 and so on, in order of the series' numbers.
 
     A limited process talks to the server, whose answers are checked against its own list of instances.
 
     Args:
-        given: The address.
+        address: The address.
         folder: Where the folders are made.
 
     Raises:
         ConfigurationError: The address cannot be used.
         CohortError: The server cannot be reached, refuses, or gives other instances than it lists.
     """
-    query = parse_query(given)
+    query = parse_query(address)
     ((_, answer),) = run_limited(_receive, [(query, folder)], workers=1, seconds=SECONDS)
     if isinstance(answer, ScanError):
         raise CohortError(f"The answer of the DICOMweb server {query.host} was not taken: {answer}")
@@ -119,27 +119,27 @@ def _receive(job: tuple[Query, Path]) -> None:
 
 def _list_series(client: Any, query: Query) -> list[str]:
     """Return the UIDs of the study's CT series, in order of their numbers."""
-    found: dict[str, int] = {}
+    uids: dict[str, int] = {}
     while True:
-        page = client.search_for_series(query.study, offset=len(found), search_filters={"Modality": "CT"})
+        page = client.search_for_series(query.study, offset=len(uids), search_filters={"Modality": "CT"})
         new = {_first(entry, _SERIES_INSTANCE): int(_first(entry, _SERIES_NUMBER) or 0) for entry in page}
-        if new.keys() <= found.keys():
+        if new.keys() <= uids.keys() or len(uids) > MAX_FILES:
             break
-        found |= new
-    if not found:
+        uids |= new
+    if not uids:
         raise CohortError(f"The DICOMweb server {query.host} has no CT series of this study. Check its UID.")
-    return sorted(found, key=lambda uid: (found[uid], uid))
+    return sorted(uids, key=lambda uid: (uids[uid], uid))
 
 
 def _list_instances(client: Any, query: Query, series: str) -> set[str]:
     """Return the UIDs of a series' instances, page by page; a server that knows no pages gives all of them again."""
-    found: set[str] = set()
+    uids: set[str] = set()
     while True:
-        page = client.search_for_instances(query.study, series, offset=len(found))
+        page = client.search_for_instances(query.study, series, offset=len(uids))
         new = {_first(entry, _SOP_INSTANCE) for entry in page}
-        if new <= found:
-            return found
-        found |= new
+        if new <= uids or len(uids) > MAX_FILES:
+            return uids
+        uids |= new
 
 
 def _first(entry: dict[str, dict[str, Any]], tag: str) -> str:
@@ -162,7 +162,7 @@ def _receive_one(client: Any, query: Query, series: str, folder: Path) -> None:
                 f"The DICOMweb server {query.host} gives a series of more than {MAX_FILES:,} files or {MAX_BYTES:,} "
                 "bytes, or the disk is full. Name the series of one scan (SeriesInstanceUID), or free space."
             )
-        received.add(str(instance.SOPInstanceUID))
+        received.add(str(instance.get("SOPInstanceUID", "")))
     if received != listed:
         raise CohortError(
             f"The DICOMweb server {query.host} lists {len(listed):,} instances of a series and gave "

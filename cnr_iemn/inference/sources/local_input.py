@@ -12,11 +12,11 @@ from cnr_iemn.utils.sandbox import scratch_folder
 
 
 @contextmanager
-def local_input(given: str, *, anonymous: bool = False) -> Iterator[Path]:
+def local_input(source: str, *, anonymous: bool = False) -> Iterator[Path]:
     """Give the place of an input's scans on this disk: the input itself, or a temporary folder made of it.
 
     Args:
-        given: The input: a path or a DICOMweb address.
+        source: The input: a path or a DICOMweb address.
         anonymous: Whether messages must not name it.
 
     Yields:
@@ -26,12 +26,12 @@ def local_input(given: str, *, anonymous: bool = False) -> Iterator[Path]:
         CohortError: A DICOMDIR is damaged or incomplete, or a server does not give what it lists.
         ConfigurationError: The address is no DICOMweb address, or no temporary folder can be made.
     """
-    if is_remote(given):
+    if is_remote(source):
         with scratch_folder() as folder:
-            receive_series(given, folder)
+            receive_series(source, folder)
             yield folder
         return
-    path = Path(given)
+    path = Path(source)
     if is_dicomdir(path):
         with scratch_folder() as folder:
             link_series(path, folder, label="the DICOMDIR" if anonymous else None)
