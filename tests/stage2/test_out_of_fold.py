@@ -94,10 +94,9 @@ def test_the_primary_mode_stands_beside_the_papers_and_the_third() -> None:
     told = [(each["calibration"]["learnt_on"], each["calibration"]["optimistic"]) for each in (metrics, alone)]
     n = sum(scan.split == TRAINING for scan in SCANS.values())
     assert told == [(n, False), (n, True)]
-    assert len(evidence_tables(metrics)) == 7
     (table,) = [each for each in evidence_tables(metrics) if each.title == "Stage-2 variants, %"]
     assert "selected on this set" in str(table.rows)
-    assert len(evidence_tables(alone)) == 6
+    assert table.title not in {each.title for each in evidence_tables(alone)}
     tested = assemble_results(
         whole, make_summaries(SCANS), cohort="three", options=EvidenceOptions(permutations=3)
     ).metrics
