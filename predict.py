@@ -8,12 +8,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnr_iemn.config.deferral import deferral
 from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.prediction_schema import PredictSettings
 from cnr_iemn.read_options import ReadOptions
 
 if TYPE_CHECKING:
+    from cnr_iemn.inference.answers import AnswerFolder
+    from cnr_iemn.inference.input_checks import Source
     from cnr_iemn.inference.prediction_writer import ScanOutput
     from cnr_iemn.inference.predictor import Predictor
     from cnr_iemn.inference.run_report import RunReporter
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 @entry_point("predict", PredictSettings)
 def main(settings: PredictSettings) -> float:
-    """Predict every scan below the input. Returns the share of scans with a prediction."""
+    """Predict every scan below the input that has no answer yet. Returns the share of scans with a prediction."""
     from cnr_iemn.inference.run_report import RunReporter
     from cnr_iemn.inference.sources.local_input import local_input
 
@@ -60,12 +63,14 @@ def load_predictor(settings: PredictSettings) -> "Predictor":
 
 
 def predict(settings: PredictSettings, predictor: "Predictor", source: Path, reporter: "RunReporter") -> float:
-    """Predict the scans of a folder or file. Returns the share of scans with a prediction.
+    """Predict the scans of a folder or file that have no answer yet. Returns the share of scans with a prediction.
 
     ``reporter``: takes note of the stages and results.
     """
+    from cnr_iemn.inference.answers import AnswerFolder, request_digest
     from cnr_iemn.inference.input_checks import find_new_scans, output_folder
-    from cnr_iemn.inference.prediction_writer import PredictionWriter
+    from cnr_iemn.inference.prediction_files import join_answers
+    from cnr_iemn.inference.prediction_summary import print_summary, raise_if_incomplete
 
     ensemble = predictor.loaded
     with reporter.stage("find"):
@@ -74,16 +79,46 @@ def predict(settings: PredictSettings, predictor: "Predictor", source: Path, rep
         settings.output, ensemble.predictions, Path(settings.input), anonymous=settings.anonymise_ids
     )
     reporter.describe(predictor, folder, n_scans=len(scans))
-    outputs = scan_outputs(settings, ensemble, folder)
-    with (
-        PredictionWriter(folder, ensemble, engine=predictor.engine, n_scans=len(scans), outputs=outputs) as writer,
-        closing(predictor.predict(scans)) as results,
-    ):
-        for result in reporter.watch(results):
-            writer.add(result)
-    writer.print_summary()
-    writer.raise_if_incomplete()
-    return writer.share_predicted
+    answers = AnswerFolder(
+        folder,
+        request_digest(ensemble, settings.request),
+        engine=None if settings.engine == "auto" else predictor.engine,
+        names=not settings.anonymise_ids,
+    )
+    with answers.lock():
+        answer_scans(settings, predictor, answers, scans, reporter)
+        summary = join_answers(answers, [scan_id for scan_id, _ in scans], ensemble)
+    reporter.conclude(summary)
+    print_summary(summary, answers, ensemble, dicom=settings.dicom)
+    raise_if_incomplete(summary, answers)
+    return summary.share
+
+
+def answer_scans(
+    settings: PredictSettings,
+    predictor: "Predictor",
+    answers: "AnswerFolder",
+    scans: "list[tuple[str, Source]]",
+    reporter: "RunReporter",
+) -> None:
+    """Answer the scans that have no answer yet, or are to be predicted again; a signal ends this after a scan."""
+    from cnr_iemn.inference.prediction_writer import PredictionWriter
+
+    pending = answers.pending(scans, redo=settings.redo)
+    if not pending:
+        return
+    reader = predictor.prepare(answers.jobs(pending), workers=settings.ingest.workers or predictor.reader_processes)
+    outputs = scan_outputs(settings, predictor.loaded, answers.output)
+    writer = PredictionWriter(answers, predictor, n_scans=len(scans), n_pending=len(pending), outputs=outputs)
+    with closing(reader), writer, deferral() as signals:
+        _ = predictor.networks  # loaded while the first scans are read
+        for index, prepared in reporter.timed("predict", reader):
+            with signals.section():
+                with reporter.stage("predict"):
+                    result = predictor.result(*pending[index], prepared)
+                with reporter.stage("write"):
+                    writer.add(result)
+                reporter.add(result)
 
 
 def scan_outputs(settings: PredictSettings, ensemble: "LoadedEnsemble", folder: Path) -> "list[ScanOutput]":

@@ -26,7 +26,9 @@ from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.window import window_to_uint8
 from cnr_iemn.data.slice_store import PixelSettings
+from cnr_iemn.inference.answers import AnswerFolder
 from cnr_iemn.inference.networks import InMemoryScan
+from cnr_iemn.inference.prediction_files import join_answers
 from cnr_iemn.inference.prediction_writer import PredictionWriter
 from cnr_iemn.inference.predictor import Predictor
 from cnr_iemn.report.scan_report import ScanPages
@@ -96,7 +98,7 @@ def measure(engine: str, runs: Path, scans: list[tuple[str, Path]]) -> Timing:
                 source = ((inputs[index][0], scan) for index, scan in reader if isinstance(scan, PreparedScan))
             networks.recheck_counts.clear()
             start_time = time.perf_counter()
-            end_times = predict_all(predictor, source, Path(name))
+            end_times = predict_all(predictor, source, Path(name), n_scans=len(scans))
             n_rechecks = sum(networks.recheck_counts)
         first, *rest = prepared.values()
         first_networks = network_seconds(networks, first)
@@ -117,18 +119,21 @@ def measure(engine: str, runs: Path, scans: list[tuple[str, Path]]) -> Timing:
     )
 
 
-def predict_all(predictor: Predictor, scans: PreparedScans, folder: Path) -> list[float]:
+def predict_all(predictor: Predictor, scans: PreparedScans, folder: Path, *, n_scans: int) -> list[float]:
     """Predict the scans and write the files without pages.
 
     Returns:
         The time when each scan was predicted; the last one is the time when all files were written.
     """
-    times = []
+    times, scan_ids = [], []
     predictor.explanations = False
-    with PredictionWriter(folder, predictor.loaded, engine=predictor.engine, n_scans=len(scans)) as writer:
+    answers = AnswerFolder(folder, "")
+    with PredictionWriter(answers, predictor, n_scans=n_scans, n_pending=n_scans) as writer:
         for scan_id, prepared in scans:
             writer.add(predictor.predict_scan(scan_id, folder, prepared))
             times.append(time.perf_counter())
+            scan_ids.append(scan_id)
+    join_answers(answers, scan_ids, predictor.loaded)
     return [*times[:-1], time.perf_counter()]
 
 

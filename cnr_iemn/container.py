@@ -20,7 +20,7 @@ from cnr_iemn.config.schema_fields import setting_keys
 from cnr_iemn.errors import CnrIemnError, ConfigurationError
 from cnr_iemn.utils.console import print_error
 from cnr_iemn.utils.json_io import parse_json, read_json
-from cnr_iemn.utils.sandbox import scratch_folder
+from cnr_iemn.utils.scratch import scratch_folder
 from cnr_iemn.utils.shell_words import override
 
 INPUT, OUTPUT, BUNDLE = Path("/input"), Path("/output"), "/bundle"

@@ -70,17 +70,21 @@ def test_predict_answers_and_aggregate_scores_alike(study: Path, tiny_study: Pat
     assert external[probability_columns(classes)].tolist() == list(scan["probabilities"].values())
 
 
-def test_features_of_scans_that_are_no_longer_predicted_are_removed(
+def test_features_of_scans_that_are_no_longer_predicted_are_removed_and_no_others(
     study: Path, tiny_study: Path, tmp_path: Path
 ) -> None:
-    stale = tmp_path / "features" / "old.safetensors"
-    stale.parent.mkdir()
-    stale.write_bytes(b"")
+    foreign = tmp_path / "features" / "another.safetensors"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"of another program")
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
     words = [f"runs={study}", "study=tiny", f"ensemble=[{','.join(MODELS)}]", f"output={tmp_path}", "gpus=0"]
-    source = [f"input={cohort.parent / 'COVID-19 subjects' / SCAN}", "engine=torch", "pages=false", "features=true"]
-    assert entry_point("predict")([*words, *source]) == 0
-    assert [path.name for path in stale.parent.iterdir()] == [f"{SCAN}.safetensors"]
+    for scan, names in ((SCAN, {SCAN}), ("P004", {"P004"})):
+        source = [f"input={cohort.parent / 'COVID-19 subjects' / scan}", "engine=torch", "pages=false", "features=true"]
+        assert entry_point("predict")([*words, *source]) == 0
+        assert {path.stem for path in foreign.parent.iterdir()} == {"another", *names}
+    assert entry_point("predict")([*words, *source, "features=false"]) == 0
+    assert foreign.read_bytes() == b"of another program"
+    assert list(foreign.parent.iterdir()) == [foreign]
 
 
 def test_damaged_or_missing_features_are_refused(

@@ -128,4 +128,4 @@ def test_inputs_of_one_name_keep_their_answers(study: Path, tmp_path: Path, caps
         assert f"{name} holds the predictions for another input of this name" in capsys.readouterr().err
         assert answers(output) == first
         assert predict(study, second, "pages=false", *words, f"output={tmp_path / name}") == 0
-        assert [path.name for path in output.iterdir() if path.name.startswith(".")] == []
+        assert [path.name for path in output.iterdir() if path.name.startswith(".")] == [".answers"]

@@ -1,6 +1,6 @@
 """The settings of ``predict.py`` and ``export.py``, as ``schema`` has those of the others."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
@@ -12,6 +12,13 @@ from cnr_iemn.read_options import ReadOptions
 
 
 @dataclass
+class PredictIngest(ReadOptions):
+    """What a scan is refused for, and ``workers``: processes that read, null for as many as suit the networks."""
+
+    workers: Annotated[int, Ge(1)] | None = None
+
+
+@dataclass
 class PredictSettings:
     """``predict.py``: new scans and a trained study. ``output``: a folder, by default beside the study's runs.
 
@@ -19,8 +26,9 @@ class PredictSettings:
     ``ensemble``. ``pages``: whether each scan gets its own page there. ``features``: whether each gets a file of
     its slices' deep features. ``dicom``: whether each gets DICOM files in its patient's study, which ``identify``
     must allow, since they carry its identifiers; ``segmentation``: the lung mask among them. ``anonymise_ids``:
-    whether scans are called scan-0001 and so on, and messages name no folder or file of the input. ``engine``: what
-    runs the networks, one of ``constants.ENGINES``. ``report``: a JSON file on the command itself.
+    whether scans are called scan-0001 and so on, and messages name no folder or file of the input. ``redo``: which of
+    the scans that the output folder has an answer for are predicted again: changed ones, refused ones too, or all.
+    ``engine``: what runs the networks, one of ``constants.ENGINES``. ``report``: a JSON file on the command itself.
     """
 
     input: str = field(default=MISSING, metadata=PATH)
@@ -35,11 +43,18 @@ class PredictSettings:
     identify: bool = False
     segmentation: bool = False
     anonymise_ids: bool = False
-    ingest: ReadOptions = field(default_factory=ReadOptions)
+    redo: Annotated[str, OneOf(("changed", "refused", "all"))] = "changed"
+    ingest: PredictIngest = field(default_factory=PredictIngest)
     gpus: Annotated[int, Ge(0), Le(1)] | None = None
     engine: Annotated[str, OneOf(ENGINES)] = "auto"
     batch_size: Annotated[int, Ge(1)] = 16
     report: str | None = field(default=None, metadata=PATH)
+
+    @property
+    def request(self) -> dict[str, object]:
+        """What an answer depends on: the settings of what is read and written, not those of the machine."""
+        keys = ("pages", "features", "dicom", "segmentation", "anonymise_ids")
+        return {"ingest": asdict(ReadOptions.of(self.ingest)), **{key: getattr(self, key) for key in keys}}
 
 
 @dataclass

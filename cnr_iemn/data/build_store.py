@@ -127,7 +127,7 @@ def prepare_one(job: _Job) -> ScanError | None:
     An internal error refuses the scan, as in predict.py, and the other scans go on.
     """
     root, scan, settings = job
-    before = _source_signature(scan.source)
+    before = source_signature(scan.source)
     try:
         prepared = prepare_scan(scan.source, **vars(settings))
     except ScanError as error:
@@ -136,7 +136,7 @@ def prepare_one(job: _Job) -> ScanError | None:
         raise
     except Exception as error:  # noqa: BLE001 - see above
         return fault(scan.scan_id, error)
-    if _source_signature(scan.source) != before:
+    if source_signature(scan.source) != before:
         return ScanError(
             RefusalCode.FILES_CHANGED,
             f"{scan.scan_id}: its files changed while they were read. Run again when they are all there.",
@@ -204,26 +204,28 @@ def _is_current(store: SliceStore, scan: ScanRecord) -> bool:
         )
     except StoreError:  # not there, or cut by a power failure
         return False
-    return source.files == _source_signature(scan.source)
+    return source.files == source_signature(scan.source)
 
 
-def _source_signature(source: Path | ImageStack) -> str:
+def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
     """Return a hash over name, size and modification time of a scan's files, without reading them.
 
-    For images it covers the manifest's pixel values, offset and spacing, too.
+    For images it covers the manifest's pixel values, offset and spacing, too. ``names``: without them, nobody can tell
+    from the hash how files and folders are called.
     """
     if isinstance(source, ImageStack):
         reading: tuple[object, ...] = (source.values, source.offset, source.spacing_mm)
-        entries = [(str(path), *_size_and_time(path)) for path in source.files]  # in their order
+        entries = [(str(path) if names else "", *_size_and_time(path)) for path in source.files]  # in their order
         return hashlib.sha256(json.dumps([reading, entries]).encode()).hexdigest()
+    place = str(source.resolve()) if names else ""
     if source.is_file():
-        return hashlib.sha256(json.dumps([str(source.resolve()), *_size_and_time(source)]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([place, *_size_and_time(source)]).encode()).hexdigest()
     entries = sorted(
-        (str(path.relative_to(source)), *_size_and_time(path))
+        (str(path.relative_to(source)) if names else "", *_size_and_time(path))
         for _, files, _ in folders_with_files(source, lambda *_: None)  # reading refuses such a folder
         for path in files
     )
-    return hashlib.sha256(json.dumps([str(source.resolve()), entries]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([place, entries]).encode()).hexdigest()
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

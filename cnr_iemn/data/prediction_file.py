@@ -4,7 +4,7 @@ A file holds a study's own scans, predicted by one network (``PredictionMetadata
 network of an ensemble (``NewScansMetadata``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from cnr_iemn.data.parquet import read_parquet, write_parquet
+from cnr_iemn.data.parquet import read_parquet, write_parquet_stream
 from cnr_iemn.data.prediction_checks import FIXED_COLUMNS, region_names, table_problem
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import (
@@ -87,10 +87,21 @@ def write_table(
     Raises:
         RunError: ``read_table`` would refuse the file.
     """
-    _check_table(table, metadata, path)
-    arrow = pa.Table.from_pandas(table, schema=_schema(metadata, list(table.columns)), preserve_index=False)
+    write_tables(path, [table], metadata, notice=notice)
+
+
+def write_tables(
+    path: Path, tables: Iterable[pd.DataFrame], metadata: PredictionMetadata | NewScansMetadata, *, notice: str | None
+) -> None:
+    """Write tables, each of whole scans, as ``write_table`` writes one of all; a million rows are in memory."""
     head = {} if notice is None else {"notice": notice}
-    write_parquet(path, arrow, {**head, **asdict(metadata)})
+    arrows = (_arrow_table(table, metadata, path) for table in tables)
+    write_parquet_stream(path, arrows, {**head, **asdict(metadata)})
+
+
+def _arrow_table(table: pd.DataFrame, metadata: PredictionMetadata | NewScansMetadata, path: Path) -> pa.Table:
+    _check_table(table, metadata, path)
+    return pa.Table.from_pandas(table, schema=_schema(metadata, list(table.columns)), preserve_index=False)
 
 
 def read_table(path: Path, shape: type[Metadata]) -> tuple[pd.DataFrame, Metadata]:

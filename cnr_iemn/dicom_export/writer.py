@@ -2,15 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cnr_iemn.ct.io.image_stack import ImageStack
@@ -20,33 +17,20 @@ from cnr_iemn.dicom_export.segmentation import lung_segmentation
 from cnr_iemn.dicom_export.source_images import NO_DICOM, DicomSource, SourceJob, read_source
 from cnr_iemn.dicom_export.structured_report import structured_report
 from cnr_iemn.errors import RefusalCode, ScanError, fault
-from cnr_iemn.inference.explanation import KeySlice
 from cnr_iemn.inference.prediction_writer import ScanFiles
-from cnr_iemn.inference.scan_result import ScanPrediction, ScanResult, file_stem
+from cnr_iemn.inference.scan_result import ScanResult, file_stem
 from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.stage2.ensemble import LoadedEnsemble
 from cnr_iemn.utils.atomic_io import write_folder_atomic
-from cnr_iemn.utils.sandbox import refusal, run_limited
+from cnr_iemn.utils.sandbox import LimitedProcess, refusal
 
 FOLDER = "dicom"
-
-
-@dataclass(frozen=True)
-class _PendingScan:
-    """What the files of a scan are made from, once its headers are read again."""
-
-    job: SourceJob
-    prediction: ScanPrediction
-    keys: tuple[KeySlice, ...]
-    picture: NDArray[np.uint8]
-    slice_index: int
 
 
 class DicomWriter:
     """Writes DICOM files into ``<folder>/dicom/<scan>/``.
 
-    The headers of all scans are read again in one process at the end, when their pixels are gone; the picture is drawn
-    before.
+    The headers of a scan are read again, in a process with limits.
 
     Args:
         folder: The output folder of predict.py.
@@ -61,63 +45,47 @@ class DicomWriter:
         self._software = Software(
             study=loaded.ensemble.study, ensemble=loaded.name, method_sha256=loaded.ensemble.method_sha256
         )
-        self._options = options
         self._lungs = loaded.ensemble.pixels.lungs if segmentation else None
-        self._files: dict[str, ScanFiles] = {}
-        self._pending: list[_PendingScan] = []
+        self._reader: LimitedProcess[SourceJob, DicomSource] = LimitedProcess(
+            partial(read_source, options=options, lungs=self._lungs)
+        )
 
-    @property
-    def summary(self) -> str:
-        """Where the files are."""
-        return f"DICOM files: {self._folder}/"
+    def add(self, result: ScanResult) -> ScanFiles:
+        """Write the files of a scan; return which they are, or why there are none."""
+        scan_id = result.scan_id
+        try:
+            return {"dicom": {"files": self._write(result, self._read(result)), "refused": None}}
+        except ScanError as error:
+            return {"dicom": {"files": [], "refused": refusal(scan_id, error, costs=NO_DICOM)}}
 
-    def add(self, result: ScanResult) -> None:
-        """Draw the picture of a scan and keep what else its files need, or refuse it."""
+    def close(self) -> None:
+        """End the process that reads."""
+        self._reader.close()
+
+    def _read(self, result: ScanResult) -> DicomSource:
         scan_id, prepared = result.scan_id, result.prepared
         if self._ensemble.phantom and not prepared.phantom:
-            self._refuse(
-                scan_id,
+            raise ScanError(
+                RefusalCode.DICOM_SOURCE,
                 f"{scan_id}: this study was trained on phantoms, so its prediction means nothing for a patient, and no "
                 "DICOM is written into the patient's study. Give a study trained on patients, or leave dicom=true out.",
             )
-        elif isinstance(result.source, ImageStack):
-            self._refuse(
-                scan_id,
+        if isinstance(result.source, ImageStack):
+            raise ScanError(
+                RefusalCode.DICOM_SOURCE,
                 f"{scan_id}: images name no patient, study or series, which DICOM output must contain. Give the DICOM "
                 "files, or leave dicom=true out; the prediction is in predictions.json.",
             )
-        else:
-            pending = _PendingScan(
-                job=SourceJob(scan_id, result.source, prepared.source_sha256),
-                prediction=result.prediction,
-                keys=() if result.explanation is None else result.explanation.keys,
-                picture=key_picture(result, self._ensemble),
-                slice_index=shown_slice(result),
-            )
-            self._pending.append(pending)
+        source = self._reader.run(SourceJob(scan_id, result.source, prepared.source_sha256))
+        if isinstance(source, ScanError):
+            raise source
+        return source
 
-    def finish(self) -> Mapping[str, ScanFiles]:
-        """Write the files of all scans; return by scan which they are, or why there are none."""
-        read = partial(read_source, options=self._options, lungs=self._lungs)
-        for index, source in run_limited(read, [pending.job for pending in self._pending], workers=1):
-            pending = self._pending[index]
-            scan_id = pending.job.scan_id
-            try:
-                if isinstance(source, ScanError):
-                    raise source
-                self._files[scan_id] = {"dicom": {"files": self._write(pending, source), "refused": None}}
-            except ScanError as error:
-                self._refuse(scan_id, refusal(scan_id, error, costs=NO_DICOM))
-        return self._files
-
-    def _refuse(self, scan_id: str, reason: str) -> None:
-        self._files[scan_id] = {"dicom": {"files": [], "refused": reason}}
-
-    def _write(self, pending: _PendingScan, source: DicomSource) -> list[str]:
-        scan_id, phantom = pending.job.scan_id, pending.prediction["phantom"]
+    def _write(self, result: ScanResult, source: DicomSource) -> list[str]:
+        scan_id, phantom = result.scan_id, result.prediction["phantom"]
         try:
             with _silent_libraries():
-                files = {name: _encode(obj, phantom=phantom) for name, obj in self._objects(pending, source)}
+                files = {name: _encode(obj, phantom=phantom) for name, obj in self._objects(result, source)}
         except ValueError as error:  # its message would quote the value
             raise ScanError(
                 RefusalCode.DICOM_IDENTIFIERS,
@@ -130,13 +98,12 @@ class DicomWriter:
         write_folder_atomic(folder, files)
         return [f"{FOLDER}/{folder.name}/{name}" for name in files]
 
-    def _objects(self, pending: _PendingScan, source: DicomSource) -> Iterator[tuple[str, Dataset]]:
-        prediction, software = pending.prediction, self._software
-        yield "report.dcm", structured_report(prediction, self._ensemble, pending.keys, source, software)
-        yield (
-            "capture.dcm",
-            secondary_capture(pending.picture, pending.slice_index, source, software, phantom=prediction["phantom"]),
-        )
+    def _objects(self, result: ScanResult, source: DicomSource) -> Iterator[tuple[str, Dataset]]:
+        prediction, software = result.prediction, self._software
+        keys = () if result.explanation is None else result.explanation.keys
+        yield "report.dcm", structured_report(prediction, self._ensemble, keys, source, software)
+        picture, index = key_picture(result, self._ensemble), shown_slice(result)
+        yield "capture.dcm", secondary_capture(picture, index, source, software, phantom=prediction["phantom"])
         if self._lungs is not None:
             yield "lungs.dcm", lung_segmentation(source, software, method=self._lungs)
 

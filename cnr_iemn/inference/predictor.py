@@ -1,7 +1,7 @@
 """A trained ensemble on new scans, one after the other: prepare, predict, explain."""
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,7 +16,7 @@ from cnr_iemn.inference.input_checks import Source, prepare_new_scan
 from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.inference.scan_result import Refusal, ScanResult, scan_prediction
 from cnr_iemn.read_options import STRICT, ReadOptions
-from cnr_iemn.stage1.training.hardware import Hardware, choose_hardware
+from cnr_iemn.stage1.training.hardware import Hardware, choose_hardware, usable_cores
 from cnr_iemn.stage2.ensemble import LoadedEnsemble, load_study_ensemble
 from cnr_iemn.stage2.new_scans import NewScan
 from cnr_iemn.stage2.out_of_fold import by_fold
@@ -98,10 +98,20 @@ class Predictor:
             space=self._space,
         )
 
+    @property
+    def reader_processes(self) -> int:
+        """Processes that keep the networks busy: a CPU takes longer for the networks than one process for a scan."""
+        return 1 if self.hardware.device.type == "cpu" else usable_cores()
+
     def prepare(
-        self, scans: Sequence[tuple[str, Source]]
+        self, scans: Iterable[tuple[str, Source]], *, workers: int = 1
     ) -> Generator[tuple[int, PreparedScan | ScanError], None, None]:
-        """Start a process that reads ahead until the generator is closed; return index and pixels or refusal."""
+        """Start processes that read ahead until the generator is closed; return index and pixels or refusal.
+
+        Args:
+            scans: Id and source of each; each process has one scan that it reads, or that waits for the networks.
+            workers: Processes.
+        """
         job = partial(
             prepare_new_scan,
             self._pixels,
@@ -109,7 +119,7 @@ class Predictor:
             training=self.ensemble.training_scans,
             display=self._display,
         )
-        return run_limited(job, scans, workers=1)
+        return run_limited(job, scans, workers=workers)
 
     def predict(self, scans: Sequence[tuple[str, Source]]) -> Generator[ScanResult | Refusal, None, None]:
         """Yield the result or the refusal of each scan, in order; the next scan is read in another process meanwhile.
@@ -123,11 +133,13 @@ class Predictor:
         with closing(self.prepare(scans)) as reader:
             _ = self.networks  # loaded while the first scan is read
             for index, prepared in reader:
-                scan_id, source = scans[index]
-                if isinstance(prepared, ScanError):
-                    yield Refusal(scan_id, refusal(scan_id, prepared), prepared.code)
-                else:
-                    yield self.predict_scan(scan_id, source, prepared)
+                yield self.result(*scans[index], prepared)
+
+    def result(self, scan_id: str, source: Source, prepared: PreparedScan | ScanError) -> ScanResult | Refusal:
+        """Return the result for a scan that was read, or its refusal."""
+        if isinstance(prepared, ScanError):
+            return Refusal(scan_id, refusal(scan_id, prepared), prepared.code)
+        return self.predict_scan(scan_id, source, prepared)
 
     def predict_scan(self, scan_id: str, source: Source, prepared: PreparedScan) -> ScanResult:
         """Return the result for one prepared scan."""

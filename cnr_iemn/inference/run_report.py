@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from cnr_iemn.errors import CnrIemnError, PartialFailureError, Termination
+from cnr_iemn.inference.prediction_summary import Summary
 from cnr_iemn.inference.predictor import Predictor
 from cnr_iemn.inference.scan_result import Refusal, ScanResult
 from cnr_iemn.info import installed_versions
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
 
+T = TypeVar("T")
 STAGES = ("load", "find", "predict", "write")
 _FILES = ("predictions.*", "slices.csv", "refused.*", "*.html", "features/*.safetensors", "dicom/*/*.dcm")
 """What predict.py writes, relative to its output folder."""
@@ -42,8 +44,8 @@ class RunReport:
         output: The output folder; empty where the command failed before it was chosen.
         files: In it, sorted, as relative paths.
         scans: Number of scans in the input; None where they were not found.
-        answered: Number of scans with a prediction.
-        refusals: Ids of the refused scans by ``RefusalCode``.
+        answered: Number of scans with a prediction, of earlier commands too; where interrupted, of this one alone.
+        refusals: Ids of the refused scans by ``RefusalCode``, likewise.
     """
 
     status: str = "done"
@@ -115,20 +117,28 @@ class RunReporter:
         report.study, report.method, report.method_sha256 = ensemble.study, ensemble.method, ensemble.method_sha256
         report.output, report.scans = str(output), n_scans
 
-    def watch(self, results: Iterable[ScanResult | Refusal]) -> Iterator[ScanResult | Refusal]:
-        """Yield each result and take note of it; what the caller does with it counts as ``write``."""
-        iterator = iter(results)
+    def timed(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield each item; waiting for it counts as the stage."""
+        iterator = iter(items)
         while True:
-            with self.stage("predict"):
-                result = next(iterator, None)
-            if result is None:
+            with self.stage(stage):
+                entry = next(iterator, None)
+            if entry is None:
                 return
-            if isinstance(result, Refusal):
-                self.report.refusals.setdefault(result.code.value, []).append(result.scan_id)
-            else:
-                self.report.answered += 1
-            with self.stage("write"):
-                yield result
+            yield entry
+
+    def add(self, result: ScanResult | Refusal) -> None:
+        """Count the result for a scan."""
+        if isinstance(result, Refusal):
+            self.report.refusals.setdefault(result.code.value, []).append(result.scan_id)
+        else:
+            self.report.answered += 1
+
+    def conclude(self, summary: Summary) -> None:
+        """Count all answers of the output folder, those of earlier commands among them."""
+        self.report.answered, self.report.refusals = len(summary.predicted), {}
+        for refusal in summary.refusals:
+            self.add(refusal)
 
 
 def _words(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """The page of one scan: the prediction, slice predictions, key slices, contributions, and the scan's quality."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,23 +36,15 @@ class ScanPages:
 
     def __init__(self, folder: Path, ensemble: Ensemble) -> None:
         self._folder, self._ensemble = folder, ensemble
-        self._pages: dict[str, ScanFiles] = {}
 
-    def add(self, result: ScanResult) -> None:
+    def add(self, result: ScanResult) -> ScanFiles:
         """Write the page of a scan, whole or not at all."""
         name = f"{file_stem(result.scan_id)}.html"
         write_text_atomic(self._folder / name, scan_page(result, self._ensemble))
-        self._pages[result.scan_id] = {"page": name}
+        return {"page": name}
 
-    def finish(self) -> Mapping[str, ScanFiles]:
-        """Return the name of each scan's page."""
-        return self._pages
-
-    @property
-    def summary(self) -> str:
-        """Where the pages are."""
-        pages = [files["page"] for files in self._pages.values()]
-        return f"page: {self._folder / pages[0]}" if len(pages) == 1 else f"{len(pages)} pages: {self._folder}/*.html"
+    def close(self) -> None:
+        """Nothing is left to do."""
 
 
 def scan_page(result: ScanResult, ensemble: Ensemble) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import notice_for
 from cnr_iemn.data.prediction_checks import network_numbers
-from cnr_iemn.data.prediction_file import read_table, write_table
+from cnr_iemn.data.prediction_file import read_table, write_tables
 from cnr_iemn.schemas import NetworkId, NewScansMetadata, channel_columns
 from cnr_iemn.stage2.out_of_fold import SliceSets, by_fold
 
@@ -54,16 +54,13 @@ class NewScans:
 
 
 def write_new_scans(path: Path, new: NewScans) -> None:
-    """Write predictions.parquet of new scans. Raises RunError where ``read_new_scans`` would."""
-    table = pd.concat(
-        [
-            _rows(scan_id, scan, k, network, new.metadata)
-            for scan_id, scan in new.scans.items()
-            for k, network in enumerate(new.metadata.networks)
-        ],
-        ignore_index=True,
+    """Write predictions.parquet of new scans, one after the other. Raises RunError where ``read_new_scans`` would."""
+    networks = list(enumerate(new.metadata.networks))
+    tables = (
+        pd.concat([_rows(scan_id, scan, k, network, new.metadata) for k, network in networks], ignore_index=True)
+        for scan_id, scan in new.scans.items()
     )
-    write_table(path, table, new.metadata, notice=new.notice)
+    write_tables(path, tables, new.metadata, notice=new.notice)
 
 
 def read_new_scans(path: Path) -> NewScans:

@@ -38,7 +38,14 @@ def allow_open_files(count: int) -> None:
 
 
 def write_bytes_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write ``data`` to ``path``, replacing an older file in one step; missing folders are made.
+    """Write ``data`` to ``path`` under the promise of ``atomic_file``."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a new file that takes the place of ``path``, and of an older file, in one step; missing folders are made.
 
     The bytes go to a temporary file beside ``path`` first. When writing fails, an older file stays as it was and the
     temporary one is removed; what a killed process has left in the folder is removed by the next that writes there.
@@ -48,7 +55,7 @@ def write_bytes_atomic(path: Path, data: bytes | memoryview) -> None:
     with _temporary(path, _make_file) as (temporary, descriptor):
         try:
             with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(descriptor)  # or a power failure after the rename could leave an empty file in its place
             os.replace(temporary, path)
@@ -185,14 +192,18 @@ def exclusive(path: Path, when_taken: Callable[[], None]) -> Iterator[None]:
 
     ``when_taken`` is called where another process holds it: it raises, or this waits.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open_lock(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            when_taken()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_lock(path) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                when_taken()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue  # its owner has removed it meanwhile
+            yield
+            return
 
 
 def open_lock(path: Path) -> IO[bytes]:

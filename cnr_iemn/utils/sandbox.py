@@ -4,28 +4,27 @@ Decoders written in C end the process on some damaged files; a hostile one takes
 """
 
 import ctypes
-import fcntl
-import os
 import pickle
 import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import cv2
 from pebble import ProcessExpired, ProcessPool
 
-from cnr_iemn.errors import REFUSED, ConfigurationError, RefusalCode, ScanError
+from cnr_iemn.errors import REFUSED, RefusalCode, ScanError
 from cnr_iemn.utils.processes import spawn_context
+from cnr_iemn.utils.scratch import remove_ownerless, scratch_folder
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -36,7 +35,6 @@ SECONDS = 900.0
 """For one scan, from its first file to its last; a usual one takes about two."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
-_PREFIX, _LOCK = "cnr-iemn-scratch-", ".lock"
 
 
 def run_limited(
@@ -74,48 +72,6 @@ def refusal(scan_id: str, error: ScanError, *, costs: str = REFUSED) -> str:
     """Return the reason as sentences that begin with the scan; for a lost worker also what it ``costs``."""
     reason = str(error)
     return reason if reason.startswith(scan_id) else f"{scan_id}: {reason} {costs}"
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield a temporary folder that is removed at the end, with the files of all processes in it.
-
-    Its owner holds a lock in it; the folder of a killed owner is removed by the next call. A file system without locks
-    keeps such folders.
-
-    Raises:
-        ConfigurationError: No folder can be made.
-    """
-    try:
-        base = Path(tempfile.gettempdir())
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    except OSError as error:
-        raise ConfigurationError(
-            f"No folder for temporary files can be made ({error.strerror}). Set TMPDIR to one with some free space."
-        ) from error
-    for other in base.glob(f"{_PREFIX}*"):
-        if other != folder:
-            _remove_ownerless(other)
-    try:
-        with (folder / f"{_LOCK}.new").open("w") as lock:
-            with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                os.rename(folder / f"{_LOCK}.new", folder / _LOCK)  # seen by others only when it is held
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_ownerless(folder: Path) -> None:
-    """Remove a scratch folder whose owner is gone; leave any other."""
-    try:
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            return
-        with (folder / _LOCK).open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError:  # in use, not quite made yet, or gone meanwhile
-        return
 
 
 @dataclass
@@ -181,6 +137,60 @@ def _run_jobs(
                 yield index, cast(Result | ScanError, result)
 
 
+class LimitedProcess(Generic[Job, Result]):
+    """A process with limits that runs a function on one job at a time; it starts with the first.
+
+    Args:
+        function: Picklable, as the jobs are.
+    """
+
+    def __init__(self, function: Callable[[Job], Result]) -> None:
+        self._function = function
+        self._stack = ExitStack()
+        self._worker: _Worker | None = None
+
+    def run(self, job: Job) -> Result | ScanError:
+        """Return the function's result, or a ScanError: one that it raised, or the reason why the process was lost.
+
+        A lost process has a second one: what ends this command may have ended the first. Raises any other exception of
+        the function.
+        """
+        task = pickle.dumps((self._function, job))
+        error = self._attempt(task)
+        if isinstance(error, ProcessExpired | BrokenProcessPool):
+            error = self._attempt(task)
+        if isinstance(error, BaseException):
+            return _describe_loss(error, SECONDS)
+        (result,) = error
+        if isinstance(result, Exception) and not isinstance(result, ScanError):
+            raise result
+        return cast(Result | ScanError, result)
+
+    def close(self) -> None:
+        """End the process and remove its temporary files."""
+        self._stop()
+        self._stack.close()
+
+    def _attempt(self, task: bytes) -> tuple[object] | BaseException:
+        """Return the result in a tuple, or the error by which the process was lost."""
+        if self._worker is None:
+            scratch = self._stack.enter_context(scratch_folder())
+            self._worker = _Worker(MEMORY_BYTES, SECONDS, scratch / "0")
+            future = self._worker.start(task)
+        else:
+            future = self._worker.schedule(task)
+        error = future.exception()
+        if error is None:
+            return (future.result(),)
+        self._stop()
+        return error
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
 def _describe_loss(error: BaseException, seconds: float) -> ScanError:
     if isinstance(error, TimeoutError):
         return ScanError(RefusalCode.TIME_LIMIT, f"took more than {seconds:.0f} seconds.")
@@ -234,4 +244,4 @@ def _run_task(task: bytes, memory_bytes: int, scratch: Path) -> object:
     finally:
         caller = parent_process()
         if caller is not None and not caller.is_alive():  # killed, so that it cannot clear up itself
-            _remove_ownerless(scratch.parent)
+            remove_ownerless(scratch.parent)

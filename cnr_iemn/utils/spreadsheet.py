@@ -23,15 +23,16 @@ def _cell(value: object) -> object:
     return harmless(value) if isinstance(value, str) else value
 
 
-def people_csv(table: pd.DataFrame) -> str:
+def people_csv(table: pd.DataFrame, *, header: bool = True) -> str:
     """Return a table as CSV whose texts are harmless; numbers stay numbers.
 
     Args:
         table: Without an index that counts.
+        header: Begin with the names of the columns.
 
     Returns:
-        CSV with a header, lines ended by LF.
+        CSV, lines ended by LF.
     """
     texts = [name for name in table.columns if not is_numeric_dtype(table[name])]
     safe = table.assign(**{name: table[name].map(_cell) for name in texts})
-    return safe.rename(columns=lambda name: harmless(str(name))).to_csv(index=False, lineterminator="\n")
+    return safe.rename(columns=lambda name: harmless(str(name))).to_csv(index=False, header=header, lineterminator="\n")

@@ -35,7 +35,7 @@ def test_a_failure_costs_a_scan_its_dicom_files_but_not_its_prediction(
     assert len(list((out / "dicom" / "P1").iterdir())) == 2
     (first,) = json.loads((out / "predictions.json").read_text())["scans"]
     monkeypatch.setattr("cnr_iemn.dicom_export.writer.structured_report", fails)
-    assert entry_point("predict")(words) == 1
+    assert entry_point("predict")([*words, "redo=all"]) == 1
     (answer,) = json.loads((out / "predictions.json").read_text())["scans"]
     assert answer["dicom"]["refused"].startswith("P1: the program failed on it (TypeError in test_predict_command.py")
     assert answer["dicom"]["refused"].endswith("the prediction is in predictions.json. Please report this fault.")

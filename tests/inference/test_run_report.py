@@ -48,7 +48,8 @@ def test_scans_are_counted_and_stages_timed(tmp_path: Path) -> None:
     refusals = [Refusal(f"P{k}", f"P{k}: no", code) for k, code in enumerate([RefusalCode.NOT_HU] * 2)]
     refusals.append(Refusal("P9", "P9: no", RefusalCode.NO_LUNGS))
     with RunReporter(tmp_path / "run.json") as reporter:
-        assert list(reporter.watch(refusals)) == refusals
+        for refusal in reporter.timed("predict", refusals):
+            reporter.add(refusal)
     report = read_json(tmp_path / "run.json", RunReport, again="")
     assert report.refusals == {"not-hu": ["P0", "P1"], "no-lungs": ["P9"]}
     assert (report.status, report.exit_code, report.error, report.answered) == ("done", 0, None, 0)

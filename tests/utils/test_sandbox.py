@@ -17,7 +17,8 @@ import pytest
 
 from cnr_iemn.ct.io.folders import unpacked
 from cnr_iemn.errors import ConfigurationError, RefusalCode, ScanError
-from cnr_iemn.utils.sandbox import refusal, run_limited, scratch_folder
+from cnr_iemn.utils.sandbox import refusal, run_limited
+from cnr_iemn.utils.scratch import scratch_folder
 from tests.pipeline import ROOT
 
 PROGRAM = """
@@ -181,7 +182,8 @@ def test_a_lost_worker_leaves_no_unpacked_zip(temporary: Path, tmp_path: Path) -
 PARENT = """
 import sys, time
 from tests.utils.test_sandbox import sleep_over_a_file
-from cnr_iemn.utils.sandbox import run_limited, scratch_folder
+from cnr_iemn.utils.sandbox import run_limited
+from cnr_iemn.utils.scratch import scratch_folder
 if __name__ == "__main__":
     print(list(run_limited(sleep_over_a_file, [1.0], workers=1)))
 """

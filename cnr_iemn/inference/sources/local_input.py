@@ -8,7 +8,7 @@ from cnr_iemn.ct.io.discovery import is_zip
 from cnr_iemn.inference.sources.archive import unpack_scans
 from cnr_iemn.inference.sources.dicomdir import is_dicomdir, link_series
 from cnr_iemn.inference.sources.dicomweb import is_remote, receive_series
-from cnr_iemn.utils.sandbox import scratch_folder
+from cnr_iemn.utils.scratch import scratch_folder
 
 
 @contextmanager

@@ -1,0 +1,256 @@
+"""The answers of predict.py in its output folder, a file a scan: what an interrupted command does not do again."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from typing_extensions import TypedDict
+
+from cnr_iemn import __version__
+from cnr_iemn.data.build_store import source_signature
+from cnr_iemn.errors import RefusalCode, RunError
+from cnr_iemn.inference.input_checks import Source
+from cnr_iemn.inference.scan_result import ScanPrediction, file_stem
+from cnr_iemn.schemas import SCHEMA_VERSION
+from cnr_iemn.stage2.ensemble import LoadedEnsemble
+from cnr_iemn.stage2.new_scans import NewScan
+from cnr_iemn.utils.atomic_io import exclusive, write_bytes_atomic
+from cnr_iemn.utils.text import visible
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".answers"
+_SUFFIX, _LOCK = ".safetensors", ".lock"
+_STEM = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_OUTPUT_FILE = re.compile(rf"{_STEM}\.html|features/{_STEM}\.safetensors|dicom/{_STEM}/(report|capture|lungs)\.dcm")
+"""Files that predict.py writes for single scans, relative to its output folder."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What predict.py says of one scan.
+
+    Attributes:
+        scan_id: The scan's id.
+        engine: What ran the networks.
+        files: Written for this scan, relative to the output folder.
+        refused: Why there is no prediction; None where there is one.
+        code: The refusal's; None where there is a prediction.
+        prediction: The entry in predictions.json; None where refused.
+        probabilities: What the networks say of the slices; None where refused.
+    """
+
+    scan_id: str
+    engine: str
+    files: tuple[str, ...] = ()
+    refused: str | None = None
+    code: RefusalCode | None = None
+    prediction: ScanPrediction | None = None
+    probabilities: NewScan | None = None
+
+
+class _Record(TypedDict):
+    """The JSON of an answer. ``source``, ``request``: what it was made from, see ``AnswerFolder``."""
+
+    scan_id: str
+    source: str
+    request: str
+    engine: str
+    files: list[str]
+    refused: str | None
+    code: RefusalCode | None
+    prediction: ScanPrediction | None
+    phantom: bool
+    grey_sha256: str
+
+
+_RECORD = TypeAdapter(_Record)
+
+
+def request_digest(loaded: LoadedEnsemble, settings: Mapping[str, object]) -> str:
+    """Return the SHA-256 of what an answer depends on beside its scan: the ensemble with its files, and settings."""
+    values = [SCHEMA_VERSION, __version__, loaded.name, asdict(loaded.ensemble), dict(settings)]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+class AnswerFolder:
+    """The answers in an output folder. A file is there with all of its answer, or as it was.
+
+    Args:
+        output: The output folder.
+        request: ``request_digest`` of this command; answers of another one are given again.
+        engine: What must have run the networks; None for any.
+        names: Let the answers tell, as a hash, how files of the input are called.
+    """
+
+    def __init__(self, output: Path, request: str, *, engine: str | None = None, names: bool = True) -> None:
+        self.output, self.folder = output, output / FOLDER
+        self._request, self._engine, self._names = request, engine, names
+        self._sources: dict[str, str] = {}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other commands from the output folder. Folders made for it go where they hold no answer in the end.
+
+        Raises:
+            RunError: Another command writes there.
+        """
+        new = [folder for folder in (self.output, *self.output.parents) if not folder.exists()]
+
+        def refuse() -> NoReturn:
+            raise RunError(
+                f"Another predict.py writes into {visible(str(self.output))}. Wait until it ends, or give another "
+                "folder (output=)."
+            )
+
+        with exclusive(self.folder / _LOCK, refuse):
+            try:
+                yield
+            finally:
+                if not any(self._paths()):
+                    (self.folder / _LOCK).unlink(missing_ok=True)
+                    with suppress(OSError):  # something else is in it
+                        for folder in (self.folder, *new):
+                            folder.rmdir()
+
+    def jobs(self, scans: Sequence[tuple[str, Source]]) -> Iterator[tuple[str, Source]]:
+        """Yield the scans; what their files are is noted before they are read, so that a later change shows."""
+        for scan_id, source in scans:
+            self._sources[scan_id] = source_signature(source, names=self._names)
+            yield scan_id, source
+
+    def pending(self, scans: Sequence[tuple[str, Source]], *, redo: str) -> list[tuple[str, Source]]:
+        """Return the scans to predict. ``redo``: of those with an answer, changed ones, refused ones too, or all."""
+        pending = [scan for scan in scans if redo == "all" or not self._is_current(*scan, refused=redo == "changed")]
+        if not pending:
+            log.info("Each of the %d scans has an answer; redo=all predicts them again.", len(scans))
+        elif len(pending) < len(scans):
+            log.info("%d of %d scans have an answer; the others follow.", len(scans) - len(pending), len(scans))
+        return pending
+
+    def _is_current(self, scan_id: str, source: Source, *, refused: bool) -> bool:
+        """Tell whether a scan has an answer of this request whose source is unchanged and whose files are there.
+
+        ``refused``: a refusal counts.
+        """
+        entry = self._read(scan_id)
+        if entry is None:
+            return False
+        record, answer = entry
+        return (
+            record["request"] == self._request
+            and (self._engine is None or answer.engine == self._engine)
+            and (refused or answer.refused is None)
+            and record["source"] == source_signature(source, names=self._names)
+            and all((self.output / name).is_file() for name in answer.files)
+        )
+
+    def read(self, scan_id: str) -> Answer | None:
+        """Return the answer for a scan; None where there is none, or a damaged one."""
+        entry = self._read(scan_id)
+        return None if entry is None else entry[1]
+
+    def write(self, answer: Answer) -> None:
+        """Write an answer, after its files; those of an earlier answer that it does not have are removed."""
+        earlier = self.read(answer.scan_id)
+        if earlier is not None:
+            remove_files(self.output, set(earlier.files) - set(answer.files))
+        scan = answer.probabilities
+        record: _Record = {
+            "scan_id": answer.scan_id,
+            "source": self._sources.pop(answer.scan_id, ""),
+            "request": self._request,
+            "engine": answer.engine,
+            "files": list(answer.files),
+            "refused": answer.refused,
+            "code": answer.code,
+            "prediction": answer.prediction,
+            "phantom": scan is not None and scan.phantom,
+            "grey_sha256": "" if scan is None else scan.grey_sha256,
+        }
+        tensors: dict[str, NDArray[Any]] = {}
+        if scan is not None:
+            tensors = {"z_mm": scan.z_mm, "networks": np.ascontiguousarray(scan.networks)}
+        text = json.dumps(record)
+        metadata = {"answer": text, "sha256": _digest(text, tensors)}
+        write_bytes_atomic(self._path(answer.scan_id), save(tensors, metadata=metadata))
+
+    def remove_others(self, scan_ids: Sequence[str]) -> None:
+        """Remove the answers for scans that the input no longer holds, with their files."""
+        current = {self._path(scan_id) for scan_id in scan_ids}
+        for path in sorted(set(self._paths()) - current):
+            entry = _read_record(path)
+            remove_files(self.output, () if entry is None else entry[0]["files"])
+            path.unlink(missing_ok=True)
+
+    def clear(self, scan_ids: Iterable[str]) -> None:
+        """Remove the answers for scans, such as the refusals where there is nothing else to keep."""
+        for scan_id in scan_ids:
+            self._path(scan_id).unlink(missing_ok=True)
+
+    def _path(self, scan_id: str) -> Path:
+        return self.folder / f"{file_stem(scan_id)}{_SUFFIX}"
+
+    def _paths(self) -> Iterator[Path]:
+        return self.folder.glob(f"[!.]*{_SUFFIX}")
+
+    def _read(self, scan_id: str) -> tuple[_Record, Answer] | None:
+        entry = _read_record(self._path(scan_id))
+        if entry is None or entry[0]["scan_id"] != scan_id:
+            return None
+        record, scan = entry
+        answer = Answer(
+            scan_id,
+            record["engine"],
+            tuple(record["files"]),
+            record["refused"],
+            record["code"],
+            record["prediction"],
+            scan,
+        )
+        return record, answer
+
+
+def _read_record(path: Path) -> tuple[_Record, NewScan | None] | None:
+    """Return what a file holds, None where it is missing or its checksum differs."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        text = metadata.get("answer", "")
+        if metadata.get("sha256") != _digest(text, tensors):
+            return None
+        record = _RECORD.validate_python(json.loads(text))
+    except (OSError, SafetensorError, ValidationError, json.JSONDecodeError):
+        return None
+    if record["prediction"] is None:
+        return record, None
+    return record, NewScan(tensors["z_mm"], record["phantom"], record["grey_sha256"], tensors["networks"])
+
+
+def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+def remove_files(output: Path, names: Iterable[str]) -> None:
+    """Remove files of single scans, by their names relative to the output folder; no other file, whatever its name."""
+    removable = {name for name in names if _OUTPUT_FILE.fullmatch(name)}
+    for name in removable:
+        (output / name).unlink(missing_ok=True)
+    for folder in {(output / name).parent for name in removable} - {output}:
+        with suppress(OSError):  # it holds something, or is not there
+            folder.rmdir()

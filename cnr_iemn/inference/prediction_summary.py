@@ -1,0 +1,127 @@
+"""What the answers of an output folder amount to: counts, refusals, and the lines that end predict.py."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cnr_iemn.constants import notice_for
+from cnr_iemn.errors import InputError, PartialFailureError
+from cnr_iemn.inference.answers import AnswerFolder
+from cnr_iemn.inference.refusal_table import write_refusals
+from cnr_iemn.inference.scan_result import Refusal, calibration_sentence
+from cnr_iemn.stage2.ensemble import LoadedEnsemble
+from cnr_iemn.utils.atomic_io import write_text_atomic
+from cnr_iemn.utils.exclusions import FILE_NAME, exclusion_text
+from cnr_iemn.utils.text import MAX_NAMES, grouped
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Summary:
+    """The answers for some scans.
+
+    Attributes:
+        predicted: The scans with a prediction, in the order of the input.
+        refusals: The refused scans, in the order of the input.
+        missing: Scans without an answer.
+        without_dicom: Why there are no DICOM files, by scan with a prediction.
+        files: Of single scans, relative to the output folder.
+        engines: What ran the networks.
+        phantom: Some scan is synthetic.
+        channels: Of a slice and network, the same in all scans; 0 without a prediction.
+    """
+
+    predicted: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    without_dicom: dict[str, str] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+    engines: set[str] = field(default_factory=set)
+    phantom: bool = False
+    channels: int = 0
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Reason by refused scan."""
+        return {refusal.scan_id: refusal.reason for refusal in self.refusals}
+
+    @property
+    def share(self) -> float:
+        """Scans with a prediction, as a share of all; 1 of none."""
+        n_scans = len(self.predicted) + len(self.refusals) + len(self.missing)
+        return len(self.predicted) / n_scans if n_scans else 1.0
+
+
+def summarize(answers: AnswerFolder, scan_ids: Iterable[str]) -> Summary:
+    """Return what there is of answers for these scans."""
+    summary = Summary()
+    for scan_id in scan_ids:
+        answer = answers.read(scan_id)
+        if answer is None:
+            summary.missing.append(scan_id)
+            continue
+        if answer.refused is not None:
+            assert answer.code is not None
+            summary.refusals.append(Refusal(scan_id, answer.refused, answer.code))
+            continue
+        assert answer.prediction is not None
+        assert answer.probabilities is not None
+        summary.predicted.append(scan_id)
+        summary.files.update(answer.files)
+        summary.engines.add(answer.engine)
+        summary.phantom |= answer.probabilities.phantom
+        summary.channels = answer.probabilities.networks.shape[2]
+        dicom = answer.prediction["dicom"]
+        if dicom is not None and dicom["refused"] is not None:
+            summary.without_dicom[scan_id] = dicom["refused"]
+    return summary
+
+
+def print_summary(summary: Summary, answers: AnswerFolder, loaded: LoadedEnsemble, *, dicom: bool) -> None:
+    """Print what the probabilities are and where the files are. ``dicom``: DICOM files were asked for."""
+    if not summary.predicted:
+        return
+    folder, ensemble = answers.output, loaded.ensemble
+    notice = notice_for(study=ensemble.phantom, scans=summary.phantom)
+    pages = sorted(name for name in summary.files if name.endswith(".html"))
+    n_features = sum(name.startswith("features/") for name in summary.files)
+    lines = [notice] if notice else []
+    lines.append(calibration_sentence(ensemble))
+    lines.append(f"wrote {folder}/predictions.json, predictions.csv, slices.csv and predictions.parquet")
+    if pages:
+        lines.append(f"page: {folder / pages[0]}" if len(pages) == 1 else f"{len(pages)} pages: {folder}/*.html")
+    if n_features:
+        lines.append(f"wrote the features of {n_features} scans to {folder / 'features'}")
+    if dicom:
+        lines.append(f"DICOM files: {folder / 'dicom'}/")
+    for line in lines:
+        log.info("%s", line)
+
+
+def raise_if_incomplete(summary: Summary, answers: AnswerFolder) -> None:
+    """Report scans without a prediction, or without DICOM files.
+
+    Raises:
+        InputError: No scan has a prediction; where they are many, refused.csv and refused.txt list them.
+        PartialFailureError: Some scans were refused, or got no DICOM files.
+    """
+    refused, n_predicted = summary.refused, len(summary.predicted)
+    if refused and not n_predicted:
+        path = answers.output / FILE_NAME
+        if len(refused) > MAX_NAMES:
+            write_refusals(answers.output, summary.refusals)
+            write_text_atomic(path, exclusion_text(refused))
+        reasons = grouped(refused, rest=str(path))
+        raise InputError(f"None of the {len(refused)} scans of the input can be classified:\n{reasons}")
+    n_scans, rest = n_predicted + len(refused), f"{answers.output}/predictions.json"
+    problems = []
+    if refused:
+        problems.append(f"{len(refused)} of {n_scans} scans were refused:\n{grouped(refused, rest=rest)}")
+    if summary.without_dicom:
+        reasons = grouped(summary.without_dicom, rest=rest)
+        problems.append(
+            f"{len(summary.without_dicom)} of {n_predicted} scans with a prediction got no DICOM:\n{reasons}"
+        )
+    if problems:
+        raise PartialFailureError("\n".join(problems))
