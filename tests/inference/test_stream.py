@@ -24,23 +24,41 @@ SCANS = ("P001", "P002", "P003", "bad", "normal001")
 Predict = Callable[..., int]
 
 
-@pytest.fixture
-def scans(tiny_study: Path, tmp_path: Path) -> Path:
-    """Four phantoms and a scan that is refused, each a copy of its own."""
+@pytest.fixture(scope="module")
+def source(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four phantoms and a scan that is refused. Not to be changed."""
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
-    folder = tmp_path / "scans"
+    folder = tmp_path_factory.mktemp("stream") / "scans"
     for name in SCANS:
-        (source,) = cohort.parent.glob(f"*/{'P004' if name == 'bad' else name}")
-        shutil.copytree(source, folder / name)
+        (scan,) = cohort.parent.glob(f"*/{'P004' if name == 'bad' else name}")
+        shutil.copytree(scan, folder / name)
     victim = min((folder / "bad").iterdir())
     victim.write_bytes(victim.read_bytes()[:-200])
     return folder
 
 
 @pytest.fixture
-def words(tiny_study: Path, scans: Path) -> list[str]:
+def scans(source: Path, tmp_path: Path) -> Path:
+    """A copy of the scans for a test that changes them."""
+    return Path(shutil.copytree(source, tmp_path / "scans"))
+
+
+def words_for(tiny_study: Path, scans: Path) -> list[str]:
     ensemble = [f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
     return [*ensemble, f"input={scans}", "gpus=0", "engine=torch", "pages=false"]
+
+
+@pytest.fixture(scope="module")
+def words(tiny_study: Path, source: Path) -> list[str]:
+    return words_for(tiny_study, source)
+
+
+@pytest.fixture(scope="module")
+def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a command that nothing has interrupted."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    assert entry_point("predict")([*words, f"output={output}"]) == 1
+    return output
 
 
 @pytest.fixture
@@ -81,9 +99,9 @@ def test_each_answer_is_on_the_disk_before_the_networks_see_the_next_scan(
 
 
 def test_the_same_command_predicts_only_what_has_changed(
-    words: list[str], scans: Path, tmp_path: Path, calls: list[int], capsys: pytest.CaptureFixture[str]
+    tiny_study: Path, scans: Path, tmp_path: Path, calls: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, predict = tmp_path / "out", entry_point("predict")
+    words, out, predict = words_for(tiny_study, scans), tmp_path / "out", entry_point("predict")
     assert predict([*words, f"output={out}"]) == 1
     first = contents(out)
     assert set(first) == set(TABLES)
@@ -116,9 +134,8 @@ def test_the_same_command_predicts_only_what_has_changed(
     assert len(calls) == 11
 
 
-def test_a_page_belongs_to_its_answer(words: list[str], scans: Path, tmp_path: Path, calls: list[int]) -> None:
-    for name in ("P002", "P003", "bad", "normal001"):
-        shutil.rmtree(scans / name)
+def test_a_page_belongs_to_its_answer(tiny_study: Path, source: Path, tmp_path: Path, calls: list[int]) -> None:
+    words = words_for(tiny_study, source / "P001")
     out, predict = tmp_path / "out", entry_point("predict")
     assert predict([*words, f"output={out}", "pages=true"]) == 0
     first = contents(out)
@@ -136,9 +153,10 @@ def test_a_page_belongs_to_its_answer(words: list[str], scans: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_an_interrupted_command_goes_on(words: list[str], tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_an_interrupted_command_goes_on(
+    words: list[str], whole: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     """A signal ends it after the scan of the moment, and all answers so far are kept; the rest gives the same files."""
-    assert entry_point("predict")([*words, f"output={tmp_path / 'whole'}"]) == 1
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "predict.py"), *words, f"output={out}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -149,7 +167,7 @@ def test_an_interrupted_command_goes_on(words: list[str], tmp_path: Path, number
             if line.startswith("1/5"):
                 process.send_signal(number)
                 break
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors
     printed = [line for line in [*lines, *said.splitlines()] if line[:1].isdigit() and line[1:3] == "/5"]
     kept = len(list((out / FOLDER).glob("[!.]*.safetensors")))
@@ -159,7 +177,7 @@ def test_an_interrupted_command_goes_on(words: list[str], tmp_path: Path, number
         assert len(printed) == kept
     assert not (out / "predictions.json").exists()
     assert entry_point("predict")([*words, f"output={out}"]) == 1
-    assert contents(out) == contents(tmp_path / "whole")
+    assert contents(out) == contents(whole)
     assert not list(out.rglob("*.tmp"))
 
 
