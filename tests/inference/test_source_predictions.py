@@ -19,9 +19,9 @@ pytestmark = pytest.mark.slow
 def test_a_list_a_zip_and_a_dicomdir_are_answered_as_a_folder(tiny_study: Path, tmp_path: Path) -> None:
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
     folder = tmp_path / "in"
-    for name in ("P005", "P006"):
+    for name in ("P004", "P005"):
         shutil.copytree(cohort.parent / "COVID-19 subjects" / name, folder / name)
-    (tmp_path / "scans.txt").write_text("in/P005\nin/P006\n")
+    (tmp_path / "scans.txt").write_text("in/P004\nin/P005\n")
     file_set = FileSet()
     with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
         for path in sorted(folder.rglob("*.dcm")):
@@ -41,6 +41,6 @@ def test_a_list_a_zip_and_a_dicomdir_are_answered_as_a_folder(tiny_study: Path, 
         answers[name] = {scan["scan"]: scan["probabilities"] for scan in document["scans"]}
         assert read_json(report, RunReport, again="").answered == 2
     first, *others = answers.values()
-    assert list(first) == ["P005", "P006"]
+    assert list(first) == ["P004", "P005"]
     for other in others:
         assert list(other.values()) == [pytest.approx(values) for values in first.values()]
