@@ -8,7 +8,7 @@ import logging
 
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.schema import PrepareSettings
-from cnr_iemn.errors import PartialFailureError
+from cnr_iemn.errors import PartialFailureError, reasons
 from cnr_iemn.utils.exclusions import FILE_NAME, offer_exclusion
 from cnr_iemn.utils.text import grouped
 
@@ -31,10 +31,10 @@ def main(settings: PrepareSettings) -> float:
     log.info("%d of %d scans are in %s", len(prepared), len(cohort.scans), store.root)
     log.info("wrote %s and report.json", page)
     if failures:
-        path = store.root / FILE_NAME
-        left_out = offer_exclusion(path, failures, settings.data.exclude)
+        path, refused = store.root / FILE_NAME, reasons(failures)
+        left_out = offer_exclusion(path, refused, settings.data.exclude)
         raise PartialFailureError(
-            f"{len(failures)} scans were refused:\n{grouped(failures, rest=str(store.root / 'report.json'))}\n"
+            f"{len(failures)} scans were refused:\n{grouped(refused, rest=str(store.root / 'report.json'))}\n"
             f"Train without them with {left_out}."
         )
     return len(prepared) / len(cohort.scans)

@@ -4,6 +4,7 @@ The entry points print the message without a traceback and exit with code 2 (see
 else is raised is a fault of the program and keeps its traceback.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from traceback import extract_tb
@@ -91,6 +92,11 @@ class ScanError(CnrIemnError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+def reasons(refusals: Mapping[str, ScanError]) -> dict[str, str]:
+    """Return the reasons of refusals, by scan."""
+    return {scan_id: str(error) for scan_id, error in refusals.items()}
 
 
 class InputError(CnrIemnError):

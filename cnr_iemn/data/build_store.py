@@ -41,7 +41,7 @@ def prepare_store(
     workers: int = 0,
     verify: bool = False,
     progress: Callable[[Iterator[str], int], Iterator[str]] = lambda done, total: done,
-) -> tuple[SliceStore, dict[str, str]]:
+) -> tuple[SliceStore, dict[str, ScanError]]:
     """Prepare every scan of the cohort. Scans in the store whose source files have not changed are kept.
 
     Args:
@@ -53,13 +53,13 @@ def prepare_store(
         progress: Wraps the iterator of scan ids; its second argument is their number.
 
     Returns:
-        The store, and the reasons of refused scans by scan_id.
+        The store, and the refusals by scan_id.
 
     Raises:
         StoreError: The store cannot be written.
     """
     store = SliceStore.locate(cohort, settings, cache=cache)
-    failures: dict[str, str] = {}
+    failures: dict[str, ScanError] = {}
     damaged = _damaged(store, cohort) if verify else []
     if not damaged and all(_is_current(store, scan) for scan in cohort.scans):
         return store, failures
@@ -106,13 +106,15 @@ def _exclusive_store(root: Path) -> Iterator[None]:
         yield
 
 
-def _prepare_all(store: SliceStore, scans: list[ScanRecord], workers: int, failures: dict[str, str]) -> Iterator[str]:
+def _prepare_all(
+    store: SliceStore, scans: list[ScanRecord], workers: int, failures: dict[str, ScanError]
+) -> Iterator[str]:
     jobs = [(store.root, scan, store.settings) for scan in scans]
     outcomes = run_limited(prepare_one, jobs, workers=workers) if workers else _prepare_serially(jobs)
     for index, error in outcomes:
         scan_id = scans[index].scan_id
         if error is not None:
-            failures[scan_id] = refusal(scan_id, error)
+            failures[scan_id] = ScanError(error.code, refusal(scan_id, error))
         yield scan_id
 
 

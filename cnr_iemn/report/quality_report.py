@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.slice_store import SliceStore, StoredScan
+from cnr_iemn.errors import ScanError, reasons
 from cnr_iemn.inference.slice_images import lung_extent, thumbnail
 from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.schemas import SCHEMA_VERSION
@@ -33,13 +34,13 @@ class QualityCard:
     pictures: tuple[tuple[int, str], ...]
 
 
-def write_quality_report(store: SliceStore, scan_ids: Sequence[str], refused: Mapping[str, str]) -> Path:
+def write_quality_report(store: SliceStore, scan_ids: Sequence[str], refused: Mapping[str, ScanError]) -> Path:
     """Write report.html and report.json beside the prepared scans, and return the path of the page.
 
     Args:
         store: Holds the scans.
         scan_ids: Scans of the report; those with an uncertain lung mask come first.
-        refused: Reason by scan_id.
+        refused: By scan_id.
     """
     scans = sorted((store.scan(scan_id) for scan_id in scan_ids), key=lambda scan: not is_doubtful(scan))
     notice = {"notice": PHANTOM_NOTICE} if any(scan.phantom for scan in scans) else {}
@@ -59,14 +60,17 @@ def write_quality_report(store: SliceStore, scan_ids: Sequence[str], refused: Ma
             }
             for scan in scans
         ],
-        "refused": dict(refused),
+        "refused": reasons(refused),
+        "codes": {scan_id: error.code.value for scan_id, error in refused.items()},
     }
     write_text_atomic(store.root / "report.json", json_text(document))
     page = (
         page_templates()
         .get_template("quality.html")
         .render(
-            notice=notice.get("notice"), cards=[_card(store, scan) for scan in scans], refused=list(refused.values())
+            notice=notice.get("notice"),
+            cards=[_card(store, scan) for scan in scans],
+            refused=list(reasons(refused).values()),
         )
     )
     write_text_atomic(store.root / "report.html", page)

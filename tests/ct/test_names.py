@@ -70,7 +70,7 @@ def test_a_cohort_with_odd_names_goes_into_the_store(dicom, tmp_path):
     assert all(printable(scan.scan_id) for scan in cohort.scans)
     store, failures = prepare_store(cohort, PixelSettings(size=32), cache=tmp_path / "cache", workers=0)
     assert list(failures) == ["M_udcfcller0"]
-    assert all(map(printable, failures.values()))
+    assert all(map(printable, map(str, failures.values())))
     assert sum(store.scan(scan.scan_id).n_slices for scan in cohort.scans if scan.scan_id not in failures) == 5 * 20
 
 

@@ -159,7 +159,7 @@ def test_a_refused_scan_is_named_and_stops_no_other(cohort: Cohort, tmp_path: Pa
     victim.write_bytes(victim.read_bytes()[:-300])
     store, failures = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache", workers=2)
     assert list(failures) == [bad.scan_id]
-    assert victim.name in failures[bad.scan_id]
+    assert victim.name in str(failures[bad.scan_id])
     assert not (store.root / bad.scan_id).exists()
     assert store.scan(cohort.scans[2].scan_id).n_slices > 0
     with pytest.raises(StoreError, match=f"lacks scan {bad.scan_id}"):
@@ -205,7 +205,7 @@ def test_files_that_arrive_while_a_scan_is_read_refuse_it(
     monkeypatch.setattr("cnr_iemn.data.build_store.prepare_scan", slow)
     _, failures = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache")
     assert list(failures) == [first.scan_id]
-    assert "its files changed while they were read" in failures[first.scan_id]
+    assert "its files changed while they were read" in str(failures[first.scan_id])
 
 
 def test_a_scan_is_on_the_disk_before_it_appears(

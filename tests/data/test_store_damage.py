@@ -112,5 +112,5 @@ def test_a_damaged_scan_that_cannot_be_made_again_is_refused_from_then_on(cohort
     for verify in (True, False):
         _, failures = prepare_store(cohort, SETTINGS, cache=tmp_path / "cache", verify=verify)
         assert list(failures) == ["P2"]
-        assert "IM0002.dcm: every pixel is 0" in failures["P2"]
+        assert "IM0002.dcm: every pixel is 0" in str(failures["P2"])
     assert np.load(path).shape == (4, 32, 32)

@@ -13,6 +13,7 @@ from cnr_iemn.ct.io.image_stack import ImageStack
 from cnr_iemn.data.build_store import prepare_store
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore, StoredScan
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.report.quality_report import print_quality_table, write_quality_report
 
 
@@ -36,7 +37,9 @@ def store(tmp_path):
 
 
 def test_page_and_json(store, capsys):
-    page = write_quality_report(store, ["good", "<b>small"], {"P012": "P012: no air <near> -1000 HU"})
+    page = write_quality_report(
+        store, ["good", "<b>small"], {"P012": ScanError(RefusalCode.NOT_HU, "P012: no air <near> -1000 HU")}
+    )
     text = page.read_text()
     assert text.index("&lt;b&gt;small") < text.index("<b>good</b>")
     assert "<b>small" not in text
@@ -50,6 +53,7 @@ def test_page_and_json(store, capsys):
     document = json.loads((store.root / "report.json").read_text())
     assert [(scan["scan_id"], scan["doubtful"]) for scan in document["scans"]] == [("<b>small", True), ("good", False)]
     assert document["refused"] == {"P012": "P012: no air <near> -1000 HU"}
+    assert document["codes"] == {"P012": "not-hu"}
     assert "notice" not in document
     print_quality_table(store, ["good"])
     assert "50.00 x 5.00 x 5.00" in capsys.readouterr().out

@@ -28,7 +28,7 @@ from cnr_iemn.data.covid_ct_md import read_covid_ct_md
 from cnr_iemn.data.demographics.store_files import store_demographics
 from cnr_iemn.data.manifest import read_manifest
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
-from cnr_iemn.errors import CohortError
+from cnr_iemn.errors import CohortError, ScanError, reasons
 from cnr_iemn.phantom.cohort_writer import RECIPE_VERSION, write_cohort
 from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.schemas import SCORE, TRAINING, probability_columns, region_columns
@@ -92,8 +92,8 @@ def pixel_settings(ingest: IngestSettings, lungs: str) -> PixelSettings:
 
 def open_store(
     cohort: Cohort, ingest: IngestSettings, lungs: str, *, verify: bool = False
-) -> tuple[SliceStore, dict[str, str]]:
-    """Return the cohort's slice store, made where it is missing, and the reasons of refused scans by scan id.
+) -> tuple[SliceStore, dict[str, ScanError]]:
+    """Return the cohort's slice store, made where it is missing, and the refusals by scan id.
 
     ``verify``: compare with their checksums the scans that are there, and make damaged ones again.
     """
@@ -134,16 +134,16 @@ def require_same_scans(run: RunFolder, settings: TrainSettings, cohort: Cohort, 
     run.require_scans(now)
 
 
-def require_all_scans(failures: Mapping[str, str], store: SliceStore, exclude: Collection[str]) -> None:
+def require_all_scans(failures: Mapping[str, ScanError], store: SliceStore, exclude: Collection[str]) -> None:
     """Raise CohortError where scans were refused: training without them has to be asked for by name.
 
     ``exclude``: scans that are left out already. Where many are refused, a file in the store lists them.
     """
     if failures:
-        path = store.root / FILE_NAME
-        left_out = offer_exclusion(path, failures, exclude)
+        path, refused = store.root / FILE_NAME, reasons(failures)
+        left_out = offer_exclusion(path, refused, exclude)
         raise CohortError(
-            f"{len(failures)} of the cohort's scans were refused:\n{grouped(failures, rest=str(path))}\nRepair them, "
+            f"{len(failures)} of the cohort's scans were refused:\n{grouped(refused, rest=str(path))}\nRepair them, "
             f"or leave them out with {left_out}. The other scans are prepared and will not be read again."
         )
 
