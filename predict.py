@@ -13,6 +13,7 @@ from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.prediction_schema import PredictSettings
 from cnr_iemn.read_options import ReadOptions
+from cnr_iemn.utils.shard import shard_of
 
 if TYPE_CHECKING:
     from cnr_iemn.inference.answers import AnswerFolder
@@ -70,11 +71,13 @@ def predict(settings: PredictSettings, predictor: "Predictor", source: Path, rep
     from cnr_iemn.inference.answers import AnswerFolder, request_digest
     from cnr_iemn.inference.input_checks import find_new_scans, output_folder
     from cnr_iemn.inference.prediction_files import join_answers
-    from cnr_iemn.inference.prediction_summary import print_summary, raise_if_incomplete
+    from cnr_iemn.inference.prediction_summary import print_part, print_summary, raise_if_incomplete, summarize
 
     ensemble = predictor.loaded
     with reporter.stage("find"):
         scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
+    if settings.part is not None:
+        scans = [scan for scan in scans if shard_of(scan[0], settings.parts) == settings.part]
     folder = output_folder(
         settings.output, ensemble.predictions, Path(settings.input), anonymous=settings.anonymise_ids
     )
@@ -85,12 +88,20 @@ def predict(settings: PredictSettings, predictor: "Predictor", source: Path, rep
         engine=None if settings.engine == "auto" else predictor.engine,
         names=not settings.anonymise_ids,
     )
-    with answers.lock():
-        answer_scans(settings, predictor, answers, scans, reporter)
-        summary = join_answers(answers, [scan_id for scan_id, _ in scans], ensemble)
+    with answers.lock(settings.part_name):
+        missing: list[str] = []
+        if settings.join:
+            missing = [scan_id for scan_id, _ in answers.pending(scans, redo="changed")]
+        else:
+            answer_scans(settings, predictor, answers, scans, reporter)
+        ids, whole = [scan_id for scan_id, _ in scans], settings.part is None
+        summary = join_answers(answers, ids, ensemble, missing=missing) if whole else summarize(answers, ids)
     reporter.conclude(summary)
-    print_summary(summary, answers, ensemble, dicom=settings.dicom)
-    raise_if_incomplete(summary, answers)
+    if whole:
+        print_summary(summary, answers, ensemble, dicom=settings.dicom)
+    else:
+        print_part(summary, settings.part_name)
+    raise_if_incomplete(summary, answers, whole=whole)
     return summary.share
 
 

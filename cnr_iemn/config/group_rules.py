@@ -122,6 +122,17 @@ def check_logger(logger: LoggerSettings) -> None:
         )
 
 
+def check_part(part: int | None, parts: int | None) -> None:
+    """Check that a share of the scans is one of those that there are. Raises ConfigurationError."""
+    if (part is None) != (parts is None):
+        raise ConfigurationError(
+            f"part={'null' if part is None else part} and parts={'null' if parts is None else parts} belong together: "
+            "part=0 parts=100 is the first of 100 parts. Give both, or neither."
+        )
+    if part is not None and parts is not None and part >= parts:
+        raise ConfigurationError(f"part={part} is not one of the {parts} parts. Give 0 to {parts - 1}.")
+
+
 def require_package(package: str, key: str, alternative: str, *, extra: str | None = None) -> None:
     """Check that an optional package is installed.
 

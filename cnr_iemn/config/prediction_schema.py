@@ -28,7 +28,9 @@ class PredictSettings:
     must allow, since they carry its identifiers; ``segmentation``: the lung mask among them. ``anonymise_ids``:
     whether scans are called scan-0001 and so on, and messages name no folder or file of the input. ``redo``: which of
     the scans that the output folder has an answer for are predicted again: changed ones, refused ones too, or all.
-    ``engine``: what runs the networks, one of ``constants.ENGINES``. ``report``: a JSON file on the command itself.
+    ``part``, ``parts``: this command's share of the scans, from 0 up, and how many share them; ``join``: predict
+    nothing, and join the answers of all parts. ``engine``: what runs the networks, one of ``constants.ENGINES``.
+    ``report``: a JSON file on the command itself.
     """
 
     input: str = field(default=MISSING, metadata=PATH)
@@ -44,11 +46,19 @@ class PredictSettings:
     segmentation: bool = False
     anonymise_ids: bool = False
     redo: Annotated[str, OneOf(("changed", "refused", "all"))] = "changed"
+    part: Annotated[int, Ge(0)] | None = None
+    parts: Annotated[int, Ge(1)] | None = None
+    join: bool = False
     ingest: PredictIngest = field(default_factory=PredictIngest)
     gpus: Annotated[int, Ge(0), Le(1)] | None = None
     engine: Annotated[str, OneOf(ENGINES)] = "auto"
     batch_size: Annotated[int, Ge(1)] = 16
     report: str | None = field(default=None, metadata=PATH)
+
+    @property
+    def part_name(self) -> str | None:
+        """The share of the scans in words; None for all of them."""
+        return None if self.part is None else f"part {self.part} of {self.parts}"
 
     @property
     def request(self) -> dict[str, object]:

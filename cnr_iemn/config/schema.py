@@ -269,8 +269,10 @@ class TuneSettings(TrainSettings):
 
 @dataclass
 class PrepareSettings:
-    """``prepare.py``: DICOM to the slice store."""
+    """``prepare.py``: DICOM to the slice store. ``part``, ``parts``: as in predict.py."""
 
+    part: _Number | None = None
+    parts: _Count | None = None
     lungs: _Lungs = "pleura"
     data: DataSettings = MISSING
     ingest: IngestSettings = field(default_factory=IngestSettings)

@@ -11,6 +11,7 @@ from cnr_iemn.config.group_rules import (
     check_ingest,
     check_logger,
     check_model,
+    check_part,
     check_trainer,
     require_package,
 )
@@ -36,6 +37,8 @@ def check_settings(settings: object) -> None:
         check_balancing(settings.balancing)
         check_trainer(settings.trainer, settings.data)
         check_logger(settings.logger)
+    if isinstance(settings, PrepareSettings):
+        check_part(settings.part, settings.parts)
     if isinstance(settings, TuneSettings):
         _check_search(settings)
     if isinstance(settings, PredictSettings):
@@ -162,6 +165,12 @@ def _check_search(settings: TuneSettings) -> None:
 
 
 def _check_predict(settings: PredictSettings) -> None:
+    if not settings.join:
+        check_part(settings.part, settings.parts)
+    elif settings.part is not None or settings.redo != "changed":
+        raise ConfigurationError(
+            "join=true joins answers of all parts and predicts nothing. Leave part= and redo= out."
+        )
     if settings.dicom and not settings.identify:
         raise ConfigurationError(
             "dicom=true writes files into the patient's study, and they must carry the patient's name, id and dates, "

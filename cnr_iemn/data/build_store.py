@@ -1,7 +1,7 @@
 """Preparation of scans into the slice store, each whole or not at all.
 
 A scan's folder is renamed into place when it is complete: an interrupted preparation leaves no partial scan and resumes
-where it stopped.
+where it stopped. Each scan has a lock, so that several processes and machines prepare one store together.
 """
 
 import errno
@@ -14,13 +14,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Literal, NoReturn
 
 import numpy as np
 
-from cnr_iemn.ct.io.folders import folders_with_files
-from cnr_iemn.ct.io.image_stack import ImageStack
 from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
+from cnr_iemn.ct.source_signature import source_signature
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.slice_store import PixelSettings, ScanSource, SliceStore, StoredScan
 from cnr_iemn.errors import CnrIemnError, RefusalCode, ScanError, StoreError, fault
@@ -31,6 +32,9 @@ from cnr_iemn.utils.sandbox import refusal, run_limited
 log = logging.getLogger(__name__)
 
 _Job = tuple[Path, ScanRecord, PixelSettings]
+ELSEWHERE: Literal["elsewhere"] = "elsewhere"
+"""The outcome of a scan that another process prepares at this moment."""
+_Outcome = ScanError | Literal["elsewhere"] | None
 
 
 def prepare_store(
@@ -60,75 +64,111 @@ def prepare_store(
     """
     store = SliceStore.locate(cohort, settings, cache=cache)
     failures: dict[str, ScanError] = {}
-    damaged = _damaged(store, cohort) if verify else []
-    if not damaged and all(_is_current(store, scan) for scan in cohort.scans):
+    current = dict.fromkeys(scan.scan_id for scan in cohort.scans if _is_current(store, scan))
+    damaged = store.damaged_files(list(current)) if verify else {}
+    pending = [scan for scan in cohort.scans if scan.scan_id not in current or scan.scan_id in damaged]
+    if not pending:
         return store, failures
-    with _exclusive_store(store.root):
-        for scan_id in damaged:  # a damaged scan counts as missing, even if preparing it again fails
+    _make_root(store)
+    for scan_id, path in damaged.items():  # such a scan counts as missing, even if preparing it again fails
+        log.warning("%s is damaged (its checksum differs); the scan is made again.", path)
+        with _scan_lock(store.root, scan_id, lambda: None):
             (store.root / scan_id / "source.json").unlink(missing_ok=True)
-        pending = [scan for scan in cohort.scans if not _is_current(store, scan)]  # another process may have been here
-        try:
-            write_text_atomic(store.root / "settings.json", json.dumps(asdict(settings), indent=1))
-        except OSError as error:
-            raise StoreError(
-                f"{store.root} cannot be written ({error.strerror}). Free some space or give another ingest.cache."
-            ) from error
-        for _ in progress(_prepare_all(store, pending, workers, failures), len(pending)):
-            pass
+    for _ in progress(_prepare_all(store, pending, workers, failures), len(pending)):
+        pass
     return store, failures
 
 
-def _damaged(store: SliceStore, cohort: Cohort) -> list[str]:
-    """Return the damaged scans of the store, with a warning for each."""
-    scans = [scan.scan_id for scan in cohort.scans if _is_current(store, scan)]
-    damaged = store.damaged_files(scans)
-    for path in damaged.values():
-        log.warning("%s is damaged (its checksum differs); the scan is made again.", path)
-    return list(damaged)
+def _make_root(store: SliceStore) -> None:
+    """Make the store's folder and delete what killed processes have left there."""
+    root = store.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{root} cannot be made or written ({error.strerror}). Give another ingest.cache.") from error
+    try:
+        write_text_atomic(root / "settings.json", json.dumps(asdict(store.settings), indent=1))
+    except OSError as error:
+        raise StoreError(
+            f"{root} cannot be written ({error.strerror}). Free some space or give another ingest.cache."
+        ) from error
+    for leftover in (*root.glob(".*.part"), *root.glob(".*.gone")):
+        scan_id = leftover.name[1:].rsplit(".", 2)[0]
+        with suppress(_ElsewhereError), _scan_lock(root, scan_id, _refuse):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+class _ElsewhereError(Exception):
+    """Another process prepares the scan."""
+
+
+def _refuse() -> NoReturn:
+    raise _ElsewhereError
 
 
 @contextmanager
-def _exclusive_store(root: Path) -> Iterator[None]:
-    """Hold the store's lock, after any other process that prepares it, and delete leftovers of killed processes."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / ".lock").touch()
-    except OSError as error:
-        raise StoreError(f"{root} cannot be made or written ({error.strerror}). Give another ingest.cache.") from error
-    with exclusive(root / ".lock", lambda: log.info("Another process prepares %s; waiting for it ...", root)):
-        for leftover in root.glob(".*.part"):
-            # renamed first: a worker that outlived its parent cannot move a half-deleted folder into place
-            target = leftover.with_suffix(".gone")
-            with suppress(FileNotFoundError):
-                leftover.rename(target)
-        for leftover in root.glob(".*.gone"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield
+def _scan_lock(root: Path, scan_id: str, when_taken: Callable[[], None]) -> Iterator[None]:
+    """Hold a scan's lock, and remove its file in the end. ``when_taken``: as of ``exclusive``."""
+    path = root / f".{scan_id}.lock"
+    with exclusive(path, when_taken):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _prepare_all(
     store: SliceStore, scans: list[ScanRecord], workers: int, failures: dict[str, ScanError]
 ) -> Iterator[str]:
-    jobs = [(store.root, scan, store.settings) for scan in scans]
-    outcomes = run_limited(prepare_one, jobs, workers=workers) if workers else _prepare_serially(jobs)
-    for index, error in outcomes:
-        scan_id = scans[index].scan_id
-        if error is not None:
-            failures[scan_id] = ScanError(error.code, refusal(scan_id, error))
-        yield scan_id
+    """Prepare the scans, those last that another process is at: they are there by then, or it has ended."""
+    while scans:
+        jobs = [(store.root, scan, store.settings) for scan in scans]
+        outcomes = run_limited(prepare_one, jobs, workers=workers) if workers else _prepare_serially(jobs)
+        elsewhere = []
+        for index, outcome in outcomes:
+            scan_id = scans[index].scan_id
+            if outcome == ELSEWHERE:
+                elsewhere.append(scans[index])
+                continue
+            if isinstance(outcome, ScanError):
+                failures[scan_id] = ScanError(outcome.code, refusal(scan_id, outcome))
+            yield scan_id
+        for scan in elsewhere:
+            wait = partial(log.info, "Another process prepares %s; waiting for it ...", scan.scan_id)
+            with _scan_lock(store.root, scan.scan_id, wait):
+                pass
+        scans = elsewhere
 
 
-def _prepare_serially(jobs: list[_Job]) -> Iterator[tuple[int, ScanError | None]]:
+def _prepare_serially(jobs: list[_Job]) -> Iterator[tuple[int, _Outcome]]:
     for index, job in enumerate(jobs):
         yield index, prepare_one(job)
 
 
-def prepare_one(job: _Job) -> ScanError | None:
-    """Prepare one scan and rename it into place. Return the refusal, None where there is none.
+def prepare_one(job: _Job) -> _Outcome:
+    """Prepare one scan under its lock, unless it is there already, and rename it into place.
 
     An internal error refuses the scan, as in predict.py, and the other scans go on.
+
+    Returns:
+        None where it is prepared, a refusal, or ELSEWHERE where another process prepares it.
     """
     root, scan, settings = job
+    try:
+        with _scan_lock(root, scan.scan_id, _refuse):
+            if _is_current(SliceStore(root, settings), scan):  # another process was here
+                return None
+            return _prepare_one(root, scan, settings)
+    except _ElsewhereError:
+        return ELSEWHERE
+    except OSError as error:
+        raise StoreError(
+            f"{root}: scan {scan.scan_id} cannot be written ({error.strerror or f'disk full? {error}'}). Free some "
+            "space or give another ingest.cache; scans already prepared are kept."
+        ) from error
+
+
+def _prepare_one(root: Path, scan: ScanRecord, settings: PixelSettings) -> ScanError | None:
     before = source_signature(scan.source)
     try:
         prepared = prepare_scan(scan.source, **vars(settings))
@@ -149,11 +189,6 @@ def prepare_one(job: _Job) -> ScanError | None:
         _write_scan(folder, scan, prepared, before)
         sync_folder(folder)  # otherwise a power failure after the rename could leave empty files
         _move_into_place(folder, root / scan.scan_id)
-    except OSError as error:
-        raise StoreError(
-            f"{root}: scan {scan.scan_id} cannot be written ({error.strerror or f'disk full? {error}'}). Free some "
-            "space or give another ingest.cache; scans already prepared are kept."
-        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # nothing left to remove after the rename
     return None
@@ -207,33 +242,3 @@ def _is_current(store: SliceStore, scan: ScanRecord) -> bool:
     except StoreError:  # not there, or cut by a power failure
         return False
     return source.files == source_signature(scan.source)
-
-
-def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
-    """Return a hash over name, size and modification time of a scan's files, without reading them.
-
-    For images it covers the manifest's pixel values, offset and spacing, too. ``names``: without them, nobody can tell
-    from the hash how files and folders are called.
-    """
-    if isinstance(source, ImageStack):
-        reading: tuple[object, ...] = (source.values, source.offset, source.spacing_mm)
-        entries = [(str(path) if names else "", *_size_and_time(path)) for path in source.files]  # in their order
-        return hashlib.sha256(json.dumps([reading, entries]).encode()).hexdigest()
-    place = str(source.resolve()) if names else ""
-    if source.is_file():
-        return hashlib.sha256(json.dumps([place, *_size_and_time(source)]).encode()).hexdigest()
-    entries = sorted(
-        (str(path.relative_to(source)) if names else "", *_size_and_time(path))
-        for _, files, _ in folders_with_files(source, lambda *_: None)  # reading refuses such a folder
-        for path in files
-    )
-    return hashlib.sha256(json.dumps([place, entries]).encode()).hexdigest()
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return size and modification time of a file or of a link's target; -1 where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:  # a link without a target; a file that was taken away meanwhile
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns

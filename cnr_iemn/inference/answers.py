@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from typing_extensions import TypedDict
 
 from cnr_iemn import __version__
-from cnr_iemn.data.build_store import source_signature
+from cnr_iemn.ct.source_signature import source_signature
 from cnr_iemn.errors import RefusalCode, RunError
 from cnr_iemn.inference.input_checks import Source
 from cnr_iemn.inference.scan_result import ScanPrediction, file_stem
@@ -100,29 +100,39 @@ class AnswerFolder:
         self._sources: dict[str, str] = {}
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other commands from the output folder. Folders made for it go where they hold no answer in the end.
+    def lock(self, part: str | None = None) -> Iterator[None]:
+        """Keep other commands from the output folder; with the name of a part, from this part of it.
+
+        Folders made for it go where they hold no answer in the end.
 
         Raises:
             RunError: Another command writes there.
         """
         new = [folder for folder in (self.output, *self.output.parents) if not folder.exists()]
-
-        def refuse() -> NoReturn:
-            raise RunError(
-                f"Another predict.py writes into {visible(str(self.output))}. Wait until it ends, or give another "
-                "folder (output=)."
-            )
-
-        with exclusive(self.folder / _LOCK, refuse):
-            try:
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(exclusive(self.folder / _LOCK, self._refuse, shared=part is not None))
+                if part is not None:
+                    stack.enter_context(exclusive(self.folder / f".{part.replace(' ', '-')}{_LOCK}", self._refuse))
                 yield
-            finally:
-                if not any(self._paths()):
-                    (self.folder / _LOCK).unlink(missing_ok=True)
-                    with suppress(OSError):  # something else is in it
-                        for folder in (self.folder, *new):
-                            folder.rmdir()
+        finally:
+            if not any(self._paths()):
+                with suppress(RunError, OSError):  # another part is at work; something else is in a folder
+                    self._remove_folders(new)
+
+    def _refuse(self) -> NoReturn:
+        raise RunError(
+            f"Another predict.py writes into {visible(str(self.output))}. Wait until it ends, or give another folder "
+            "(output=)."
+        )
+
+    def _remove_folders(self, new: Sequence[Path]) -> None:
+        with exclusive(self.folder / _LOCK, self._refuse):
+            for lock in self.folder.glob(f".*{_LOCK}"):
+                lock.unlink()
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            for folder in (self.folder, *new):
+                folder.rmdir()
 
     def jobs(self, scans: Sequence[tuple[str, Source]]) -> Iterator[tuple[str, Source]]:
         """Yield the scans; what their files are is noted before they are read, so that a later change shows."""

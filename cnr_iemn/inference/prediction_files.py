@@ -1,6 +1,6 @@
 """predictions.json, its tables and predictions.parquet, made from the answers of an output folder, a scan at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Required
@@ -45,16 +45,18 @@ class StoredScans(Mapping[str, NewScan]):
         return len(self._scan_ids)
 
 
-def join_answers(answers: AnswerFolder, scan_ids: Sequence[str], loaded: LoadedEnsemble) -> Summary:
+def join_answers(
+    answers: AnswerFolder, scan_ids: Sequence[str], loaded: LoadedEnsemble, *, missing: Collection[str] = ()
+) -> Summary:
     """Write the files of an output folder from the answers for these scans, and return their summary.
 
-    Where no scan has a prediction nothing is written, and the refusals are not kept. Raises RunError as
-    ``write_prediction_files`` does.
+    Where no scan has a prediction nothing is written, and the refusals are not kept. ``missing``: scans whose part has
+    not answered them yet. Raises RunError as ``write_prediction_files`` does.
     """
-    summary = summarize(answers, scan_ids)
+    summary = summarize(answers, scan_ids, missing=missing)
     if summary.predicted:
         write_prediction_files(answers, summary, loaded)
-    else:
+    elif not summary.missing:
         answers.clear(summary.refused)
     return summary
 
@@ -82,7 +84,7 @@ def write_prediction_files(answers: AnswerFolder, summary: Summary, loaded: Load
                 file.write(people_csv(table, header=k == 0).encode())
     write_new_scans(folder / "predictions.parquet", new)
     write_refusals(folder, summary.refusals)
-    answers.remove_others([*summary.predicted, *summary.refused])
+    answers.remove_others([*summary.predicted, *summary.refused, *summary.missing])
     remove_files(folder, earlier - summary.files)
     (folder / FOLDER / _MARK).touch()
 

@@ -1,18 +1,18 @@
 """What the answers of an output folder amount to: counts, refusals, and the lines that end predict.py."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from cnr_iemn.constants import notice_for
-from cnr_iemn.errors import InputError, PartialFailureError
+from cnr_iemn.errors import InputError, PartialFailureError, RunError
 from cnr_iemn.inference.answers import AnswerFolder
 from cnr_iemn.inference.refusal_table import write_refusals
 from cnr_iemn.inference.scan_result import Refusal, calibration_sentence
 from cnr_iemn.stage2.ensemble import LoadedEnsemble
 from cnr_iemn.utils.atomic_io import write_text_atomic
 from cnr_iemn.utils.exclusions import FILE_NAME, exclusion_text
-from cnr_iemn.utils.text import MAX_NAMES, grouped
+from cnr_iemn.utils.text import MAX_NAMES, grouped, listed
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,12 @@ class Summary:
         return len(self.predicted) / n_scans if n_scans else 1.0
 
 
-def summarize(answers: AnswerFolder, scan_ids: Iterable[str]) -> Summary:
-    """Return what there is of answers for these scans."""
+def summarize(answers: AnswerFolder, scan_ids: Iterable[str], *, missing: Collection[str] = ()) -> Summary:
+    """Return what there is of answers for these scans. ``missing``: scans whose answers, if any, are of the past."""
     summary = Summary()
+    outdated = set(missing)
     for scan_id in scan_ids:
-        answer = answers.read(scan_id)
+        answer = None if scan_id in outdated else answers.read(scan_id)
         if answer is None:
             summary.missing.append(scan_id)
             continue
@@ -99,29 +100,45 @@ def print_summary(summary: Summary, answers: AnswerFolder, loaded: LoadedEnsembl
         log.info("%s", line)
 
 
-def raise_if_incomplete(summary: Summary, answers: AnswerFolder) -> None:
-    """Report scans without a prediction, or without DICOM files.
+def print_part(summary: Summary, part: str | None) -> None:
+    """Print what a part has done and how the parts are joined."""
+    log.info(
+        "%s: %d scans predicted, %d refused. After the last part, join them: the same words with join=true, without "
+        "part=.",
+        part,
+        len(summary.predicted),
+        len(summary.refused),
+    )
+
+
+def raise_if_incomplete(summary: Summary, answers: AnswerFolder, *, whole: bool = True) -> None:
+    """Report scans without a prediction, or without DICOM files. ``whole``: the summary is of all scans, not of a part.
 
     Raises:
         InputError: No scan has a prediction; where they are many, refused.csv and refused.txt list them.
-        PartialFailureError: Some scans were refused, or got no DICOM files.
+        RunError: No scan has an answer.
+        PartialFailureError: Some scans were refused, got no DICOM files, or have no answer yet.
     """
-    refused, n_predicted = summary.refused, len(summary.predicted)
-    if refused and not n_predicted:
+    refused, missing, n_predicted = summary.refused, summary.missing, len(summary.predicted)
+    n_scans, rest = n_predicted + len(refused) + len(missing), f"{answers.output}/predictions.json"
+    if refused and not n_predicted and not missing and whole:
         path = answers.output / FILE_NAME
         if len(refused) > MAX_NAMES:
             write_refusals(answers.output, summary.refusals)
             write_text_atomic(path, exclusion_text(refused))
         reasons = grouped(refused, rest=str(path))
         raise InputError(f"None of the {len(refused)} scans of the input can be classified:\n{reasons}")
-    n_scans, rest = n_predicted + len(refused), f"{answers.output}/predictions.json"
     problems = []
+    if missing:
+        problems.append(
+            f"{len(missing)} of {n_scans} scans have no answer by the words of this command: {listed(missing)}. Run "
+            "their parts with the same words, or leave join=true out to predict them here."
+        )
     if refused:
         problems.append(f"{len(refused)} of {n_scans} scans were refused:\n{grouped(refused, rest=rest)}")
     if summary.without_dicom:
         reasons = grouped(summary.without_dicom, rest=rest)
-        problems.append(
-            f"{len(summary.without_dicom)} of {n_predicted} scans with a prediction got no DICOM:\n{reasons}"
-        )
+        n_without = len(summary.without_dicom)
+        problems.append(f"{n_without} of {n_predicted} scans with a prediction got no DICOM:\n{reasons}")
     if problems:
-        raise PartialFailureError("\n".join(problems))
+        raise (RunError if len(missing) == n_scans else PartialFailureError)("\n".join(problems))

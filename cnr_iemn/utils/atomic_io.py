@@ -187,19 +187,21 @@ def write_folder_atomic(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, when_taken: Callable[[], None]) -> Iterator[None]:
+def exclusive(path: Path, when_taken: Callable[[], None], *, shared: bool = False) -> Iterator[None]:
     """Hold the lock on a file, made where missing; it is free again when its process ends, however that comes.
 
-    ``when_taken`` is called where another process holds it: it raises, or this waits.
+    ``when_taken`` is called where another process holds it: it raises, or this waits. ``shared``: others that share it
+    may hold it, too.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_lock(path) as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 when_taken()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                fcntl.flock(lock, kind)
             if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 continue  # its owner has removed it meanwhile
             yield

@@ -1,0 +1,38 @@
+"""What the files of a scan are, without reading them: so that a change of them shows."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from cnr_iemn.ct.io.folders import folders_with_files
+from cnr_iemn.ct.io.image_stack import ImageStack
+
+
+def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
+    """Return a hash over name, size and modification time of a scan's files, without reading them.
+
+    For images it covers the manifest's pixel values, offset and spacing, too. ``names``: without them, nobody can tell
+    from the hash how files and folders are called.
+    """
+    if isinstance(source, ImageStack):
+        reading: tuple[object, ...] = (source.values, source.offset, source.spacing_mm)
+        entries = [(str(path) if names else "", *_size_and_time(path)) for path in source.files]  # in their order
+        return hashlib.sha256(json.dumps([reading, entries]).encode()).hexdigest()
+    place = str(source.resolve()) if names else ""
+    if source.is_file():
+        return hashlib.sha256(json.dumps([place, *_size_and_time(source)]).encode()).hexdigest()
+    entries = sorted(
+        (str(path.relative_to(source)) if names else "", *_size_and_time(path))
+        for _, files, _ in folders_with_files(source, lambda *_: None)  # reading refuses such a folder
+        for path in files
+    )
+    return hashlib.sha256(json.dumps([place, entries]).encode()).hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Return size and modification time of a file or of a link's target; -1 where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:  # a link without a target; a file that was taken away meanwhile
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
