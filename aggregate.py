@@ -45,6 +45,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     from cnr_iemn.evaluation.aggregate import assemble_results, write_results
     from cnr_iemn.evaluation.evidence import EvidenceOptions
     from cnr_iemn.evaluation.stability import find_repeats
+    from cnr_iemn.report.checklists.writer import write_checklists
     from cnr_iemn.report.study_report import write_report
     from cnr_iemn.report.training_curves import read_training_curves
     from cnr_iemn.stage2.baselines import summarise_store
@@ -53,12 +54,11 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     from cnr_iemn.stage2.methods.registry import stage2_methods
     from cnr_iemn.stage2.provenance import provenance
     from cnr_iemn.stage2.seed_means import read_seeds
-    from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
     from cnr_iemn.utils.checksums import file_digests
     from cnr_iemn.utils.shell_words import predict_command
 
     root, booster = Path(settings.runs), settings.booster
-    study, models = root / settings.study, ensemble_models(settings.ensemble)
+    models = ensemble_models(settings.ensemble)
     runs = read_seeds(root, settings.study, models, run_tags(settings.tag), features=booster.features)
     store = run_store(runs.first_run)
     runs.check_store(store)
@@ -78,11 +78,12 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     if settings.ablations:
         from cnr_iemn.evaluation.ablation import ablate  # torch
 
-        plain = results.patients, results.slices, results.predict
-        results.metrics["ablations"] = ablate(study, ensemble, store, *plain, gpus=settings.gpus, space=results.space)
-    write_results(folder := study / "ensembles" / name, results)
-    write_text_atomic(folder / "provenance.json", json_text(origin))
-    write_report(folder, results, store, origin, study=settings.study, training=read_training_curves(runs.runs))
+        plain = ensemble, store, results.patients, results.slices, results.predict
+        results.metrics["ablations"] = ablate(root / settings.study, *plain, gpus=settings.gpus, space=results.space)
+    write_results(folder := root / settings.study / "ensembles" / name, results)
+    appendix = write_checklists(folder, settings.checklists, runs, results, store, origin)
+    curves = read_training_curves(runs.runs)
+    write_report(folder, results, store, origin, study=settings.study, training=curves, appendix=appendix)
     ensemble = with_training_scans(ensemble, store, runs.training_labels, ensemble.classes)
     write_ensemble(folder, replace(ensemble, calibration=results.calibration, files=file_digests(folder)))
     following = predict_command(settings.study, name, root)

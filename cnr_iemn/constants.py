@@ -72,6 +72,8 @@ PAPER_COUNTS = {"validation": (86, 98), "validation, CAP": (10, 19), "tests": (7
 
 BOOSTER, BOOSTER_METHOD = "booster", "XGBoost on percentages"
 """The word of settings for the paper's stage 2, the default, and its name among the methods."""
+CHECKLISTS = ("claim", "tripod-ai", "stard-ai")
+"""Reporting checklists that aggregate.py fills (``report.checklists``)."""
 THRESHOLD_CLASS = "COVID-19"
 """Of the SPGC cohort: the class whose sensitivity is set on training scans, being the one that must not be missed."""
 

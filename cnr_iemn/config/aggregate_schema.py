@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le
 
 from cnr_iemn.config.schema import LoggerSettings
-from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf, setting_numbers
-from cnr_iemn.constants import BOOSTER, method_names
+from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf, setting_choices, setting_numbers
+from cnr_iemn.constants import BOOSTER, CHECKLISTS, method_names
 
 _Count = Annotated[int, Ge(1)]
 _Number = Annotated[int, Ge(0)]
@@ -44,6 +44,7 @@ class AggregateSettings:
     ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
     ``compare_on``: the validation scans, or a set that both have scored. ``ablations``: of the networks' input.
     ``tag``: of the runs, or a list of tags, one for each seed, whose means are joined.
+    ``checklist``: reporting checklists to fill, one or a list.
     """
 
     study: str = ""
@@ -65,6 +66,7 @@ class AggregateSettings:
     labels: Any = field(default=None, metadata=PATH | TEXTS)
     compare: str | None = None
     compare_on: str = "validation"
+    checklist: Any = field(default=None, metadata=TEXTS)
     ablations: bool = False
     gpus: _OneGpu | None = None
     tag: Any = field(default="seed0", metadata=TEXTS)
@@ -75,3 +77,8 @@ class AggregateSettings:
     def prevalences(self) -> tuple[float, ...]:
         """The prevalences as numbers. Raises ConfigurationError."""
         return setting_numbers("prevalence", self.prevalence)
+
+    @property
+    def checklists(self) -> tuple[str, ...]:
+        """The names of the checklists. Raises ConfigurationError."""
+        return setting_choices("checklist", self.checklist, CHECKLISTS)

@@ -86,6 +86,17 @@ def setting_paths(key: str, value: object) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def setting_choices(key: str, value: object, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a setting that is null, one word or a list of them. Raises ConfigurationError."""
+    words = () if value is None else (value,) if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not set(words) <= set(choices):
+        raise ConfigurationError(
+            f"{key}={value} is not known. Choose one of {', '.join(choices)}, or several: '{key}=[{choices[0]},"
+            f"{choices[1]}]'."
+        )
+    return tuple(dict.fromkeys(words))
+
+
 def setting_numbers(key: str, value: object) -> tuple[float, ...]:
     """Return the shares of a setting that is null, one number or a list of them, all above 0 and below 1.
 

@@ -214,6 +214,7 @@ def _check_aggregate(settings: AggregateSettings) -> None:
     _check_repeats("seeds", settings.seeds, "tag", tags[0])
     _check_repeats("splits", settings.splits, "study", settings.study)
     _check_scoring(settings)
+    _ = settings.checklists  # refuses an unknown one
     if settings.prevalences and settings.threshold_class is None:
         raise ConfigurationError(
             "prevalence= is that of the class of threshold_class, which is null. Name the class, or leave prevalence "

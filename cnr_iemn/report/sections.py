@@ -16,7 +16,10 @@ from cnr_iemn.statistics.curves import ClassCurves
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: text, figures, forest plots, tables, and tables that are folded. ``key``: its anchor."""
+    """A section of the page: text, figures, forest plots, tables, and tables that are folded. ``key``: its anchor.
+
+    ``prose``: the cells of its tables are sentences, not numbers.
+    """
 
     key: str
     heading: str
@@ -25,6 +28,7 @@ class Section:
     forests: tuple[Forest, ...] = ()
     tables: tuple[ResultTable, ...] = ()
     details: tuple[ResultTable, ...] = ()
+    prose: bool = False
 
     @property
     def has_content(self) -> bool:

@@ -20,7 +20,7 @@ from cnr_iemn.report.page_links import page_links
 from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.patient_rows import patient_rows
 from cnr_iemn.report.quality_report import is_doubtful
-from cnr_iemn.report.sections import sections
+from cnr_iemn.report.sections import Section, sections
 from cnr_iemn.report.svg import PALETTE, Drawing
 from cnr_iemn.report.tables import with_interval
 from cnr_iemn.report.tables.evidence import evidence_tables
@@ -33,7 +33,7 @@ from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.stage2.provenance import StudyProvenance
 from cnr_iemn.statistics.confidence_intervals import RESAMPLES
 from cnr_iemn.statistics.curves import class_curves
-from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
+from cnr_iemn.utils.atomic_io import json_text, sha256_of_file, write_text_atomic
 
 PAGE_BYTES = 5_000_000
 """Limit of the page's size, so that it can be mailed and opened on a phone."""
@@ -58,8 +58,9 @@ def write_report(
     *,
     study: str,
     training: Mapping[str, TrainingCurve] | None = None,
+    appendix: Sequence[Section] = (),
 ) -> None:
-    """Write report.html, model_card.md and figures/ into the ensemble's folder, each file whole or not at all.
+    """Write report.html, model_card.md, provenance.json and figures/ into the ensemble's folder, each file whole.
 
     Args:
         folder: The ensemble's.
@@ -68,6 +69,7 @@ def write_report(
         provenance: provenance.json.
         study: Its name.
         training: Curves of the networks' training, by model.
+        appendix: Further sections, after the others.
     """
     metrics = results.metrics
     held_out = results.patients[results.patients["split"] == VALIDATION]
@@ -76,12 +78,13 @@ def write_report(
     curves = class_curves(labels, probabilities, metrics["classes"], owners, seed=provenance["booster_seed"])
     drawings = study_figures(metrics, curves, training)
     _write_figures(folder / "figures", drawings)
+    write_text_atomic(folder / "provenance.json", json_text(provenance))
     method_file = METHODS[metrics["method"]].file
     links = page_links(folder, store, held_out.index, method_file=method_file)
     rows = patient_rows(held_out, results.contributions, results.slices, store, budget=_ROW_BYTES, links=links)
     context = {
         **_context(metrics, provenance, study),
-        "sections": sections(metrics, drawings, curves),
+        "sections": [*sections(metrics, drawings, curves), *appendix],
         "confusion": drawings["confusion"],
         "has_links": bool(links),
         "wrong": [row for row in rows if not row.correct],

@@ -1,0 +1,62 @@
+"""The filled checklists and the data sheet of a study, as files and as a section of its report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cnr_iemn.data.slice_store import SliceStore
+from cnr_iemn.evaluation.aggregate import Results
+from cnr_iemn.report.checklists.checklist import (
+    Checklist,
+    checklist_section,
+    checklist_table,
+    fill,
+    page_table,
+    write_checklist,
+)
+from cnr_iemn.report.checklists.claim import CLAIM
+from cnr_iemn.report.checklists.datasheet import DATASHEET
+from cnr_iemn.report.checklists.stard_ai import STARD_AI
+from cnr_iemn.report.checklists.study_facts import gather_facts
+from cnr_iemn.report.checklists.topics import statements
+from cnr_iemn.report.checklists.tripod_ai import TRIPOD_AI
+from cnr_iemn.report.sections import Section
+from cnr_iemn.stage2.ensemble_runs import EnsembleRuns
+from cnr_iemn.stage2.provenance import StudyProvenance
+
+CHECKLISTS: Mapping[str, Checklist] = {checklist.key: checklist for checklist in (CLAIM, TRIPOD_AI, STARD_AI)}
+_PREFIX = "checklist-"
+
+
+def write_checklists(
+    folder: Path,
+    names: Sequence[str],
+    runs: EnsembleRuns,
+    results: Results,
+    store: SliceStore,
+    provenance: StudyProvenance,
+) -> tuple[Section, ...]:
+    """Write datasheet.csv and .md, and the files of each named checklist; return the section of the report.
+
+    Files of checklists that an earlier aggregation wrote are removed: their facts were others.
+
+    Args:
+        folder: The ensemble's.
+        names: Keys of ``CHECKLISTS``.
+        runs, results, store, provenance: Of the study.
+
+    Returns:
+        The section, or nothing where no checklist is named.
+    """
+    said = statements(gather_facts(folder, runs, results, store, provenance))
+    notice = results.metrics.get("notice")
+    for path in folder.glob(f"{_PREFIX}*"):
+        if path.stem.removeprefix(_PREFIX) not in names:
+            path.unlink()
+    write_checklist(folder, DATASHEET.key, checklist_table(DATASHEET, fill(DATASHEET, said), notice=notice))
+    tables = []
+    for name in names:
+        checklist = CHECKLISTS[name]
+        answers = fill(checklist, said)
+        tables.append(page_table(checklist, answers))
+        write_checklist(folder, f"{_PREFIX}{name}", checklist_table(checklist, answers, notice=notice))
+    return (checklist_section(tables),) if tables else ()
