@@ -142,13 +142,13 @@ def partition(training: tuple[TrainingFacts, ...]) -> Statement:
 
 def disjoint(metrics: StudyMetrics) -> Statement:
     """Return what lies on one side of the split alone."""
-    found = "Near-duplicates across the split were not searched for."
+    search = "Near-duplicates across the split were not searched for."
     if metrics["near_duplicates"] is not None:
         pairs, threshold = metrics["near_duplicates"]["pairs"], metrics["near_duplicates"]["threshold"]
-        found = f"Pairs across the split that look like one scan (correlation of {threshold:g} or more): {len(pairs)}."
+        search = f"Pairs across the split that look like one scan (correlation of {threshold:g} or more): {len(pairs)}."
     return Statement(
         "Partitions are disjoint by the cohort's patient ids, and no two scans with the same pixels lie on two sides. "
-        f"{found}",
+        f"{search}",
         "Near-duplicates",
         "split.csv and metrics.json",
     )

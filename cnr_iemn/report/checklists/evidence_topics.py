@@ -68,12 +68,12 @@ def attribution(metrics: StudyMetrics) -> Statement | None:
 
 def calibration(metrics: StudyMetrics) -> Statement | None:
     """Return how well the probabilities are calibrated; None where it was not measured."""
-    found = metrics["calibration"]
-    if found is None:
+    fit = metrics["calibration"]
+    if fit is None:
         return None
     return Statement(
-        f"Expected calibration error {found['before']['ece']:.3f}, with temperature {found['temperature']:.2f} "
-        f"{found['after']['ece']:.3f}.",
+        f"Expected calibration error {fit['before']['ece']:.3f}, with temperature {fit['temperature']:.2f} "
+        f"{fit['after']['ece']:.3f}.",
         "Calibration",
         _FILE,
     )
@@ -81,11 +81,11 @@ def calibration(metrics: StudyMetrics) -> Statement | None:
 
 def updating(metrics: StudyMetrics) -> Statement | None:
     """Return whether the model was changed after evaluation; None without calibration."""
-    found = metrics["calibration"]
-    if found is None:
+    fit = metrics["calibration"]
+    if fit is None:
         return None
     return Statement(
-        f"Temperature and thresholds are fitted on {found['learnt_on']} training scans; nothing is fitted on the "
+        f"Temperature and thresholds are fitted on {fit['learnt_on']} training scans; nothing is fitted on the "
         "validation scans.",
         "Calibration",
         _FILE,
@@ -96,10 +96,10 @@ def undecided(metrics: StudyMetrics) -> Statement | None:
     """Return how uncertain predictions are handled; None without calibration."""
     if metrics["calibration"] is None:
         return None
-    found = metrics["calibration"]["undecided"]
+    fit = metrics["calibration"]["undecided"]
     return Statement(
-        f"Below a calibrated probability of {found['threshold']:.3f} a scan is undecided: "
-        f"{percentage(1 - found['share_answered'])} here. Accuracy and sensitivity count them with their most probable "
+        f"Below a calibrated probability of {fit['threshold']:.3f} a scan is undecided: "
+        f"{percentage(1 - fit['share_answered'])} here. Accuracy and sensitivity count them with their most probable "
         "class.",
         "Calibration",
         _FILE,
@@ -107,7 +107,7 @@ def undecided(metrics: StudyMetrics) -> Statement | None:
 
 
 def threshold(metrics: StudyMetrics) -> Statement | None:
-    """Return how the decision threshold was found; None where no class has one."""
+    """Return how the decision threshold was fit; None where no class has one."""
     point = metrics["operating_point"]
     if point is None:
         return None
@@ -135,13 +135,13 @@ def decision(metrics: StudyMetrics) -> Statement | None:
 
 def audit(metrics: StudyMetrics) -> Statement | None:
     """Return whether something that is not lung predicts the classes; None where it was not measured."""
-    found = metrics["audit"]
-    if found is None:
+    shortcuts = metrics["audit"]
+    if shortcuts is None:
         return None
-    end = "an alarm" if found["alarm"] else "no alarm"
+    end = "an alarm" if shortcuts["alarm"] else "no alarm"
     return Statement(
-        f"Acquisition and all that is not lung predict the classes with an AUC of {found['auc']:.2f} (p = "
-        f"{found['p']:.2g}): {end}.",
+        f"Acquisition and all that is not lung predict the classes with an AUC of {shortcuts['auc']:.2f} (p = "
+        f"{shortcuts['p']:.2g}): {end}.",
         "Shortcut audit",
         _FILE,
     )

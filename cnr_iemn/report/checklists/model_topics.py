@@ -10,7 +10,7 @@ from cnr_iemn.stage2.provenance import StudyProvenance
 _RECORD = "run.json of each run"
 
 
-def _each(networks: tuple[TrainingFacts, ...], texts: list[str]) -> str:
+def _per_network(networks: tuple[TrainingFacts, ...], texts: list[str]) -> str:
     """Return one text where all networks have the same, else one for each."""
     if len(set(texts)) == 1:
         return texts[0]
@@ -40,8 +40,10 @@ def architecture(networks: tuple[TrainingFacts, ...]) -> Statement:
         "none": "no position",
         "sinusoids": "number of slices and location through a small network",
     }
-    inputs = _each(networks, [position[network.position] for network in networks])
-    task = _each(networks, ["bags of slices" if network.task == "bags" else "single slices" for network in networks])
+    inputs = _per_network(networks, [position[network.position] for network in networks])
+    task = _per_network(
+        networks, ["bags of slices" if network.task == "bags" else "single slices" for network in networks]
+    )
     return Statement(
         f"{sizes}; heads for the class and for one of {N_REGIONS} regions; input: {inputs}; trained on {task}.",
         "Methods",
@@ -53,9 +55,11 @@ def initialisation(networks: tuple[TrainingFacts, ...]) -> Statement:
     """Return where the networks' weights came from."""
     words = {"imagenet": "weights of ImageNet", "none": "random weights"}
     texts = [words.get(network.weights, f"weights of the file {network.weights}") for network in networks]
-    seeds = _each(networks, [f"seed {network.seed}" for network in networks])
+    seeds = _per_network(networks, [f"seed {network.seed}" for network in networks])
     return Statement(
-        f"The networks start from {_each(networks, texts)}, their heads at random; {seeds}.", "Provenance", _RECORD
+        f"The networks start from {_per_network(networks, texts)}, their heads at random; {seeds}.",
+        "Provenance",
+        _RECORD,
     )
 
 
@@ -70,7 +74,7 @@ def training(networks: tuple[TrainingFacts, ...]) -> Statement:
             f"at most {trainer.max_epochs} epochs, batches of {trainer.batch_size} slices, focal loss with gamma "
             f"{trainer.gamma:g} for class and region, precision {trainer.precision}"
         )
-    return Statement(f"Training: {_each(networks, texts)}.", "Slices and training", _RECORD)
+    return Statement(f"Training: {_per_network(networks, texts)}.", "Slices and training", _RECORD)
 
 
 def augmentation(networks: tuple[TrainingFacts, ...]) -> Statement:
@@ -87,7 +91,7 @@ def augmentation(networks: tuple[TrainingFacts, ...]) -> Statement:
         text += f", mixup {change.mixup:g}" if change.mixup else ""
         text += f", cutmix {change.cutmix:g}" if change.cutmix else ""
         texts.append(text)
-    return Statement(f"Augmentation: {_each(networks, texts)}.", "Slices and training", _RECORD)
+    return Statement(f"Augmentation: {_per_network(networks, texts)}.", "Slices and training", _RECORD)
 
 
 def balancing(networks: tuple[TrainingFacts, ...]) -> Statement:
@@ -103,7 +107,7 @@ def balancing(networks: tuple[TrainingFacts, ...]) -> Statement:
         else:
             texts.append(f"copies of slices by class: {copies}")
     return Statement(
-        f"Class imbalance in training of the networks: {_each(networks, texts)}. Stage 2 has one row a scan.",
+        f"Class imbalance in training of the networks: {_per_network(networks, texts)}. Stage 2 has one row a scan.",
         "Slices and training",
         _RECORD,
     )
@@ -111,7 +115,9 @@ def balancing(networks: tuple[TrainingFacts, ...]) -> Statement:
 
 def hardware(networks: tuple[TrainingFacts, ...]) -> Statement:
     """Return what the networks were trained on."""
-    return Statement(f"Hardware: {_each(networks, [network.hardware for network in networks])}.", "Provenance", _RECORD)
+    return Statement(
+        f"Hardware: {_per_network(networks, [network.hardware for network in networks])}.", "Provenance", _RECORD
+    )
 
 
 def predictors(metrics: StudyMetrics) -> Statement:
@@ -132,13 +138,13 @@ def predictors(metrics: StudyMetrics) -> Statement:
 def selection(metrics: StudyMetrics) -> Statement:
     """Return what chose the networks' checkpoints and the method."""
     rules = ", ".join(f"{model_title(name)}: {rule}" for name, rule in metrics["checkpoints"].items())
-    chosen = (
+    reason = (
         f"on the {metrics['selected_on']} slices, so that the results are optimistic"
         if metrics["selected_on"]
         else "by no score that these results show"
     )
     return Statement(
-        f"Checkpoints ({rules}) were selected {chosen}. The stage-2 method, {metrics['method']}, is the one that the "
+        f"Checkpoints ({rules}) were selected {reason}. The stage-2 method, {metrics['method']}, is the one that the "
         "command names as primary.",
         "Provenance",
         "metrics.json",

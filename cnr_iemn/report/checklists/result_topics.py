@@ -109,12 +109,12 @@ def outputs(facts: ErrorFacts) -> Statement:
 
 
 def external(sets: tuple[ExternalAccuracy, ...]) -> Statement:
-    """Return the results on scans from elsewhere, or that there are none."""
+    """Return the results on external sets, or that no set was scored."""
     if not sets:
         return Statement("No external set was scored with this fit.", "Results", "external/")
     texts = "; ".join(
-        f"{found['set']}: accuracy {with_interval(found['missing_as_wrong']['accuracy'])}%, {found['n_predicted']} of "
-        f"{found['n_labelled']} scans predicted, the others counted as wrong"
-        for found in sets
+        f"{external_set['set']}: accuracy {with_interval(external_set['missing_as_wrong']['accuracy'])}%, {external_set['n_predicted']} of "
+        f"{external_set['n_labelled']} scans predicted, the others counted as wrong"
+        for external_set in sets
     )
     return Statement(f"{texts}.", "model_card.md", "external/<set>/metrics.json")

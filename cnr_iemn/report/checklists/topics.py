@@ -74,10 +74,10 @@ TOPICS: Mapping[str, Topic] = {
 
 def statements(facts: StudyFacts) -> dict[str, Statement]:
     """Return what a study says, by topic; a topic without its fact is absent."""
-    said = {}
+    answers = {}
     for name, topic in TOPICS.items():
         fact = getattr(facts, topic.fact)
         statement = None if fact is None else topic.state(fact)
         if statement is not None:
-            said[name] = statement
-    return said
+            answers[name] = statement
+    return answers

@@ -47,16 +47,16 @@ def write_checklists(
     Returns:
         The section, or nothing where no checklist is named.
     """
-    said = statements(gather_facts(folder, runs, results, store, provenance))
+    by_topic = statements(gather_facts(folder, runs, results, store, provenance))
     notice = results.metrics.get("notice")
     for path in folder.glob(f"{_PREFIX}*"):
         if path.stem.removeprefix(_PREFIX) not in names:
             path.unlink()
-    write_checklist(folder, DATASHEET.key, checklist_table(DATASHEET, fill(DATASHEET, said), notice=notice))
+    write_checklist(folder, DATASHEET.key, checklist_table(DATASHEET, fill(DATASHEET, by_topic), notice=notice))
     tables = []
     for name in names:
         checklist = CHECKLISTS[name]
-        answers = fill(checklist, said)
+        answers = fill(checklist, by_topic)
         tables.append(page_table(checklist, answers))
         write_checklist(folder, f"{_PREFIX}{name}", checklist_table(checklist, answers, notice=notice))
     return (checklist_section(tables),) if tables else ()
