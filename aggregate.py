@@ -21,10 +21,7 @@ if TYPE_CHECKING:  # heavy: loaded once the settings are checked
 
 @entry_point("aggregate", AggregateSettings)
 def main(settings: AggregateSettings) -> float:
-    """Read the runs, fit and evaluate stage 2, write its folder, ensemble.json last. Returns the accuracy.
-
-    With ``evaluate`` nothing is fitted; returns the external accuracy. With ``compare``, the difference of two.
-    """
+    """Fit and evaluate stage 2, or ``evaluate``, or ``compare``. Returns the accuracy, or the difference of two."""
     from cnr_iemn.report.terminal import ResultPrinter
 
     if settings.logger.name == "wandb":
@@ -43,6 +40,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     """Fit and evaluate stage 2 on the saved predictions of a study. ``name``: of the ensemble's folder."""
     from cnr_iemn.data.scan_features import ScanFeatures
     from cnr_iemn.evaluation.aggregate import assemble_results, write_results
+    from cnr_iemn.evaluation.clinical.analysis_plan import register_plan
     from cnr_iemn.evaluation.evidence import EvidenceOptions
     from cnr_iemn.evaluation.stability import find_repeats
     from cnr_iemn.report.checklists.writer import write_checklists
@@ -63,6 +61,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     store = run_store(runs.first_run)
     runs.check_store(store)
     ensemble = describe_ensemble(runs, method=method_name(settings.primary_method))
+    register_plan(root / settings.study / "ensembles" / name, settings.plan, settings)
     repeats = find_repeats(root, runs, ensemble, name, seeds=settings.seeds, splits=settings.splits)
     origin = provenance(runs, booster_seed=booster.seed)
     results = assemble_results(

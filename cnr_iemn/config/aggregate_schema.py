@@ -45,6 +45,7 @@ class AggregateSettings:
     ``compare_on``: the validation scans, or a set that both have scored. ``ablations``: of the networks' input.
     ``tag``: of the runs, or a list of tags, one for each seed, whose means are joined.
     ``checklist``: reporting checklists to fill, one or a list.
+    ``plan``: a YAML file, see ``evaluation.clinical.analysis_plan``.
     """
 
     study: str = ""
@@ -66,6 +67,7 @@ class AggregateSettings:
     labels: Any = field(default=None, metadata=PATH | TEXTS)
     compare: str | None = None
     compare_on: str = "validation"
+    plan: str | None = field(default=None, metadata=PATH)
     checklist: Any = field(default=None, metadata=TEXTS)
     ablations: bool = False
     gpus: _OneGpu | None = None

@@ -33,6 +33,8 @@ ORIGIN: dict[str, Any] = {
     "left_out": ["P999"],
     "runs": [{"model": "resnext50", "command": "python train.py", "checkpoint_sha256": "ab" * 32, "versions": {}}],
 }
+ENTRY: Any = {"sha256": "cd" * 32, "registered": "2026-12-01T10:00:00+00:00", "after_scoring": False, "plan": {}}
+PLAN: Any = {"schema_version": 2, "entries": [ENTRY], "settings": {}}
 COUNTS = {"training": {"Normal": 12, "COVID-19": 12, "CAP": 12}, "validation": {"Normal": 6, "COVID-19": 6, "CAP": 6}}
 
 
@@ -55,6 +57,7 @@ def facts() -> StudyFacts:
         training=(TRAINING, replace(TRAINING, model="densenet161")),
         errors=ErrorFacts(18, {("CAP", "COVID-19"): 2}),
         external=(),
+        plan=PLAN,
     )
 
 

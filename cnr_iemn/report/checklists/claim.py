@@ -54,7 +54,7 @@ CLAIM = Checklist(
         Item("39", _RESULTS, "analysis of the errors", ("errors",), "the reasons that you see"),
         Item("40", _DISCUSSION, "limitations", ("limitations",), "all others"),
         Item("41", _DISCUSSION, "implications for practice", (), "intended use and role"),
-        Item("42", _OTHER, "the study protocol, or more technical detail", ("commands",), "the protocol"),
+        Item("42", _OTHER, "the study protocol, or more technical detail", ("plan", "commands"), "the protocol"),
         Item("43", _OTHER, "availability of software, model and data", ("code",), "availability of model and data"),
         Item("44", _OTHER, "funding, and the role of the funders", (), "funding"),
     ),

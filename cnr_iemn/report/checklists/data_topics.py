@@ -109,7 +109,7 @@ def acquisition(spreads: tuple[Spread, ...]) -> Statement | None:
     if not spreads:
         return None
     texts = "; ".join(
-        f"{spread.name}: median {spread.median:g}, {spread.low:g} to {spread.high:g} ({spread.n} scans)"
+        f"{spread.name}: median {spread.median:.4g}, {spread.low:.4g} to {spread.high:.4g} ({spread.n} scans)"
         for spread in spreads
     )
     return Statement(f"As the files state it: {texts}.", "Shortcut audit", "scan.json and source.json of the store")

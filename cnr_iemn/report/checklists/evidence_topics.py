@@ -1,10 +1,12 @@
 """What a study says about the evidence for its results: intervals, repeats, calibration, thresholds, limits."""
 
 from cnr_iemn.constants import BOOSTER_METHOD
+from cnr_iemn.evaluation.clinical.analysis_plan import PLAN_FILE, PlanRecord
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.checklists.checklist import Statement
 from cnr_iemn.report.tables import percent, percentage, with_interval
 from cnr_iemn.report.tables.clinical import ratio_text
+from cnr_iemn.report.tables.plan import plan_sentence
 from cnr_iemn.schemas import READER
 from cnr_iemn.statistics.confidence_intervals import RESAMPLES
 
@@ -38,7 +40,7 @@ def stability(metrics: StudyMetrics) -> Statement | None:
             f"{percentage(refits['changes_any'])} of the scans change their class at least once"
         )
     for name in ("seeds", "splits"):
-        repeats = metrics["stability"][name]  # type: ignore[literal-required]
+        repeats = metrics["stability"][name]
         if repeats is not None:
             texts.append(f"{len(repeats['replicates'])} {name}: accuracy {percent(repeats['accuracy']['mean'])}%")
     return Statement(f"{'; '.join(texts)}.", "Confidence intervals", _FILE) if texts else None
@@ -131,6 +133,11 @@ def decision(metrics: StudyMetrics) -> Statement | None:
         "Clinical use",
         _FILE,
     )
+
+
+def plan(record: PlanRecord) -> Statement:
+    """Return when the analysis was planned, and how far the plan was kept."""
+    return Statement(plan_sentence(record), "Analysis plan", PLAN_FILE)
 
 
 def audit(metrics: StudyMetrics) -> Statement | None:

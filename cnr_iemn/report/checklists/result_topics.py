@@ -5,7 +5,7 @@ from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.checklists.checklist import Statement
 from cnr_iemn.report.checklists.study_facts import ErrorFacts
 from cnr_iemn.report.headline import headline
-from cnr_iemn.report.tables import interval_text, percent, percentage, with_interval
+from cnr_iemn.report.tables import percentage, with_interval
 from cnr_iemn.statistics.sample_size import half_width
 
 _FILE = "metrics.json"
@@ -41,8 +41,7 @@ def discrimination(metrics: StudyMetrics) -> Statement | None:
     if auc["value"] is None:
         return None
     return Statement(
-        f"Macro AUC {percent(auc['value'])}% {interval_text(auc)}; curves of each class with bands where the scans "
-        "suffice.",
+        f"Macro AUC {with_interval(auc)}%; curves of each class with bands where the scans suffice.",
         "ROC and precision-recall curves",
         _FILE,
     )
@@ -113,8 +112,8 @@ def external(sets: tuple[ExternalAccuracy, ...]) -> Statement:
     if not sets:
         return Statement("No external set was scored with this fit.", "Results", "external/")
     texts = "; ".join(
-        f"{external_set['set']}: accuracy {with_interval(external_set['missing_as_wrong']['accuracy'])}%, {external_set['n_predicted']} of "
-        f"{external_set['n_labelled']} scans predicted, the others counted as wrong"
-        for external_set in sets
+        f"{scores['set']}: accuracy {with_interval(scores['missing_as_wrong']['accuracy'])}%, {scores['n_predicted']} "
+        f"of {scores['n_labelled']} scans predicted, the others counted as wrong"
+        for scores in sets
     )
     return Statement(f"{texts}.", "model_card.md", "external/<set>/metrics.json")

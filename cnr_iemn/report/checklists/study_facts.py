@@ -1,5 +1,6 @@
 """What a run holds about itself: the only source of the answers to checklists."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas as pd
 
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.evaluation.aggregate import Results
+from cnr_iemn.evaluation.clinical.analysis_plan import PlanRecord, read_record
 from cnr_iemn.evaluation.external_metrics import ExternalAccuracy, read_external_accuracies
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.checklists.training_facts import TrainingFacts
@@ -87,6 +89,7 @@ class StudyFacts:
     training: tuple[TrainingFacts, ...] | None = None
     errors: ErrorFacts | None = None
     external: tuple[ExternalAccuracy, ...] | None = None
+    plan: PlanRecord | None = None
 
 
 def gather_facts(
@@ -113,6 +116,7 @@ def gather_facts(
         training=training,
         errors=ErrorFacts(len(held_out), _pair_counts(wrong)),
         external=tuple(read_external_accuracies(folder, fitted)),
+        plan=read_record(folder),
     )
 
 
@@ -137,8 +141,7 @@ def _cohort_facts(
 
 
 def _pair_counts(wrong: pd.DataFrame) -> dict[tuple[str, str], int]:
-    pairs = wrong.groupby(["label", "predicted"]).size()
-    return {(str(true), str(predicted)): int(count) for (true, predicted), count in pairs.items()}
+    return dict(Counter(zip(wrong["label"].astype(str), wrong["predicted"].astype(str), strict=True)))
 
 
 def _spreads(store: SliceStore, scan_ids: Sequence[str]) -> tuple[Spread, ...]:

@@ -49,6 +49,7 @@ TOPICS: Mapping[str, Topic] = {
     "commands": Topic("provenance", model_topics.commands),
     "outputs": Topic("errors", result_topics.outputs),
     "errors": Topic("errors", result_topics.errors),
+    "plan": Topic("plan", evidence_topics.plan),
     "external": Topic("external", result_topics.external),
     "result": Topic("metrics", result_topics.result),
     "internal": Topic("metrics", result_topics.internal),

@@ -50,7 +50,7 @@ TRIPOD_AI = Checklist(
         Item("17", _METHODS, "ethical approval and consent", (), "ethics committee and consent"),
         Item("18a", _OPEN, "funding", (), "funding"),
         Item("18b", _OPEN, "conflicts of interest", (), "conflicts of interest"),
-        Item("18c", _OPEN, "protocol", (), "the protocol, or that there was none"),
+        Item("18c", _OPEN, "protocol", ("plan",), "the protocol, or that there was none"),
         Item("18d", _OPEN, "registration", (), "registration, or that there was none"),
         Item("18e", _OPEN, "availability of the data", (), "availability of the data"),
         Item("18f", _OPEN, "availability of the code", ("code",), "code beyond this package"),

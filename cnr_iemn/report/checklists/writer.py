@@ -20,6 +20,7 @@ from cnr_iemn.report.checklists.study_facts import gather_facts
 from cnr_iemn.report.checklists.topics import statements
 from cnr_iemn.report.checklists.tripod_ai import TRIPOD_AI
 from cnr_iemn.report.sections import Section
+from cnr_iemn.report.tables.plan import plan_table
 from cnr_iemn.stage2.ensemble_runs import EnsembleRuns
 from cnr_iemn.stage2.provenance import StudyProvenance
 
@@ -35,7 +36,7 @@ def write_checklists(
     store: SliceStore,
     provenance: StudyProvenance,
 ) -> tuple[Section, ...]:
-    """Write datasheet.csv and .md, and the files of each named checklist; return the section of the report.
+    """Write datasheet.csv and .md, and the files of each named checklist; return what the report shows.
 
     Files of checklists that an earlier aggregation wrote are removed: their facts were others.
 
@@ -45,9 +46,10 @@ def write_checklists(
         runs, results, store, provenance: Of the study.
 
     Returns:
-        The section, or nothing where no checklist is named.
+        The sections of the analysis plan, where there is one, and of the named checklists.
     """
-    by_topic = statements(gather_facts(folder, runs, results, store, provenance))
+    facts = gather_facts(folder, runs, results, store, provenance)
+    by_topic = statements(facts)
     notice = results.metrics.get("notice")
     for path in folder.glob(f"{_PREFIX}*"):
         if path.stem.removeprefix(_PREFIX) not in names:
@@ -59,4 +61,6 @@ def write_checklists(
         answers = fill(checklist, by_topic)
         tables.append(page_table(checklist, answers))
         write_checklist(folder, f"{_PREFIX}{name}", checklist_table(checklist, answers, notice=notice))
-    return (checklist_section(tables),) if tables else ()
+    plan = () if facts.plan is None else (plan_table(facts.plan),)
+    sections = (Section("plan", "Analysis plan", tables=plan, prose=True), checklist_section(tables))
+    return tuple(section for section in sections if section.has_content)

@@ -1,0 +1,140 @@
+"""The analysis plan of a study: what is fixed before its validation scans are scored, with a hash and a date."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+from typing_extensions import TypedDict
+
+from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.schemas import SCHEMA_VERSION
+from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
+from cnr_iemn.utils.json_io import read_json
+
+PLAN_FILE = "plan.json"
+SETTINGS = (
+    "primary_method",
+    "threshold_class",
+    "threshold_sensitivity",
+    "prevalence",
+    "answer_share",
+    "methods",
+    "method_repeats",
+    "permutations",
+    "refits",
+    "ablations",
+    "seeds",
+    "splits",
+)
+"""Keys of aggregate.py that a plan can fix."""
+TEXTS = ("hypothesis", "comparisons", "subgroups")
+"""What a plan says in words, one text or a list of them; nobody can compare these with what was done."""
+
+
+class PlanEntry(TypedDict):
+    """A plan as it was registered. ``registered``: UTC. ``after_scoring``: the study had been aggregated before.
+
+    ``plan``: values as JSON text, by key.
+    """
+
+    sha256: str
+    registered: str
+    after_scoring: bool
+    plan: dict[str, str]
+
+
+class PlanRecord(TypedDict):
+    """plan.json. ``entries``: the first plan and its amendments. ``settings``: of the last aggregation, as JSON."""
+
+    schema_version: int
+    entries: list[PlanEntry]
+    settings: dict[str, str]
+
+
+def read_plan(path: Path) -> dict[str, str]:
+    """Return a plan's values as JSON text, by key.
+
+    Raises:
+        ConfigurationError: The file cannot be read, is no YAML of keys and values, is empty, or has an unknown key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"plan={path} cannot be read as YAML: {error}") from error
+    known = (*SETTINGS, *TEXTS)
+    if not isinstance(content, dict) or not content:
+        raise ConfigurationError(f"plan={path} fixes nothing. Write lines of key: value, of {', '.join(known)}.")
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"plan={path} has keys that no plan can fix: {', '.join(unknown)}. Choose from {', '.join(known)}."
+        )
+    try:
+        return {key: _text(key, value) for key, value in content.items()}
+    except TypeError as error:  # YAML has dates
+        raise ConfigurationError(f"plan={path} has a value that is no text, number or list: {error}") from error
+
+
+def _text(key: str, value: object) -> str:
+    """Return a value as JSON text, the same for what a plan and a command line write in two ways."""
+    if key in ("threshold_sensitivity", "answer_share") and isinstance(value, int):
+        value = float(value)
+    if key == "prevalence" and isinstance(value, int | float):
+        value = [value]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plan_sha256(plan: Mapping[str, str]) -> str:
+    """Return the hash of a plan's content; comments, order and layout of its file do not matter."""
+    return hashlib.sha256(json.dumps(dict(sorted(plan.items()))).encode()).hexdigest()
+
+
+def register_plan(folder: Path, path: str | None, settings: object) -> PlanRecord | None:
+    """Write plan.json before the validation scans are scored, and return it; None without a plan, now or before.
+
+    Another plan than the last one is an amendment: both stay.
+
+    Args:
+        folder: The ensemble's; a metrics.json in it says that the scans have been scored.
+        path: plan=; None where the command names none.
+        settings: Of this aggregation.
+
+    Raises:
+        ConfigurationError: The plan cannot be read.
+        RunError: An earlier plan.json is damaged.
+    """
+    record = read_record(folder)
+    if record is None and path is None:
+        return None
+    entries = [] if record is None else record["entries"]
+    plan = None if path is None else read_plan(Path(path))
+    if plan is not None and (not entries or entries[-1]["sha256"] != plan_sha256(plan)):
+        entry: PlanEntry = {
+            "sha256": plan_sha256(plan),
+            "registered": datetime.now(UTC).isoformat(timespec="seconds"),
+            "after_scoring": (folder / "metrics.json").is_file(),
+            "plan": plan,
+        }
+        entries = [*entries, entry]
+    done = {key: _text(key, getattr(settings, key)) for key in SETTINGS}
+    written: PlanRecord = {"schema_version": SCHEMA_VERSION, "entries": entries, "settings": done}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / PLAN_FILE, json_text(written))
+    return written
+
+
+def read_record(folder: Path) -> PlanRecord | None:
+    """Return plan.json of an ensemble, None without one. Raises RunError where it is damaged."""
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        return None
+    return read_json(path, PlanRecord, again=f"Copy {path} back from a backup, or remove it.")
+
+
+def deviations(record: PlanRecord) -> list[str]:
+    """Return the planned settings with which the last aggregation did not run."""
+    planned = record["entries"][-1]["plan"]
+    return [key for key in SETTINGS if key in planned and planned[key] != record["settings"][key]]

@@ -1,0 +1,39 @@
+"""The analysis plan of a study beside what was done."""
+
+from cnr_iemn.evaluation.clinical.analysis_plan import SETTINGS, TEXTS, PlanRecord, deviations
+from cnr_iemn.report.tables import NONE, ResultTable
+
+
+def plan_table(record: PlanRecord) -> ResultTable:
+    """Return each key of the last plan: what was planned, what was done, and whether they agree."""
+    planned, settings = record["entries"][-1]["plan"], record["settings"]
+    changes = deviations(record)
+    rows = []
+    for key in SETTINGS:
+        remark = "not in the plan" if key not in planned else "deviates" if key in changes else "as planned"
+        rows.append((key, planned.get(key, NONE), settings[key], remark))
+    rows += [(key, planned[key], NONE, "for the reader to compare") for key in TEXTS if key in planned]
+    return ResultTable(
+        "Analysis plan and what was done",
+        ("key", "planned", "done", "remark"),
+        tuple(rows),
+        caption=f"{plan_sentence(record)} The dates are of this machine: publish the hash to prove them. What is not "
+        "in the plan is exploratory.",
+    )
+
+
+def plan_sentence(record: PlanRecord) -> str:
+    """Return when the plan was registered, whether it was amended, and how far it was kept."""
+    first, last, changes = record["entries"][0], record["entries"][-1], deviations(record)
+    when = "after" if first["after_scoring"] else "before"
+    text = (
+        f"An analysis plan (SHA-256 {first['sha256'][:16]}) was registered on {first['registered'][:10]}, {when} the "
+        "first scoring of the validation scans."
+    )
+    if first is not last:
+        later = "after" if last["after_scoring"] else "before"
+        text += (
+            f" Amendments: {len(record['entries']) - 1}, the last on {last['registered'][:10]}, {later} the scoring "
+            f"(SHA-256 {last['sha256'][:16]})."
+        )
+    return f"{text} Deviations: {', '.join(changes) if changes else 'none'}."
