@@ -43,6 +43,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     from cnr_iemn.evaluation.clinical.analysis_plan import register_plan
     from cnr_iemn.evaluation.evidence import EvidenceOptions
     from cnr_iemn.evaluation.stability import find_repeats
+    from cnr_iemn.evaluation.subgroups.scan_flow import study_flow
     from cnr_iemn.report.checklists.writer import write_checklists
     from cnr_iemn.report.study_report import write_report
     from cnr_iemn.report.training_curves import read_training_curves
@@ -74,6 +75,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
         methods=stage2_methods(rounds=booster.rounds, max_depth=booster.max_depth, eta=booster.eta),
         seed=booster.seed,
     )
+    results.metrics["scan_flow"] = study_flow(runs, store, left_out=origin["left_out"])
     if settings.ablations:
         from cnr_iemn.evaluation.ablation import ablate  # torch
 

@@ -21,6 +21,7 @@ from cnr_iemn.evaluation.study_metrics import (
     BackboneMetrics,
     BaselineMetrics,
     Description,
+    Evidence,
     Notice,
     SliceMetrics,
     StudyMetrics,
@@ -28,6 +29,7 @@ from cnr_iemn.evaluation.study_metrics import (
     VariantMetrics,
     write_metrics,
 )
+from cnr_iemn.evaluation.subgroups.population import PopulationMetrics, population_metrics
 from cnr_iemn.schemas import SCHEMA_VERSION, VALIDATION
 from cnr_iemn.stage2.baselines import ScanSummary, baseline_predictions, slice_baselines
 from cnr_iemn.stage2.calibration import Calibrator, add_calibrated
@@ -135,6 +137,7 @@ def assemble_results(
         **_backbone_metrics(study),
         **_baseline_metrics(study, summaries),
         **_slice_metrics(predictions, summaries),
+        **_population(study, evidence),
     }
     return _results(study, metrics, shap, seconds, space if fit.method.deep else None)
 
@@ -253,6 +256,17 @@ def _slice_metrics(predictions: Mapping[str, Predictions], summaries: Mapping[st
         },
         "slice_baselines": slice_baselines(first, summaries),
     }
+
+
+def _population(study: Study, evidence: Evidence) -> PopulationMetrics:
+    calibration = evidence["calibration"]
+    return population_metrics(
+        study.primary.patients,
+        study.features,
+        study.classes,
+        temperature=None if calibration is None else calibration["temperature"],
+        seed=study.fit.seed,
+    )
 
 
 def _compare(primary: ScanPredictions, alternatives: Mapping[str, ScanPredictions]) -> dict[str, Comparison]:

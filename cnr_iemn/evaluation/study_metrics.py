@@ -15,6 +15,7 @@ from cnr_iemn.evaluation.operating_point import OperatingPoint
 from cnr_iemn.evaluation.permutation_test import PermutationTest
 from cnr_iemn.evaluation.scan_metrics import ScanMetrics
 from cnr_iemn.evaluation.shortcut_audit import ShortcutAudit
+from cnr_iemn.evaluation.subgroups.population import PopulationMetrics
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.stage2.calibration import CalibrationEvidence
 from cnr_iemn.statistics.confidence_intervals import Estimate, Proportions
@@ -184,7 +185,16 @@ class SliceMetrics(TypedDict):
     slice_baselines: dict[str, SliceEvaluation]
 
 
-class StudyMetrics(Description, ScanMetrics, Evidence, VariantMetrics, BackboneMetrics, BaselineMetrics, SliceMetrics):
+class StudyMetrics(
+    Description,
+    ScanMetrics,
+    Evidence,
+    VariantMetrics,
+    BackboneMetrics,
+    BaselineMetrics,
+    SliceMetrics,
+    PopulationMetrics,
+):
     """metrics.json of an ensemble: the primary stage 2 on the validation scans, its evidence, and its comparisons.
 
     Fractions are 0 to 1. ``contributions``: mean absolute contributions, log-odds, by class, model and 20 groups; None

@@ -1,6 +1,7 @@
 """The evidence for a result in a few sentences: permutation test, calibration, audit, near-duplicates, methods."""
 
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
+from cnr_iemn.report.population.sentences import subgroup_sentence
 from cnr_iemn.report.tables import difference_text, percentage
 
 
@@ -10,6 +11,7 @@ def evidence_sentences(metrics: StudyMetrics) -> tuple[str, ...]:
         _permutation_sentence(metrics),
         _calibration_sentence(metrics),
         _audit_sentence(metrics),
+        subgroup_sentence(metrics),
         _near_duplicate_sentence(metrics),
         _method_sentence(metrics),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from cnr_iemn.constants import BOOSTER_METHOD
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.forest import Forest, comparison_forest, method_forest
+from cnr_iemn.report.population.tables import cohort_result_table, subgroup_forest
 from cnr_iemn.report.svg import Drawing
 from cnr_iemn.report.tables import Cells, ResultTable, make_table, with_interval
 from cnr_iemn.report.tables.clinical import ratio_text
@@ -40,7 +41,11 @@ def sections(
     metrics: StudyMetrics, drawings: Mapping[str, Drawing], curves: Sequence[ClassCurves] = ()
 ) -> list[Section]:
     """Return the sections after the result; empty ones are left out. ``curves``: of the validation scans."""
-    every = [*_accuracy_sections(metrics, drawings, curves), *_model_sections(metrics, drawings)]
+    every = [
+        *_accuracy_sections(metrics, drawings, curves),
+        *_population_sections(metrics, drawings),
+        *_model_sections(metrics, drawings),
+    ]
     return [section for section in every if section.has_content or section.key == "attribution"]
 
 
@@ -85,6 +90,15 @@ def _accuracy_sections(
             details=tables["shortcuts"][1:],
         ),
         Section("duplicates", "Near-duplicates", tables=tables["duplicates"]),
+    ]
+
+
+def _population_sections(metrics: StudyMetrics, drawings: Mapping[str, Drawing]) -> list[Section]:
+    """Return who the scans are of, and for whom the predictions are right."""
+    table, forest = cohort_result_table(metrics), subgroup_forest(metrics)
+    return [
+        Section("subgroups", "Subgroups", forests=() if forest is None else (forest,)),
+        Section("cohort", "Cohort", drawings=_figures(drawings, "flow"), tables=() if table is None else (table,)),
     ]
 
 

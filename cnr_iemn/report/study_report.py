@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cnr_iemn.constants import BOOSTER_METHOD, CLOSED_SET, N_GROUPS, PHANTOM_DISEASES, WEAK_LABELS_NOTICE
+from cnr_iemn.data.demographics.group_table import title_of
 from cnr_iemn.data.shortcut_features import kind_of
 from cnr_iemn.data.slice_store import SliceStore, StoredScan
 from cnr_iemn.evaluation.aggregate import Results
@@ -19,6 +20,8 @@ from cnr_iemn.report.headline import headline, key_figures, majority_sentence
 from cnr_iemn.report.page_links import page_links
 from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.patient_rows import patient_rows
+from cnr_iemn.report.population.sentences import population_sentence
+from cnr_iemn.report.population.tables import population_tables, write_population_files
 from cnr_iemn.report.quality_report import is_doubtful
 from cnr_iemn.report.sections import Section, sections
 from cnr_iemn.report.svg import PALETTE, Drawing
@@ -60,7 +63,7 @@ def write_report(
     training: Mapping[str, TrainingCurve] | None = None,
     appendix: Sequence[Section] = (),
 ) -> None:
-    """Write report.html, model_card.md, provenance.json and figures/ into the ensemble's folder, each file whole.
+    """Write report.html, model_card.md, provenance.json, CSV files and figures/ into the ensemble's folder, each whole.
 
     Args:
         folder: The ensemble's.
@@ -91,11 +94,12 @@ def write_report(
         "correct": [row for row in rows if row.correct],
         "n_without_row": len(held_out) - len(rows),
         "quality": data_quality([store.scan(scan_id) for scan_id in results.patients.index]),
-        "tables": [*result_tables(metrics), *evidence_tables(metrics)],
+        "tables": [*population_tables(metrics), *result_tables(metrics), *evidence_tables(metrics)],
         "external": external_accuracies(folder, method_file),
     }
     for template, name in (("study.html", "report.html"), ("model_card.md", "model_card.md")):
         write_text_atomic(folder / name, page_templates().get_template(template).render(context))
+    write_population_files(folder, metrics)
 
 
 def _context(metrics: StudyMetrics, provenance: StudyProvenance, study: str) -> dict[str, object]:
@@ -110,6 +114,8 @@ def _context(metrics: StudyMetrics, provenance: StudyProvenance, study: str) -> 
         "key_figures": key_figures(metrics),
         "majority": majority_sentence(metrics),
         "evidence": evidence_sentences(metrics),
+        "population": population_sentence(metrics),
+        "subgroups": [title_of(name) for name in metrics["subgroups"]],
         "methods": methods_text(metrics),
         "provenance": provenance,
         "provenance_tables": provenance_tables(provenance),

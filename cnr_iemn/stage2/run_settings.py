@@ -14,7 +14,7 @@ from cnr_iemn.utils.shell_words import command, model_words, override, study_wor
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The settings in run.json that stage 2 reads. ``folds``: number of folds of the study."""
+    """The settings in run.json that stage 2 reads. ``folds``: of the study. ``n_scans``: with those without a class."""
 
     library: str
     image_size: int
@@ -24,6 +24,7 @@ class RunSettings:
     pixels: PixelSettings
     cohort: str
     store: Path
+    n_scans: int | None
     folds: int
     split_seed: int | None
     phantom_disease: str | None
@@ -58,6 +59,7 @@ class RunSettings:
                 ),
                 cohort=record["cohort"]["name"],
                 store=Path(record["store"]),
+                n_scans=record["cohort"].get("n_scans"),
                 folds=data["folds"],
                 split_seed=None if data["split"]["file"] else data["split"]["seed"],
                 phantom_disease=data["phantom"]["disease"] if data.get("phantom") else None,

@@ -11,6 +11,7 @@ from statsmodels.stats.proportion import proportion_confint, proportion_effectsi
 from statsmodels.stats.weightstats import DescrStatsW
 
 from benchmarks.subgroups import simulated_cohort
+from cnr_iemn.data.demographics.group_table import coarse_table
 from cnr_iemn.evaluation.subgroups.disclosure import hidden_cells
 from cnr_iemn.evaluation.subgroups.interaction import association_test, detectable_difference
 from cnr_iemn.evaluation.subgroups.performance import subgroup_performance
@@ -129,7 +130,9 @@ def test_small_groups_are_counted_and_not_rated() -> None:
     assert ward["groups"]["b"]["accuracy"]["value"] is not None
     assert ward["interaction"] is not None
     groups.loc[held_out[:6], "ward"] = "a"  # four are left: they are not told apart
-    assert "ward" not in subgroup_performance(patients, groups, CLASSES, temperature=None)
+    coarse = coarse_table(groups, counted=held_out)
+    assert set(coarse["ward"]) == {"any"}
+    assert "ward" not in subgroup_performance(patients, coarse, CLASSES, temperature=None)
 
 
 def test_no_hidden_cell_follows_from_sums() -> None:

@@ -1,7 +1,7 @@
 """The groups of all scans of a study as one table, coarse enough to be shared."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
@@ -57,13 +57,22 @@ def _thickness_class(thickness_mm: float) -> str | None:
     return f"{_THIN_MM} to {_THICK_MM:g} mm" if thickness_mm <= _THICK_MM else f"more than {_THICK_MM:g} mm"
 
 
-def coarse_table(table: pd.DataFrame) -> pd.DataFrame:
+def coarse_table(table: pd.DataFrame, *, counted: Collection[str] | None = None) -> pd.DataFrame:
     """Return the table with each value in at least LEAST_SCANS scans: rare ones are merged.
 
     Bands of ages are merged with a neighbour. Rare values of the other variables become OTHER, with the rarest of the
     rest where they would still be too few. The columns stay.
+
+    Args:
+        table: Of ``group_table``, or a coarse one.
+        counted: Scans that count, such as those for validation; None for all.
     """
-    coarse = {name: _coarse_ages(table[name]) if name == "age" else _coarse_values(table[name]) for name in table}
+    rows = table if counted is None else table.loc[list(counted)]
+    coarse = {}
+    for name in map(str, table):
+        counts = {level: int((rows[name] == level).sum()) for level in levels_of(table[name])}
+        merged = _coarse_ages(counts) if name == "age" else _coarse_values(counts)
+        coarse[name] = table[name].map(merged).astype("object")
     return pd.DataFrame(coarse, index=table.index, columns=table.columns, dtype="object")
 
 
@@ -76,28 +85,27 @@ def _place(value: str) -> tuple[bool, list[tuple[int, int, str]]]:
     return value == OTHER, natural_key(value)
 
 
-def _coarse_values(column: pd.Series) -> pd.Series:
-    counts = {str(value): int(n) for value, n in column.value_counts().sort_values(kind="stable").items()}
-    rare = [value for value, n in counts.items() if n < LEAST_SCANS]
-    rest = [value for value, n in counts.items() if n >= LEAST_SCANS]
-    while 0 < sum(counts[value] for value in rare) < LEAST_SCANS and rest:
+def _coarse_values(counts: dict[str, int]) -> dict[str, str]:
+    """Return what each value is called."""
+    order = sorted(counts, key=lambda value: counts[value])
+    rare = [value for value in order if counts[value] < LEAST_SCANS]
+    rest = order[len(rare) :]
+    while rare and rest and sum(counts[value] for value in rare) < LEAST_SCANS:
         rare.append(rest.pop(0))
-    return column.map(dict.fromkeys(rare, OTHER if rest else ANY) | {value: value for value in rest}).astype("object")
+    return dict.fromkeys(rare, OTHER if rest else ANY) | {value: value for value in rest}
 
 
-def _coarse_ages(column: pd.Series) -> pd.Series:
-    counts = column.value_counts()
-    runs = [[band] for band in levels_of(column)]
-    sizes = [int(counts[run[0]]) for run in runs]
+def _coarse_ages(counts: dict[str, int]) -> dict[str, str]:
+    """Return what each band is called. ``counts``: in the order of the bands."""
+    runs, sizes = [[band] for band in counts], list(counts.values())
     while len(runs) > 1 and min(sizes) < LEAST_SCANS:
         k = sizes.index(min(sizes))
-        neighbours = [j for j in (k - 1, k + 1) if 0 <= j < len(runs)]
-        j = min(neighbours, key=lambda index: sizes[index])
+        j = min((j for j in (k - 1, k + 1) if 0 <= j < len(runs)), key=lambda index: sizes[index])
         first = min(j, k)
         runs[first : first + 2] = [runs[first] + runs[first + 1]]
         sizes[first : first + 2] = [sizes[first] + sizes[first + 1]]
-    whole = len(runs) == 1 and sizes[0] < LEAST_SCANS
-    return column.map({band: ANY if whole else _joint_band(run) for run in runs for band in run}).astype("object")
+    whole = sum(sizes) < LEAST_SCANS
+    return {band: ANY if whole else _joint_band(run) for run in runs for band in run}
 
 
 def _joint_band(run: list[str]) -> str:

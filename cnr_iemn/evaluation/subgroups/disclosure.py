@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 from cnr_iemn.data.demographics.group_table import LEAST_SCANS
 
 
-def hidden_cells(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+def hidden_cells(counts: NDArray[np.int64], *, unknown: int | None = None) -> NDArray[np.bool_]:
     """Return which cells of a table must not be told where its row and column sums are, bool of the same shape.
 
     Those of 1 to LEAST_SCANS - 1 scans, and further ones from which sums would give them away. In the graph that has a
@@ -17,8 +17,11 @@ def hidden_cells(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
 
     Args:
         counts: int64 [rows, columns].
+        unknown: Row of the scans without a value, which are no group; its cells are hidden only for the sake of others.
     """
     hidden = (counts > 0) & (counts < LEAST_SCANS)
+    if unknown is not None:
+        hidden[unknown] = False
     while (bridges := _bridges(hidden)).any():
         row, column = np.argwhere(bridges)[0]
         candidates = _cycle(counts, hidden, int(row), int(column))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 from typing_extensions import TypedDict
 
-from cnr_iemn.data.demographics.group_table import coarse_table, levels_of
+from cnr_iemn.data.demographics.group_table import levels_of
 from cnr_iemn.evaluation.subgroups.disclosure import hidden_cells
 from cnr_iemn.evaluation.subgroups.interaction import Interaction, association_test, detectable_difference
 from cnr_iemn.schemas import VALIDATION, probability_columns
@@ -50,7 +50,7 @@ def subgroup_performance(
 
     Args:
         patients: One row a scan, index scan_id: patient_id, split, label, predicted and ``p_<class>``.
-        groups: Of ``coarse_table``, of these scans and perhaps others.
+        groups: Of ``coarse_table`` by the validation scans.
         classes: In the order of the probabilities.
         temperature: Of the calibrated probabilities; None for uncalibrated ones.
         seed: Of the permutations.
@@ -67,7 +67,7 @@ def subgroup_performance(
             "confidence": probabilities.max(axis=1),
         }
     )
-    table = coarse_table(groups.reindex(held_out.index))  # so that the number of each group may be told
+    table = groups.reindex(held_out.index)
     variables = {str(name): _variable(scans, table[name], classes) for name in table if table[name].nunique() > 1}
     tested = [name for name, groups in variables.items() if len(_rated(groups)) > 1]
     tests = {}
@@ -85,7 +85,8 @@ def _variable(scans: pd.DataFrame, column: pd.Series, classes: Sequence[str]) ->
     # with what is not known as a row, since sums over all scans are told
     rows = [scans[column == level] for level in levels] + [scans[column.isna()]]
     counts = np.array([[(row["label"] == label).sum() for label in classes] for row in rows], dtype=np.int64)
-    hidden = hidden_cells(counts)
+    hidden, present = np.zeros(counts.shape, dtype=bool), counts.any(axis=0)
+    hidden[:, present] = hidden_cells(counts[:, present], unknown=-1)
     groups = {level: _group(rows[k], classes, counts[k], hidden[k]) for k, level in enumerate(levels)}
     return {"groups": groups, "interaction": None}
 

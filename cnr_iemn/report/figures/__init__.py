@@ -9,6 +9,7 @@ from cnr_iemn.report.figures.decision import decision_figure
 from cnr_iemn.report.figures.discrimination import precision_recall_figure, roc_figure
 from cnr_iemn.report.figures.results import accuracy_figure, confusion_figure, method_figure
 from cnr_iemn.report.figures.training import training_figure
+from cnr_iemn.report.population.flow_figure import flow_figure
 from cnr_iemn.report.svg import Drawing
 from cnr_iemn.report.training_curves import TrainingCurve
 from cnr_iemn.statistics.curves import ClassCurves
@@ -25,6 +26,8 @@ def study_figures(
         training: By model.
     """
     drawings = [confusion_figure(metrics), accuracy_figure(metrics)]
+    if metrics["scan_flow"] is not None:
+        drawings.append(flow_figure(metrics["scan_flow"]))
     if metrics["contributions"] is not None:
         drawings.append(contribution_figure(metrics))
     if curves:

@@ -70,6 +70,7 @@ class _Configuration(TypedDict, total=False):
 
 class _Cohort(TypedDict, total=False):
     name: str
+    n_scans: int
 
 
 class _Scans(TypedDict):

@@ -27,6 +27,7 @@ from cnr_iemn.data.cohort import FROM_PATIENT, UNLABELLED, Cohort, ScanRecord
 from cnr_iemn.data.covid_ct_md import read_covid_ct_md
 from cnr_iemn.data.demographics.store_files import store_demographics
 from cnr_iemn.data.manifest import read_manifest
+from cnr_iemn.data.refusals import store_refusals
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import CohortError, ScanError, reasons
 from cnr_iemn.phantom.cohort_writer import RECIPE_VERSION, write_cohort
@@ -103,6 +104,7 @@ def open_store(
     store, failures = prepare_store(
         cohort, settings, cache=Path(ingest.cache), workers=workers, verify=verify, progress=progress
     )
+    store_refusals(store, {scan.scan_id for scan in cohort.scans}, failures)
     headers = partial(show_progress, verb="Reading headers of", unit="scans")
     store_demographics(cohort, store, headers=ingest.demographics, workers=workers, progress=headers)
     return store, failures

@@ -1,0 +1,43 @@
+"""What metrics.json says of patients and scanners: who they are, for whom the predictions are right, who is missing."""
+
+import pandas as pd
+from typing_extensions import TypedDict
+
+from cnr_iemn.data.demographics.group_table import coarse_table
+from cnr_iemn.data.scan_features import ScanFeatures
+from cnr_iemn.evaluation.subgroups.cohort_table import CohortTable, cohort_table
+from cnr_iemn.evaluation.subgroups.performance import Variable, subgroup_performance
+from cnr_iemn.evaluation.subgroups.scan_flow import ScanFlow
+from cnr_iemn.schemas import VALIDATION
+
+
+class PopulationMetrics(TypedDict):
+    """``cohort_table``: None without a slice store. ``subgroups``: by variable. ``scan_flow``: None where not known."""
+
+    cohort_table: CohortTable | None
+    subgroups: dict[str, Variable]
+    scan_flow: ScanFlow | None
+
+
+def population_metrics(
+    patients: pd.DataFrame,
+    features: ScanFeatures | None,
+    classes: tuple[str, ...],
+    *,
+    temperature: float | None,
+    seed: int = 0,
+) -> PopulationMetrics:
+    """Return the table of the cohort and the subgroups; the scan flow is not known here.
+
+    The arguments are those of ``subgroup_performance``. ``features``: None without a slice store.
+    """
+    if features is None:
+        return {"cohort_table": None, "subgroups": {}, "scan_flow": None}
+    held_out = patients.index[patients["split"] == VALIDATION]
+    # one grouping for both: from two, differences would tell what each of them hides
+    groups = coarse_table(features.groups.reindex(patients.index), counted=held_out)
+    return {
+        "cohort_table": cohort_table(patients, groups, features.shortcuts, classes),
+        "subgroups": subgroup_performance(patients, groups, classes, temperature=temperature, seed=seed),
+        "scan_flow": None,
+    }

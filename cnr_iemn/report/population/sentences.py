@@ -1,0 +1,46 @@
+"""What is known of patients and scanners, and whether accuracy differs between them, in a sentence each."""
+
+from cnr_iemn.data.demographics.group_table import title_of
+from cnr_iemn.evaluation.study_metrics import StudyMetrics
+from cnr_iemn.evaluation.subgroups.interaction import SIGNIFICANCE
+
+_ASKED = ("sex", "age", "site", "manufacturer")
+"""Whose absence a reader must know."""
+
+
+def population_sentence(metrics: StudyMetrics) -> str:
+    """Return which variables are known of the scans and which are not, for the model card."""
+    groups = {} if metrics["cohort_table"] is None else metrics["cohort_table"]["groups"]
+    sentences = []
+    if groups:
+        sentences.append(f"Known of the scans: {', '.join(map(_plain, groups))}.")
+    absent = [_plain(name) for name in _ASKED if name not in groups]
+    if absent:
+        sentences.append(f"Not known: {', '.join(absent)}.")
+    return " ".join(sentences)
+
+
+def subgroup_sentence(metrics: StudyMetrics) -> str:
+    """Return whether accuracy differs between the groups of some variable, '' where none was tested."""
+    tests = {
+        _plain(name): variable["interaction"]
+        for name, variable in metrics["subgroups"].items()
+        if variable["interaction"] is not None
+    }
+    if not tests:
+        return ""
+    lowest = min(tests, key=lambda name: tests[name]["p_holm"])
+    different = [name for name, test in tests.items() if test["p_holm"] <= SIGNIFICANCE]
+    if different:
+        return (
+            f"Subgroups: accuracy differs by {', '.join(different)} (p = {tests[lowest]['p_holm']:.2g} with Holm's "
+            "correction): look at the groups in the report."
+        )
+    return (
+        f"Subgroups: no difference of accuracy was found by {', '.join(tests)} (smallest p with Holm's correction "
+        f"{tests[lowest]['p_holm']:.2g}); only large ones can be found with so few scans."
+    )
+
+
+def _plain(name: str) -> str:
+    return title_of(name).split(",")[0]
