@@ -70,12 +70,13 @@ def simulated_cohort(seed: int, *, lower_by: float = 0.0) -> tuple[pd.DataFrame,
     return patients, groups
 
 
-def _measure(seed: int, lower_by: float = 0.0) -> dict[str, Variable]:
+def measure(seed: int, lower_by: float = 0.0) -> dict[str, Variable]:
+    """Return the subgroups of a simulated cohort; the arguments are those of ``simulated_cohort``."""
     return subgroup_performance(*simulated_cohort(seed, lower_by=lower_by), CLASSES, temperature=None)
 
 
-def _found(variables: Mapping[str, Variable]) -> set[str]:
-    """Return the variables with a difference at the corrected 5%."""
+def alarms(variables: Mapping[str, Variable]) -> set[str]:
+    """Return the variables in which a difference is found, at the corrected 5%."""
     tests = {name: variable["interaction"] for name, variable in variables.items()}
     return {name for name, test in tests.items() if test is not None and test["p_holm"] <= 0.05}
 
@@ -92,16 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", type=int, default=200, help="of each kind")
     n = parser.parse_args().cohorts
-    clean = [_measure(seed) for seed in range(n)]
-    print("clean cohorts with any alarm:", _share(sum(bool(_found(each)) for each in clean), n))
-    interactions = [test for each in clean if (test := each["sex"]["interaction"]) is not None]
+    clean = [measure(seed) for seed in range(n)]
+    print("clean cohorts with any alarm:", _share(sum(bool(alarms(variables)) for variables in clean), n))
+    interactions = [test for variables in clean if (test := variables["sex"]["interaction"]) is not None]
     stated = [test["detectable"] for test in interactions if test["detectable"] is not None]
     difference = float(np.median(stated))
     print(f"difference by sex that the reports call detectable, median: {difference:.1%}")
-    planted = [_measure(seed, difference) for seed in range(n, 2 * n)]
-    print("planted by sex and found:", _share(sum("sex" in _found(each) for each in planted), n))
-    others = sum(bool(_found(each) - {"sex"}) for each in planted)
-    print("planted cohorts with an alarm elsewhere:", _share(others, n))
+    planted = [measure(seed, difference) for seed in range(n, 2 * n)]
+    print("planted by sex and found:", _share(sum("sex" in alarms(variables) for variables in planted), n))
+    elsewhere = sum(bool(alarms(variables) - {"sex"}) for variables in planted)
+    print("planted cohorts with an alarm elsewhere:", _share(elsewhere, n))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def stored_refusals(store: SliceStore) -> dict[str, str]:
 
 
 def store_refusals(store: SliceStore, scan_ids: Collection[str], refused: Mapping[str, str]) -> None:
-    """Keep the reasons of scans that were refused now, beside those of scans that were left out.
+    """Write the reasons of scans that are refused, and keep those of scans that the cohort leaves out.
 
     Args:
         store: Where the others are prepared.

@@ -1,9 +1,19 @@
 """Groups that may be shared: rare values are merged, and nothing else changes."""
 
+import math
+from dataclasses import asdict
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from cnr_iemn.data.demographics.group_table import coarse_table, indicators, levels_of
+from cnr_iemn.ct.io.acquisition import Acquisition
+from cnr_iemn.data.demographics.group_table import coarse_table, group_table, indicators, levels_of
+from cnr_iemn.data.demographics.groups import DeclaredGroups, Demographics, HeaderGroups
+from cnr_iemn.data.scan_features import ScanFeatures
+from cnr_iemn.data.slice_store import PixelSettings, SliceStore
+from cnr_iemn.utils.atomic_io import json_text
+from tests.data.test_shortcut_features import write
 
 
 def coarse(name: str, **counts: int) -> dict[str, int]:
@@ -63,3 +73,27 @@ def test_the_audit_gets_a_column_for_each_value() -> None:
     assert list(columns) == ["sex female", "sex male", "ward er", "ward icu"]
     assert columns["sex female"].tolist()[:10] == [1.0] * 5 + [0.0] * 5
     assert columns.loc[10, ["sex female", "sex male"]].isna().all()
+
+
+def test_groups_of_a_store_and_the_columns_of_the_audit(tmp_path: Path) -> None:
+    """Twelve scans: six of one site, four of another and two of a third; thickness and voltage need no request."""
+    for k, site in enumerate(["Bari"] * 6 + ["Lille"] * 4 + ["Rome"] * 2):
+        write(tmp_path / f"s{k:02d}", (), (1.5, 0.7, 0.7))
+        acquisition = Acquisition("k", "m", "n", "1.2", kvp=118.0, slice_thickness_mm=1.25 if k else math.nan)
+        (tmp_path / f"s{k:02d}" / "source.json").write_text(
+            json_text({"files": "", "source_sha256": "", "acquisition": asdict(acquisition)})
+        )
+        demographics = Demographics(DeclaredGroups(sex="female", site=site), HeaderGroups(age="60-69"))
+        (tmp_path / f"s{k:02d}" / "demographics.json").write_text(json_text(asdict(demographics)))
+    store, scans = SliceStore(tmp_path, PixelSettings()), [f"s{k:02d}" for k in range(12)]
+    table = group_table(store, scans)
+    assert list(table) == ["sex", "age", "site", "slice_thickness", "tube_voltage"]
+    assert table.loc["s11"].tolist() == ["female", "60-69", "Rome", "0 to 1.5 mm", "120 kV"]
+    assert table.loc["s00", "slice_thickness"] is None
+    features = ScanFeatures.of(store, scans)
+    assert set(features.groups["site"]) == {"Bari", "other"}
+    assert features.shortcuts["site other"].tolist() == [0.0] * 6 + [1.0] * 6
+    assert not any("Rome" in str(column) for column in features.shortcuts)
+    for scan_id in scans:
+        (tmp_path / scan_id / "demographics.json").unlink()
+    assert list(ScanFeatures.of(store, scans).groups) == ["slice_thickness", "tube_voltage"]  # an old store

@@ -82,7 +82,7 @@ def test_a_scan_is_found_refused_left_out_or_split() -> None:
         scans, ("a", "b"), slice_labelled=["1"], n_cohort=5, left_out=["x1", "x2", "x3", "z"], refusals=refusals
     )
     assert flow == {
-        "found": 9,
+        "total": 9,
         "refused": {"ImagePositionPatient is missing or makes no sense": 2, "n slices missing between n and n": 1},
         "excluded": 1, "unclassed": 2, "slice_labelled": 1,
         "training": {"a": 1, "b": 1}, "validation": {"a": 1, "b": 0},

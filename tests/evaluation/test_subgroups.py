@@ -10,7 +10,7 @@ from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
 from statsmodels.stats.weightstats import DescrStatsW
 
-from benchmarks.subgroups import simulated_cohort
+from benchmarks.subgroups import alarms, measure, simulated_cohort
 from cnr_iemn.data.demographics.group_table import coarse_table
 from cnr_iemn.evaluation.subgroups.disclosure import hidden_cells
 from cnr_iemn.evaluation.subgroups.interaction import association_test, detectable_difference
@@ -104,17 +104,8 @@ def test_what_can_be_found_is_as_statsmodels_says() -> None:
 
 def test_a_planted_difference_is_found_and_clean_cohorts_raise_no_alarm() -> None:
     """The short form of benchmarks/subgroups.py, which has the figures."""
-    planted = [_alarms(seed, lower_by=0.45) for seed in range(20)]
-    assert sum("sex" in alarms for alarms in planted) >= 18
-    assert sum(bool(_alarms(seed)) for seed in range(40)) <= 2
-
-
-def _alarms(seed: int, *, lower_by: float = 0.0) -> set[str]:
-    patients, groups = simulated_cohort(seed, lower_by=lower_by)
-    variables = subgroup_performance(patients, groups, CLASSES, temperature=None)
-    tests = {name: variable["interaction"] for name, variable in variables.items()}
-    assert all(test is not None for test in tests.values())
-    return {name for name, test in tests.items() if test is not None and test["p_holm"] <= 0.05}
+    assert sum("sex" in alarms(measure(seed, lower_by=0.45)) for seed in range(12)) >= 11
+    assert sum(bool(alarms(measure(seed))) for seed in range(24)) <= 2
 
 
 def test_small_groups_are_counted_and_not_rated() -> None:

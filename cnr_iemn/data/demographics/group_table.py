@@ -123,9 +123,9 @@ def indicators(table: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for name in map(str, table):
         if name not in _STORED:
-            known = table[name].notna()
+            present = table[name].notna()
             for value in levels_of(table[name]):
-                columns[f"{title_of(name).split(',')[0]} {value}"] = (table[name] == value).astype(float).where(known)
+                columns[f"{title_of(name).split(',')[0]} {value}"] = (table[name] == value).astype(float).where(present)
     return pd.DataFrame(columns, index=table.index)
 
 

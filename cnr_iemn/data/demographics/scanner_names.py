@@ -75,8 +75,8 @@ def model_family(manufacturer: str, model: str) -> str | None:
 def kernel_class(kernel: str) -> KernelClass | None:
     """Return the sharpness of a convolution kernel, None for an empty text.
 
-    The numbers of Siemens grow with it: below 41 smooth, from 60 on sharp. Kernels of Canon (FC3x, FC5x, FC8x
-    sharp), GE and Philips are classed by their names; ``unlisted``: no name that is known. The limits are a convention.
+    Siemens: smooth below the number 41, sharp from 60 on. Kernels of Canon (FC3x, FC5x, FC8x
+    sharp), GE and Philips are classed by name; ``unlisted``: no name that is known. The limits are a convention.
     """
     plain = kernel.strip()
     if not plain:

@@ -98,23 +98,23 @@ class _Pairs:
 
     def differences(self, difference: Callable[[Rows, Rows], float | None]) -> Differences:
         """Return the difference between the sides, and the largest between two classes."""
-        known = [value for pair in self.classes if (value := difference(*pair)) is not None]
-        return {"split": difference(*self.split), "classes": max(known, default=None)}
+        values = [value for pair in self.classes if (value := difference(*pair)) is not None]
+        return {"split": difference(*self.split), "classes": max(values, default=None)}
 
 
 def _numbers(values: Floats, strata: Sequence[Rows], pairs: _Pairs) -> CohortNumbers:
-    known = ~np.isnan(values)
+    present = ~np.isnan(values)
 
     def quartiles(rows: Rows) -> list[float] | None:
-        inside = values[rows & known]
+        inside = values[rows & present]
         return np.quantile(inside, [0.25, 0.5, 0.75]).tolist() if len(inside) >= LEAST_SCANS else None
 
     def difference(first: Rows, second: Rows) -> float | None:
-        return mean_difference(values[first & known], values[second & known])
+        return mean_difference(values[first & present], values[second & present])
 
     return {
         "quartiles": [quartiles(rows) for rows in strata],
-        "missing": [int((rows & ~known).sum()) for rows in strata],
+        "missing": [int((rows & ~present).sum()) for rows in strata],
         "differences": pairs.differences(difference),
     }
 

@@ -82,7 +82,7 @@ def subgroup_performance(
 
 def _variable(scans: pd.DataFrame, column: pd.Series, classes: Sequence[str]) -> Variable:
     levels = levels_of(column)
-    # with what is not known as a row, since sums over all scans are told
+    # unknown values are a row, since the report has the sums over all scans
     rows = [scans[column == level] for level in levels] + [scans[column.isna()]]
     counts = np.array([[(row["label"] == label).sum() for label in classes] for row in rows], dtype=np.int64)
     hidden, present = np.zeros(counts.shape, dtype=bool), counts.any(axis=0)

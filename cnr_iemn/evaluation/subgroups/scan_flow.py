@@ -18,13 +18,13 @@ _LONGEST = 60
 
 
 class ScanFlow(TypedDict):
-    """Numbers of scans, from those that were found to those of the two sides.
+    """Numbers of scans, from all of the cohort to those of the two sides.
 
     ``refused``: left out after they could not be read, by reason. ``excluded``: left out by name for another one.
     ``unclassed``: predicted alone. ``slice_labelled``: with labels of slices. ``training``, ``validation``: by class.
     """
 
-    found: int
+    total: int
     refused: dict[str, int]
     excluded: int
     unclassed: int
@@ -76,7 +76,7 @@ def scan_flow(
     }
     unclassed = 0 if n_cohort is None else n_cohort - len(scans)
     return {
-        "found": len(scans) + unclassed + len(left_out),
+        "total": len(scans) + unclassed + len(left_out),
         "refused": dict(refused.most_common()),
         "excluded": len(left_out) - refused.total(),
         "unclassed": unclassed,

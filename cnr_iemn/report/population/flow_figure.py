@@ -57,12 +57,12 @@ def _boxes(flow: ScanFlow) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]
         refused = [f"refused on reading {n_refused}", *reasons, *more] if n_refused else []
         excluded = [f"left out by name {flow['excluded']}"] if flow["excluded"] else []
         left_out = (f"Not in the study {n_refused + flow['excluded']}", *refused, *excluded)
-    n_cohort = flow["found"] - n_refused - flow["excluded"]
+    n_cohort = flow["total"] - n_refused - flow["excluded"]
     unclassed = (f"Without a class {flow['unclassed']}", f"{_INDENT}predicted, neither trained nor scored on")
     n = n_cohort - flow["unclassed"]
     return (
         [
-            (f"Scans found {flow['found']}",),
+            (f"Scans found {flow['total']}",),
             (f"Prepared {n_cohort}",),
             (f"With a class {n}", f"slices labelled in {flow['slice_labelled']}"),
         ],
@@ -99,6 +99,6 @@ def _words(flow: ScanFlow) -> str:
     refused = ", ".join(f"{n} for: {reason}" for reason, n in flow["refused"].items())
     sides = f"training {sum(flow['training'].values())}; validation {sum(flow['validation'].values())}"
     return (
-        f"{flow['found']} scans found; {sum(flow['refused'].values())} refused{f' ({refused})' if refused else ''}; "
+        f"{flow['total']} scans found; {sum(flow['refused'].values())} refused{f' ({refused})' if refused else ''}; "
         f"{flow['excluded']} left out by name; {flow['unclassed']} without a class; {sides}."
     )

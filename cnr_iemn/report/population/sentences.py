@@ -4,7 +4,7 @@ from cnr_iemn.data.demographics.group_table import title_of
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.evaluation.subgroups.interaction import SIGNIFICANCE
 
-_ASKED = ("sex", "age", "site", "manufacturer")
+_EXPECTED = ("sex", "age", "site", "manufacturer")
 """Whose absence a reader must know."""
 
 
@@ -14,7 +14,7 @@ def population_sentence(metrics: StudyMetrics) -> str:
     sentences = []
     if groups:
         sentences.append(f"Known of the scans: {', '.join(map(_plain, groups))}.")
-    absent = [_plain(name) for name in _ASKED if name not in groups]
+    absent = [_plain(name) for name in _EXPECTED if name not in groups]
     if absent:
         sentences.append(f"Not known: {', '.join(absent)}.")
     return " ".join(sentences)

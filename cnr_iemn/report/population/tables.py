@@ -97,7 +97,7 @@ def subgroup_forest(metrics: StudyMetrics) -> Forest | None:
 def population_tables(metrics: StudyMetrics) -> list[ResultTable]:
     """Return Table 1 and the subgroups, as far as there are any, for the model card."""
     table, forest = cohort_result_table(metrics), subgroup_forest(metrics)
-    return [each for each in (table, None if forest is None else forest.table) if each is not None]
+    return [*([] if table is None else [table]), *([] if forest is None else [forest.table])]
 
 
 def _recall(label: str) -> Callable[[Group], str]:
@@ -113,8 +113,8 @@ def _test_text(metrics: StudyMetrics, name: str) -> str:
     if test is None:
         return ": no two groups are rated"
     smallest = test["detectable"]
-    found = "no difference is" if smallest is None else f"a difference of {100 * smallest:.0f} points or more is"
-    return f": p = {test['p']:.2g}, with Holm {test['p_holm']:.2g}; {found} found with 80% power"
+    words = "no difference is" if smallest is None else f"a difference of {100 * smallest:.0f} points or more is"
+    return f": p = {test['p']:.2g}, with Holm {test['p_holm']:.2g}; {words} found with 80% power"
 
 
 def _all_scans(metrics: StudyMetrics) -> Group:
