@@ -82,6 +82,15 @@ INPUT_WINDOW = (-1000.0, 400.0)
 
 The paper names no window.
 """
+MEDIASTINAL_WINDOW = (-160.0, 240.0)
+"""HU at black and white in the input channel ``mediastinum``: level 40, width 400, in which consolidation, effusion and
+calcium differ. The slice store's own window must hold it."""
+
+PAPER_CHANNELS = ("grey", "mask", "product")
+"""Of a network's input (section 2.1.1)."""
+INPUT_CHANNELS = (*PAPER_CHANNELS, "previous", "next", "mediastinum")
+"""All that a channel can be: grey slice, lung mask, grey within it; the slice above and below; another window."""
+
 LUNG_WINDOW = (-1350.0, 150.0)
 """HU at black and white in pictures for readers, a radiologist's lung window: level -600, width 1500."""
 

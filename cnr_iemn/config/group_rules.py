@@ -11,7 +11,7 @@ from cnr_iemn.config.schema import (
     TrainerSettings,
 )
 from cnr_iemn.config.schema_fields import check_folder_name
-from cnr_iemn.constants import BACKBONES, TIMM_SOURCES
+from cnr_iemn.constants import BACKBONES, INPUT_CHANNELS, MEDIASTINAL_WINDOW, PAPER_CHANNELS, TIMM_SOURCES
 from cnr_iemn.errors import ConfigurationError
 
 
@@ -43,8 +43,23 @@ def check_ingest(ingest: IngestSettings) -> None:
         )
 
 
+def check_channels(model: ModelSettings, ingest: IngestSettings) -> None:
+    """Check that the slices hold what the channels show of them. Raises ConfigurationError."""
+    (low, high), (least, most) = MEDIASTINAL_WINDOW, ingest.window
+    if "mediastinum" in model.channels and not least <= low < high <= most:
+        raise ConfigurationError(
+            f"The channel mediastinum shows {low:g} to {high:g} HU, and ingest.window={ingest.window} cuts some of "
+            "them off. Give a window that holds them, such as [-1000, 400], or other model.channels."
+        )
+
+
 def check_model(model: ModelSettings) -> None:
-    """Check the backbone's name, package and input side. Raises ConfigurationError."""
+    """Check the backbone's name, package, input channels and side. Raises ConfigurationError."""
+    if len(model.channels) != len(PAPER_CHANNELS) or not set(model.channels) <= set(INPUT_CHANNELS):
+        raise ConfigurationError(
+            f"model.channels=[{','.join(model.channels)}] are not three of {', '.join(INPUT_CHANNELS)}. The paper's: "
+            f"'model.channels=[{','.join(PAPER_CHANNELS)}]'."
+        )
     if model.library == "timm":
         if model.name.startswith(TIMM_SOURCES):
             raise ConfigurationError(

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import MISSING
 
 from cnr_iemn.config.schema_fields import PATH, FolderName, OneOf
-from cnr_iemn.constants import INPUT_WINDOW
+from cnr_iemn.constants import INPUT_WINDOW, PAPER_CHANNELS
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.read_options import ReadOptions
 
@@ -99,8 +99,8 @@ class IngestSettings(ReadOptions):
 class ModelSettings:
     """One network. ``library``: torchvision, for the backbones of the registry, or timm, for any of its names.
 
-    ``weights``: imagenet (timm: the ones that it has for the name), none or a file. ``tta``: test-time augmentation,
-    see ``SliceNetwork``.
+    ``weights``: imagenet (timm: the ones that it has for the name), none or a file. ``channels``: three of
+    ``constants.INPUT_CHANNELS``. ``tta``: test-time augmentation, see ``SliceNetwork``.
     """
 
     name: str = MISSING
@@ -109,6 +109,7 @@ class ModelSettings:
     weights: str = field(default="imagenet", metadata=PATH)
     position: Annotated[str, OneOf(("both", "location", "none", "sinusoids"))] = "both"
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
+    channels: list[str] = field(default_factory=lambda: list(PAPER_CHANNELS))
     tta: Annotated[str, OneOf(("none", "flip"))] = "none"
 
 

@@ -46,6 +46,12 @@ def setting_keys(schema: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
         yield key, groups
 
 
+def default_of(schema: type, name: str) -> object:
+    """Return the default of a field of a dataclass that has one."""
+    (entry,) = (entry for entry in fields(schema) if entry.name == name)
+    return entry.default_factory() if callable(entry.default_factory) else entry.default
+
+
 def text_keys(schema: type) -> dict[str, TextKey]:
     """Return the keys of a dataclass, and of those inside it, whose type is text or a list of text."""
     return {key: kind for key, kind, _ in _entries(schema, "") if kind is not None}

@@ -7,6 +7,7 @@ from cnr_iemn.config.aggregate_schema import AggregateSettings
 from cnr_iemn.config.ensemble_names import ensemble_models, ensemble_name, run_tags
 from cnr_iemn.config.group_rules import (
     check_balancing,
+    check_channels,
     check_data,
     check_ingest,
     check_logger,
@@ -34,6 +35,7 @@ def check_settings(settings: object) -> None:
         _check_pseudo_labels(settings)
         _check_bags(settings)
         check_model(settings.model)
+        check_channels(settings.model, settings.ingest)
         check_balancing(settings.balancing)
         check_trainer(settings.trainer, settings.data)
         check_logger(settings.logger)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnr_iemn.constants import PAPER_CHANNELS
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.study_metrics import Ablation, Ablations
@@ -72,8 +73,15 @@ def ablate(
         space: Of the features that stage 2 reads; None where it reads none.
 
     Raises:
-        RunError: A checkpoint is not the ensemble's, or the networks no longer predict what was saved.
+        RunError: A network has other channels than the paper's, a checkpoint is not the ensemble's, or the networks no
+            longer predict what was saved.
     """
+    other = [member.name for member in ensemble.members if member.channels != PAPER_CHANNELS]
+    if other:
+        raise RunError(
+            f"Ablations mask the paper's channels ({', '.join(PAPER_CHANNELS)}), and {other[0]} has others. Run "
+            "aggregate.py without ablations=true."
+        )
     networks = EnsembleNetworks(study, ensemble, choose_hardware(gpus), batch_size=64, space=space)
     labels = patients.loc[patients["split"] == VALIDATION, "label"]
     altered = altered_slices(networks, store, labels.index.tolist(), seed=seed)

@@ -201,7 +201,8 @@ def ensemble_maps(
     table = SliceTable.of({"scan": len(prepared.grey)}, {"scan": None})
     maps = []
     for member in members:
-        dataset = SliceDataset(source, table, image_size=member.image_size)
+        channels = networks.channels_of(member)
+        dataset = SliceDataset(source, table, image_size=member.image_size, channels=channels)
         batch = default_collate([dataset[k] for k in slices])
         images, position = (batch[key].to(networks.hardware.device) for key in ("image", "position"))
         maps.append(view_map(networks.networks[member], images, position, target=target))

@@ -12,6 +12,7 @@ from cnr_iemn.errors import RunError
 from cnr_iemn.inference.backends import Engine, choose_engine, start_engine
 from cnr_iemn.inference.bundle import BUNDLE_TENSORS, load_network
 from cnr_iemn.stage1.data.datamodule import PixelSource, SliceDataset, SliceTable, plain_loader
+from cnr_iemn.stage1.data.input_channels import InputChannels
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import SliceOutputs, require_finite
 from cnr_iemn.stage1.training.hardware import Hardware
@@ -106,9 +107,11 @@ class EnsembleNetworks:
         """Return each member's outputs of a scan's slices."""
         source, n_slices = InMemoryScan(prepared.grey, prepared.lungs), len(prepared.grey)
         outputs: dict[Member, SliceOutputs] = {}
-        for size in {member.image_size for member in self.ensemble.members}:
-            members = [member for member in self.ensemble.members if member.image_size == size]
-            batches = list(self.batches(members[0], source, "scan", n_slices))  # the same for all of this size
+        inputs: dict[tuple[int, tuple[str, ...]], list[Member]] = {}
+        for member in self.ensemble.members:
+            inputs.setdefault((member.image_size, member.channels), []).append(member)
+        for members in inputs.values():
+            batches = list(self.batches(members[0], source, "scan", n_slices))  # the same for all of them
             outputs |= {member: self.run(member, batches) for member in members}
         return outputs
 
@@ -117,8 +120,13 @@ class EnsembleNetworks:
     ) -> Iterable[dict[str, torch.Tensor]]:
         """Return the slices of a scan as a network's input, head first: batches of ``SliceDataset``."""
         table = SliceTable.of({scan_id: n_slices}, {scan_id: None})
-        dataset = SliceDataset(source, table, image_size=member.image_size)
+        channels = self.channels_of(member)
+        dataset = SliceDataset(source, table, image_size=member.image_size, channels=channels)
         return plain_loader(dataset, self.batch_size, workers=0)
+
+    def channels_of(self, member: Member) -> InputChannels:
+        """Return the channels of a network's input."""
+        return InputChannels(member.channels, self.ensemble.pixels.window)
 
     def predict(self, member: Member, batches: Iterable[dict[str, torch.Tensor]]) -> NDArray[np.float32]:
         """Return the slices of ``batches`` by one network as stage 2 reads them, float32 [n, channels].

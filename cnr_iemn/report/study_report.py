@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cnr_iemn.constants import BOOSTER_METHOD, CLOSED_SET, N_GROUPS, PHANTOM_DISEASES, WEAK_LABELS_NOTICE
+from cnr_iemn.constants import (
+    BOOSTER_METHOD,
+    CLOSED_SET,
+    N_GROUPS,
+    PAPER_CHANNELS,
+    PHANTOM_DISEASES,
+    WEAK_LABELS_NOTICE,
+)
 from cnr_iemn.data.demographics.group_table import title_of
 from cnr_iemn.data.shortcut_features import kind_of
 from cnr_iemn.data.slice_store import SliceStore, StoredScan
@@ -41,6 +48,14 @@ from cnr_iemn.utils.atomic_io import json_text, sha256_of_file, write_text_atomi
 PAGE_BYTES = 5_000_000
 """Limit of the page's size, so that it can be mailed and opened on a phone."""
 _ROW_BYTES = 4_300_000
+_CHANNEL_WORDS = {
+    "grey": "grey image",
+    "mask": "lung mask",
+    "product": "lungs alone",
+    "previous": "the slice above",
+    "next": "the slice below",
+    "mediastinum": "mediastinal window",
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ def _context(metrics: StudyMetrics, provenance: StudyProvenance, study: str) -> 
         "evidence": evidence_sentences(metrics),
         "population": population_sentence(metrics),
         "subgroups": [title_of(name) for name in metrics["subgroups"]],
-        "methods": methods_text(metrics),
+        "methods": methods_text(metrics, [run.get("channels", list(PAPER_CHANNELS)) for run in provenance["runs"]]),
         "provenance": provenance,
         "provenance_tables": provenance_tables(provenance),
         "closed_set": CLOSED_SET.format(first=metrics["classes"][0]),
@@ -170,8 +185,9 @@ def warnings(metrics: StudyMetrics, provenance: StudyProvenance) -> list[str]:
     return texts
 
 
-def methods_text(metrics: StudyMetrics) -> tuple[str, ...]:
-    """Return how the study was made, a paragraph for each stage."""
+def methods_text(metrics: StudyMetrics, channels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return how the study was made, a paragraph for each stage. ``channels``: of each network's input."""
+    inputs = {tuple(_CHANNEL_WORDS[name] for name in names): None for names in channels}
     models = ", ".join(model_title(model) for model in metrics["models"])
     n_networks = len(metrics["models"])
     networks = f"{n_networks} convolutional networks ({models}) assign"
@@ -189,8 +205,8 @@ def methods_text(metrics: StudyMetrics) -> tuple[str, ...]:
         "that were not trained on it.",
     }
     return (
-        f"Stage 1: {networks} each slice, as three channels (grey image, lung mask, lungs alone), to a class and to a "
-        "region of the lungs.",
+        f"Stage 1: {networks} each slice, as three channels ({' or '.join(map(', '.join, inputs))}), to a class and "
+        "to a region of the lungs.",
         f"Stage 2: {metrics['method']} predicts the class of the scan from the networks' predictions of its slices"
         f"{percentages}. {fitted[metrics['features']]}",
         f"Statistics: Wilson's score interval for proportions; {RESAMPLES} bootstrap resamples of patients within "

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cnr_iemn.constants import BOOSTER_METHOD, N_GROUPS, PHANTOM_NOTICE
+from cnr_iemn.constants import BOOSTER_METHOD, INPUT_CHANNELS, N_GROUPS, PAPER_CHANNELS, PHANTOM_NOTICE
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId, TrainingScans
@@ -23,6 +23,7 @@ from cnr_iemn.utils.checksums import joint_sha256, require_listed
 from cnr_iemn.utils.json_io import parse_json, read_json
 from cnr_iemn.utils.shell_words import aggregate_command
 
+InputChannel = Annotated[str, Field(pattern=f"^({'|'.join(INPUT_CHANNELS)})$")]
 MOST_SIDE = 4096
 """Largest side of a network's input that a file may demand, in pixels; CT slices have 512, rarely 1024."""
 
@@ -32,8 +33,8 @@ class Member:
     """One network of an ensemble. ``checkpoint``: path within the study's folder, or the bundle's.
 
     ``checkpoint_sha256``: of the run's checkpoint, in a bundle too. ``fold``: the fold held out from its training.
-    ``attention``: it scores its slices. ``tta``: its test-time augmentation. ``replicate``: its tag among the
-    networks of several seeds, whose outputs are averaged. ``read_json`` checks the types.
+    ``attention``: it scores its slices. ``channels``: of its input. ``tta``: its test-time augmentation. ``replicate``:
+    its tag among the networks of several seeds, whose outputs are averaged. ``read_json`` checks the types.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Member:
     precision: Annotated[str, Field(pattern="^(32|bf16)$")]
     fold: int | None = None
     attention: bool = False
+    channels: Annotated[tuple[InputChannel, ...], Field(min_length=3, max_length=3)] = PAPER_CHANNELS
     tta: Annotated[str, Field(pattern="^(none|flip)$")] = "none"
     replicate: str | None = None
 

@@ -202,6 +202,7 @@ def _member(run: RunFolder, predictions: Predictions, fold: int | None, *, sever
         precision=metadata.precision,
         fold=fold,
         attention=predictions.scores is not None,
+        channels=settings.channels,
         tta=settings.tta,
         replicate=run.tag.removesuffix(f"-fold{fold}") if several else None,
     )

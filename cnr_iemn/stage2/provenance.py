@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import version
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
@@ -16,7 +17,7 @@ _PACKAGES = ("cnr-iemn", "xgboost", "scikit-learn", "scipy", "numpy", "pandas")
 
 
 class NetworkProvenance(TypedDict):
-    """One network. ``command`` and ``ended``: None for runs of earlier versions."""
+    """One network. ``command`` and ``ended``: None for runs of earlier versions. ``channels``: of its input."""
 
     model: str
     tag: str
@@ -30,6 +31,7 @@ class NetworkProvenance(TypedDict):
     hardware: str
     ended: str | None
     versions: dict[str, str]
+    channels: NotRequired[list[str]]
 
 
 class StudyProvenance(TypedDict):
@@ -86,4 +88,5 @@ def _run(run: RunFolder, predictions: Predictions) -> NetworkProvenance:
         "hardware": settings.hardware,
         "ended": settings.end_time,
         "versions": settings.versions,
+        "channels": list(settings.channels),
     }

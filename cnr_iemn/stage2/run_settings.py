@@ -19,6 +19,7 @@ class RunSettings:
     library: str
     image_size: int
     position: str
+    channels: tuple[str, ...]
     tta: str
     weights: str
     pixels: PixelSettings
@@ -48,6 +49,7 @@ class RunSettings:
                 library=model["library"],
                 image_size=model["image_size"],
                 position=model["position"],
+                channels=tuple(model["channels"]),
                 tta=model["tta"],
                 weights=model["weights"],
                 pixels=PixelSettings(

@@ -76,6 +76,21 @@ def test_an_ensemble_is_read_as_it_was_written(run: RunFolder, tmp_path: Path) -
     assert read_ensemble(tmp_path, "study", "one") == calibrated
 
 
+def test_members_of_an_earlier_file_are_read_and_unknown_channels_refused(run: RunFolder, tmp_path: Path) -> None:
+    ensemble = describe_ensemble(EnsembleRuns({"resnext50": run}, {"resnext50": make_predictions()}))
+    write_ensemble(tmp_path / "study" / "ensembles" / "one", ensemble)
+    path = tmp_path / "study" / "ensembles" / "one" / "ensemble.json"
+    values = json.loads(path.read_text())
+    for key in ("channels", "tta", "replicate"):
+        del values["members"][0][key]
+    path.write_text(signed_text(values))
+    assert read_ensemble(tmp_path, "study", "one") == ensemble
+    values["members"][0]["channels"] = ["grey", "mask", "../x"]
+    path.write_text(signed_text(values))
+    with pytest.raises(RunError, match=r"members\.0\.channels\.2"):
+        read_ensemble(tmp_path, "study", "one")
+
+
 def test_an_ensemble_without_a_calibration_is_not_calibrated(run: RunFolder, tmp_path: Path) -> None:
     ensemble = describe_ensemble(EnsembleRuns({"resnext50": run}, {"resnext50": make_predictions()}))
     folder = tmp_path / "study" / "ensembles" / "one"

@@ -131,9 +131,13 @@ def apply_warp(
     the output pixel. Jitter touches grey alone and, as in the paper's order, comes before the fill: the fill stays 0.
     """
     mask = np.not_equal(lungs, 0).view(np.uint8) * np.uint8(255)
-    grey = _jitter(grey, warp)
-    grey, mask = (_resample(image, warp.homography, image_size) for image in (grey, mask))
-    return grey, (mask >= 128).view(np.uint8)
+    mask = _resample(mask, warp.homography, image_size)
+    return warp_grey(grey, warp, image_size=image_size), (mask >= 128).view(np.uint8)
+
+
+def warp_grey(grey: Image, warp: Warp, *, image_size: int) -> Image:
+    """Warp a grey image alone, as ``apply_warp`` does, uint8 [image_size, image_size]."""
+    return _resample(_jitter(grey, warp), warp.homography, image_size)
 
 
 def _resample(image: Image, homography: Matrix, image_size: int) -> Image:

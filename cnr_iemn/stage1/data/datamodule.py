@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from cnr_iemn.config.schema import AugmentationSettings
 from cnr_iemn.constants import N_REGIONS
-from cnr_iemn.ct.window import three_channels
 from cnr_iemn.data.cohort import UNLABELLED, assign_slice_groups
 from cnr_iemn.data.slice_store import read_slices
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.stage1.data.augmentation import apply_warp, draw_warp, plain_warp
+from cnr_iemn.stage1.data.augmentation import draw_warp, plain_warp
 from cnr_iemn.stage1.data.balancing import TrainingItems, copy_rng
+from cnr_iemn.stage1.data.input_channels import InputChannels
 from cnr_iemn.stage1.data.samplers import EpochShuffle, SharedBatches
 from cnr_iemn.stage1.models.network import position_inputs
 from cnr_iemn.utils.atomic_io import allow_open_files
@@ -104,8 +104,9 @@ class PixelSource(Protocol):
 class SliceDataset(Dataset[dict[str, Tensor]]):
     """Slices of the store as the network sees them.
 
-    ``items``: which rows of ``table`` an epoch shows and which of them are warped; None = each row once, as it is.
-    An index is round * len + item (see EpochShuffle), so that copies drawn anew know their round in every worker.
+    ``channels``: what an image shows; by default the paper's three. ``items``: which rows of ``table`` an epoch shows
+    and which of them are warped; None = each row once, as it is. An index is round * len + item (see EpochShuffle), so
+    that copies drawn anew know their round in every worker.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         table: SliceTable,
         *,
         image_size: int,
+        channels: InputChannels | None = None,
         items: TrainingItems | None = None,
         augmentation: AugmentationSettings | None = None,
         redraw: bool = False,
@@ -124,6 +126,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         self.source = source
         self.table = table
         self.image_size = image_size
+        self.channels = channels or InputChannels()
         self.items = items
         self.augmentation = augmentation
         self.redraw = redraw
@@ -143,7 +146,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         lap, item = divmod(index, len(self))
         row = item if self.items is None else int(self.items.source[item])
         table = self.table
-        grey, lungs = self._pixels(int(table.scan[row]), int(table.slice_index[row]))
+        grey, lungs, neighbours = self._pixels(row)
         size = grey.shape[-1]
         warp = plain_warp(input_size=size, image_size=self.image_size)
         if self.items is not None and self.augmentation is not None and self.items.warped[item]:
@@ -151,7 +154,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
             drawn = lap if self.redraw else None
             rng = copy_rng(self.seed, scan_id, int(table.slice_index[row]), copy, drawn)
             warp = draw_warp(rng, self.augmentation, input_size=size, image_size=self.image_size)
-        image = three_channels(*apply_warp(grey, lungs, warp, image_size=self.image_size))  # [3, s, s]
+        image = self.channels(grey, lungs, neighbours, warp, self.image_size)  # [3, s, s]
         position = position_inputs(table.slice_index[row], table.n_slices[row])  # [2]
         return {
             "image": torch.from_numpy(image),
@@ -161,12 +164,16 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
             "slice": torch.tensor(row),
         }
 
-    def _pixels(self, scan: int, slice_index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[int, NDArray[np.uint8]]]:
+        """Return grey and mask of a row's slice, and the grey of its neighbours by their distance."""
+        table = self.table
+        scan, index, last = int(table.scan[row]), int(table.slice_index[row]), int(table.n_slices[row]) - 1
         if scan not in self._pixels_of_scan:
             scan_id = self.table.scan_ids[scan]
             self._pixels_of_scan[scan] = self.source.grey(scan_id), self.source.lungs(scan_id)
         grey, lungs = self._pixels_of_scan[scan]
-        return read_slices(grey, slice_index), lungs[slice_index]
+        places = {offset: min(max(index + offset, 0), last) for offset in self.channels.offsets}
+        return read_slices(grey, index), lungs[index], {k: read_slices(grey, place) for k, place in places.items()}
 
 
 class SliceDataModule(pl.LightningDataModule):

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from cnr_iemn.config.multirun import command_line, multirun_name
 from cnr_iemn.config.schema import ModelSettings, TrainSettings
+from cnr_iemn.config.schema_fields import default_of
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.slice_store import SliceStore
@@ -29,7 +30,7 @@ _RUNTIME_ONLY = {
     "ingest": ("cache", "workers", "demographics"),
 }
 """Settings that do not change what is learned: the same run may be started with other values of them."""
-_LATER = {"model": (ModelSettings, ("tta",))}
+_LATER = {"model": (ModelSettings, ("channels", "tta"))}
 """Settings that came after the first run.json of this layout. A run without them was trained with their defaults."""
 _HASH_DIGITS = 16
 _SHOWN_SCANS = 5
@@ -40,6 +41,7 @@ class _Model(TypedDict, total=False):
     image_size: int
     position: str
     weights: str
+    channels: list[str]
     tta: str
 
 
@@ -192,7 +194,7 @@ def reproducible_config(settings: TrainSettings) -> dict[str, Any]:
 def with_later_settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration of run.json with the settings that an earlier commit did not have."""
     later = {
-        group: {name: getattr(schema, name) for name in names} | dict(configuration[group])
+        group: {name: default_of(schema, name) for name in names} | dict(configuration[group])
         for group, (schema, names) in _LATER.items()
         if group in configuration
     }

@@ -36,6 +36,7 @@ from cnr_iemn.schemas import SCORE, TRAINING, probability_columns, region_column
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.batch_mixing import BatchMixing
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
+from cnr_iemn.stage1.data.input_channels import InputChannels
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.optimizers import make_optimizer
 from cnr_iemn.stage1.models.predict import SliceOutputs
@@ -191,6 +192,7 @@ def training_dataset(
     roles: Roles,
     *,
     image_size: int,
+    channels: InputChannels,
     balancing: BalancingSettings,
     augmentation: AugmentationSettings,
     seed: int,
@@ -214,11 +216,18 @@ def training_dataset(
         store,
         table,
         image_size=image_size,
+        channels=channels,
         items=items,
         augmentation=augmentation,
         redraw=balancing.redraw,
         seed=seed,
     )
+
+
+def input_channels(settings: TrainSettings) -> InputChannels:
+    """Return what the network's input shows."""
+    low, high = settings.ingest.window
+    return InputChannels(tuple(settings.model.channels), (low, high))
 
 
 def batch_mixing(settings: TrainSettings) -> BatchMixing:

@@ -96,6 +96,7 @@ def build_task(
         store,
         roles,
         image_size=settings.model.image_size,
+        channels=study_data.input_channels(settings),
         balancing=settings.balancing,
         augmentation=settings.augmentation,
         seed=settings.seed,
@@ -114,7 +115,8 @@ def _validation_dataset(
     if not scans:
         return None
     table = study_data.slice_table(cohort, store, scans).labelled()
-    return SliceDataset(store, table, image_size=settings.model.image_size)
+    channels = study_data.input_channels(settings)
+    return SliceDataset(store, table, image_size=settings.model.image_size, channels=channels)
 
 
 def _bag_dataset(settings: TrainSettings, cohort: Cohort, store: SliceStore, roles: Roles) -> SliceDataset:
@@ -125,6 +127,7 @@ def _bag_dataset(settings: TrainSettings, cohort: Cohort, store: SliceStore, rol
         store,
         table,
         image_size=settings.model.image_size,
+        channels=study_data.input_channels(settings),
         items=items,
         augmentation=settings.augmentation,
         redraw=True,

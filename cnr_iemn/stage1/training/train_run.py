@@ -198,7 +198,8 @@ class TrainRun:
         """Return the predictions of every slice, and the network's outputs; each rank computes a shard of them."""
         settings, cohort, roles = self.settings, self.cohort, self.roles
         table = study_data.slice_table(cohort, self.store, list(cohort.scans))
-        dataset = SliceDataset(self.store, table, image_size=settings.model.image_size)
+        channels = study_data.input_channels(settings)
+        dataset = SliceDataset(self.store, table, image_size=settings.model.image_size, channels=channels)
         with deterministic(settings.trainer.deterministic):
             outputs = cohort_outputs(
                 self.network,
