@@ -86,6 +86,9 @@ MEDIASTINAL_WINDOW = (-160.0, 240.0)
 """HU at black and white in the input channel ``mediastinum``: level 40, width 400, in which consolidation, effusion and
 calcium differ. The slice store's own window must hold it."""
 
+LOBES = ("LLL", "LUL", "RLL", "RML", "RUL")
+"""Lower and upper lobe of the left lung, lower, middle and upper lobe of the right, as the label arrays order them."""
+
 PAPER_CHANNELS = ("grey", "mask", "product")
 """Of a network's input (section 2.1.1)."""
 INPUT_CHANNELS = (*PAPER_CHANNELS, "previous", "next", "mediastinum")

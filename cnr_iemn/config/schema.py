@@ -55,7 +55,8 @@ class DataSettings:
 
     ``pseudo_labels``: a finished study, or study/tag, whose fold networks label slices of unlabelled training scans;
     ``pseudo_confidence``: see ``stage1.training.pseudo_labels``. ``shuffle_training_labels``: the negative control,
-    training labels of both stages permuted (never the validation's).
+    training labels of both stages permuted (never the validation's). ``lobes``: read which lobes of labelled slices
+    are diseased, and train a third head on them.
     """
 
     name: _Name = MISSING
@@ -76,6 +77,7 @@ class DataSettings:
     pseudo_labels: str | None = None
     pseudo_confidence: Annotated[float, Gt(0.5), Lt(1)] = 0.9
     shuffle_training_labels: bool = False
+    lobes: bool = False
     phantom: PhantomSettings | None = None
 
 

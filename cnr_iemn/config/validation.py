@@ -34,6 +34,7 @@ def check_settings(settings: object) -> None:
     if isinstance(settings, TrainSettings):
         _check_pseudo_labels(settings)
         _check_bags(settings)
+        _check_lobes(settings)
         check_model(settings.model)
         check_channels(settings.model, settings.ingest)
         check_balancing(settings.balancing)
@@ -129,6 +130,16 @@ def _check_pseudo_labels(settings: TrainSettings) -> None:
         raise ConfigurationError(
             f"data.pseudo_labels={value} labels slices that have no label, and data.slice_labels="
             f"{settings.data.slice_labels} leaves none. Give one of the two."
+        )
+
+
+def _check_lobes(settings: TrainSettings) -> None:
+    if not settings.data.lobes:
+        return
+    if settings.data.reader == "manifest" or settings.task == "bags" or settings.data.shuffle_training_labels:
+        raise ConfigurationError(
+            "data.lobes=true reads COVID-CT-MD's lobe labels to train on slices, so that data=manifest, task=bags and "
+            "data.shuffle_training_labels=true exclude it. Give data.lobes=false."
         )
 
 

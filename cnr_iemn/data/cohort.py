@@ -28,6 +28,7 @@ class ScanRecord:
     where it is unknown. ``slice_labelled``: its slices have labels, a reader's or ``weak`` ones. ``infected``: bool,
     one value for each slice, head first, padded with False; None where all slices are Normal. ``images``: the slices
     where they are image files. ``weak``: each slice with lung has the scan's class. ``declared``: of patient and site.
+    ``lobes``: which of ``constants.LOBES`` are diseased in each slice, bool [slices, lobes]; None where it is not read.
     """
 
     scan_id: str
@@ -39,6 +40,7 @@ class ScanRecord:
     images: ImageStack | None = None
     weak: bool = False
     declared: DeclaredGroups = NOTHING_DECLARED
+    lobes: NDArray[np.bool_] | None = None
 
     @property
     def one_image(self) -> bool:

@@ -5,7 +5,7 @@ learning", Scientific Data 8, 121 (2021). Copies of the set differ in folder nam
 Index.csv skips a number, so it is not the row of the label arrays; the values of a row run head first.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tokenize import TokenError
 
@@ -27,6 +27,13 @@ _LABEL_FILES = {
     "original": ("Slice-level-labels.npy", "Slice_level_labels.npy"),  # figshare, SPGC
 }
 
+_LOBE_FILES = {
+    "updated-1": ("Lobe-level-labels-updated-1.npy",),
+    "original": ("Lobe-level-labels.npy", "Lobe_level_labels.npy"),
+}
+DAMAGED_HEADER = (ValueError, TypeError, OverflowError, EOFError, MemoryError, RecursionError, SyntaxError, TokenError)
+"""Exceptions of numpy at the header of a damaged file."""
+
 _DIAGNOSIS, _ID = "Diagnosis", "Folder/ID"
 _MAX_NAMES = 5  # in a message
 
@@ -38,6 +45,7 @@ def read_covid_ct_md(
     labels: str = "updated-1",
     labelled_normals: int | None = 30,
     exclude: Collection[str] = (),
+    lobes: bool = False,
 ) -> Cohort:
     """Return the scans below ``root`` with their classes and slice labels, without reading pixels.
 
@@ -48,6 +56,7 @@ def read_covid_ct_md(
         labelled_normals: Number of Normal scans, in numeric order, that count as slice-labelled, all their slices
             Normal (section 2 of the paper); None for all.
         exclude: Ids of scans to leave out; they do not count among the labelled Normal scans.
+        lobes: Read which lobes of their slices are diseased, too.
 
     Raises:
         CohortError: The folders or label files are missing or contradict each other.
@@ -59,6 +68,7 @@ def read_covid_ct_md(
         )
     folders = _class_folders(root)
     infected = _infected_slices(root, labels)
+    diseased = _diseased_lobes(root, labels, infected) if lobes else {}
     paths = {label: [f for folder in folders[label] for f in _scan_folders(folder)] for label in SPGC_CLASSES}
     scan_ids = {_scan_id(path) for folder_paths in paths.values() for path in folder_paths}
     refuse_unknown(exclude, scan_ids)
@@ -74,7 +84,9 @@ def read_covid_ct_md(
                 )
             labelled_normal = label == SPGC_CLASSES[0] and (labelled_normals is None or position < labelled_normals)
             scan_id, slices = _scan_id(path), None if row is None else row[1]
-            scans.append(ScanRecord(scan_id, scan_id, path, label, labelled_normal or row is not None, slices))
+            labelled = labelled_normal or row is not None
+            lobes_of = diseased.get(scan_id.lower())
+            scans.append(ScanRecord(scan_id, scan_id, path, label, labelled, slices, lobes=lobes_of))
     return Cohort(name, root, SPGC_CLASSES, tuple(scans), notes=_unused(set(infected), scan_ids))
 
 
@@ -150,6 +162,22 @@ def _infected_slices(root: Path, labels: str) -> dict[str, tuple[str, NDArray[np
     }
 
 
+def _diseased_lobes(
+    root: Path, labels: str, infected: Mapping[str, tuple[str, NDArray[np.bool_]]]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the diseased lobes by slice of each scan in Index.csv, bool [slices, lobes], by lower-case scan id."""
+    from cnr_iemn.data.lobe_labels import read_lobes
+
+    path = _find(root, _LOBE_FILES[labels])
+    if path is None or not infected:
+        raise CohortError(
+            f"There is no {' or '.join(_LOBE_FILES[labels])} with an Index.csv in {root}, which data.lobes=true reads. "
+            "Copy both there, or give data.lobes=false."
+        )
+    values = read_lobes(path, np.stack([slices for _, slices in infected.values()]))
+    return dict(zip(infected, values, strict=True))
+
+
 def _class_of(diagnosis: str) -> str | None:
     beginnings = _CLASS_PREFIXES.items()
     return next((label for label, prefix in beginnings if diagnosis.lower().startswith(prefix)), None)
@@ -188,10 +216,6 @@ def refuse_unknown(exclude: Collection[str], scan_ids: set[str]) -> None:
         )
 
 
-_DAMAGED = (ValueError, TypeError, OverflowError, EOFError, MemoryError, RecursionError, SyntaxError, TokenError)
-"""Exceptions of numpy at the header of a damaged file."""
-
-
 def read_infected(path: Path) -> NDArray[np.bool_]:
     """Return the mask of infected slices.
 
@@ -208,7 +232,7 @@ def read_infected(path: Path) -> NDArray[np.bool_]:
     """
     try:
         array = open_memmap(path, mode="r")
-    except (*_DAMAGED, OSError) as error:
+    except (*DAMAGED_HEADER, OSError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise CohortError(
             f"{path} cannot be read as an array of slice labels ({reason}). Use the .npy file as published: numbers, "

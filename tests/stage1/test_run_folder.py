@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,13 @@ def test_the_same_configuration_has_nothing_to_do(run: RunFolder) -> None:
 
 def test_settings_are_read_as_they_were_written(run: RunFolder) -> None:
     """Lists stay lists: a tuple in their place would be another configuration."""
-    data = {"exclude": ["P001"], "folds": 3, "split": {"seed": 0, "file": None}, "shuffle_training_labels": False}
+    data: dict[str, Any] = {
+        "exclude": ["P001"],
+        "folds": 3,
+        "split": {"seed": 0, "file": None},
+        "shuffle_training_labels": False,
+    }
+    data["lobes"] = False
     configuration = {
         "ingest": {"window": [-1000.0, 400.0], "size": 64, "crop": "none"},
         "data": data,

@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, NotRequired, Protocol, TypedDict, cast
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ _OPEN_FILES = 4  # of a scan: grey and mask, which stay mapped, of training or v
 class SliceBatch(TypedDict):
     """One batch. ``image``: uint8 [b, 3, s, s]; ``position``: float32 [b, 2]; the others int64 [b].
 
-    ``slice``: position in the SliceTable, by which an item is known again.
+    ``slice``: position in the SliceTable, by which an item is known again. ``lobes``: of the table, float32 [b, lobes].
     """
 
     image: Tensor
@@ -40,6 +40,7 @@ class SliceBatch(TypedDict):
     label: Tensor
     region: Tensor
     slice: Tensor
+    lobes: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class SliceTable:
 
     ``scan_ids``: names; ``scan``: int64 [n], index into them; ``slice_index`` and ``n_slices``: int64 [n];
     ``region``: int64 [n], 0 to 4 (section 2.1.2); ``label``: int64 [n], class index or UNLABELLED.
+    ``lobes``: float32 [n, lobes] of ``lobe_labels``; None where they are not read.
     """
 
     scan_ids: tuple[str, ...]
@@ -56,6 +58,7 @@ class SliceTable:
     n_slices: NDArray[np.int64]
     region: NDArray[np.int64]
     label: NDArray[np.int64]
+    lobes: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, n_slices: dict[str, int], labels: dict[str, NDArray[np.int64] | None]) -> "SliceTable":
@@ -80,7 +83,8 @@ class SliceTable:
     def labelled(self) -> "SliceTable":
         """Return the rows that have a label."""
         labelled = self.label != UNLABELLED
-        columns = ("scan", "slice_index", "n_slices", "region", "label")
+        columns = ["scan", "slice_index", "n_slices", "region", "label"]
+        columns += [] if self.lobes is None else ["lobes"]
         return replace(self, **{name: getattr(self, name)[labelled] for name in columns})
 
 
@@ -156,12 +160,14 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
             warp = draw_warp(rng, self.augmentation, input_size=size, image_size=self.image_size)
         image = self.channels(grey, lungs, neighbours, warp, self.image_size)  # [3, s, s]
         position = position_inputs(table.slice_index[row], table.n_slices[row])  # [2]
+        lobes = {} if table.lobes is None else {"lobes": torch.from_numpy(table.lobes[row])}
         return {
             "image": torch.from_numpy(image),
             "position": torch.from_numpy(position),
             "label": torch.tensor(table.label[row]),
             "region": torch.tensor(table.region[row]),
             "slice": torch.tensor(row),
+            **lobes,
         }
 
     def _pixels(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[int, NDArray[np.uint8]]]:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 1.5) -> Tensor:
@@ -23,6 +24,22 @@ def focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 1.5) -> Tensor
     rest = (1 - log_p.exp()).clamp_min(torch.finfo(torch.float32).tiny)
     losses = rest**gamma * -log_p
     return (losses * targets).sum(1).mean() if targets.is_floating_point() else losses[:, 0].mean()
+
+
+def lobe_loss(logits: Tensor, targets: Tensor, *, gamma: float = 1.5) -> Tensor:
+    """Return the focal loss of several yes-or-no questions a slice; what is not known counts nothing.
+
+    Args:
+        logits: float [b, lobes].
+        targets: Shares of yes, 0 to 1, NaN where they are not known, float32 [b, lobes].
+        gamma: As of ``focal_loss``.
+
+    Returns:
+        The sum over the known ones, by the number of slices and lobes, so that batches in parts add up. float32 [].
+    """
+    known = ~targets.isnan()
+    losses = sigmoid_focal_loss(logits.float(), targets.nan_to_num(), alpha=-1, gamma=gamma)
+    return (losses * known).mean()
 
 
 def soft_targets(targets: Tensor, n_classes: int, *, smoothing: float) -> Tensor:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cnr_iemn.constants import N_REGIONS
+from cnr_iemn.constants import LOBES, N_REGIONS
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.models.backbones import build_backbone
 
@@ -120,6 +120,7 @@ class SliceNetwork(nn.Module):
         self.region_head = nn.Linear(inputs, n_regions)
         self.position_network = position_network
         self.attention = GatedAttention(inputs) if attention else None
+        self.lobe_head: nn.Linear | None = None
 
     def forward(self, images: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of both tasks.
@@ -151,21 +152,42 @@ class SliceNetwork(nn.Module):
 
     def heads(self, deep: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Return class and region logits, as ``forward`` does, from the trunk's deep features [b, features]."""
-        dtype = self.class_head.weight.dtype
-        # outside autocast: in bfloat16 neighbouring slices of a long scan would share one location
         with torch.autocast(deep.device.type, enabled=False):
-            inputs = torch.cat([deep.to(dtype), self._position_features(position.to(dtype))], dim=1)
+            inputs = self._head_inputs(deep, position)
             return self.class_head(inputs), self.region_head(inputs)
+
+    def add_lobe_head(self) -> None:
+        """Add a head of the diseased lobes of a slice, for training alone; all else starts as it would without."""
+        self.lobe_head = nn.Linear(self.class_head.in_features, len(LOBES))
+
+    def without_lobe_head(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a training without those of the lobe head, unless this network has one."""
+        if self.lobe_head is not None:
+            return state
+        return {name: value for name, value in state.items() if not name.startswith("lobe_head.")}
+
+    def lobe_logits(self, deep: Tensor, position: Tensor) -> Tensor:
+        """Return logits of the diseased lobes, float [b, lobes], from the deep features."""
+        assert self.lobe_head is not None
+        with torch.autocast(deep.device.type, enabled=False):
+            logits: Tensor = self.lobe_head(self._head_inputs(deep, position))
+            return logits
 
     def scores(self, deep: Tensor, position: Tensor) -> Tensor | None:
         """Return the slices' scores from the deep features, float [b]; None for a network without attention."""
         if self.attention is None:
             return None
-        dtype = self.class_head.weight.dtype
         with torch.autocast(deep.device.type, enabled=False):
-            inputs = torch.cat([deep.to(dtype), self._position_features(position.to(dtype))], dim=1)
-            score: Tensor = self.attention(inputs)
+            score: Tensor = self.attention(self._head_inputs(deep, position))
             return score
+
+    def _head_inputs(self, deep: Tensor, position: Tensor) -> Tensor:
+        """Return what the heads take, float [b, inputs], in their own precision.
+
+        Outside autocast: in bfloat16 neighbouring slices of a long scan would share one location.
+        """
+        dtype = self.class_head.weight.dtype
+        return torch.cat([deep.to(dtype), self._position_features(position.to(dtype))], dim=1)
 
     def _position_features(self, position: Tensor) -> Tensor:
         if self.position_network is None:

@@ -18,7 +18,7 @@ from cnr_iemn.constants import N_REGIONS
 from cnr_iemn.stage1.data.batch_mixing import BatchMixing
 from cnr_iemn.stage1.data.datamodule import SliceBatch
 from cnr_iemn.stage1.data.samplers import SharedBatches
-from cnr_iemn.stage1.models.losses import focal_loss, soft_targets
+from cnr_iemn.stage1.models.losses import focal_loss, lobe_loss, soft_targets
 from cnr_iemn.stage1.models.lr_schedules import make_schedule
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.optimizers import make_optimizer
@@ -185,11 +185,18 @@ class SliceClassifier(pl.LightningModule):
         self._measured_loss(batch, self.val_metrics)
 
     def _measured_loss(self, batch: SliceBatch, metrics: SliceMetrics) -> Tensor:
-        class_logits, region_logits = self.network(batch["image"], batch["position"])  # [b, classes], [b, regions]
+        deep = self.network.deep_features(batch["image"])
+        class_logits, region_logits = self.network.heads(deep, batch["position"])  # [b, classes], [b, regions]
         class_loss = focal_loss(class_logits, batch["label"], gamma=self.gamma)
         region_loss = focal_loss(region_logits, batch["region"], gamma=self.gamma)
         metrics.update(class_loss, region_loss, class_logits, region_logits, batch)
-        return class_loss + self.region_weight * region_loss
+        loss = class_loss + self.region_weight * region_loss
+        return loss + self._lobe_loss(deep, batch["position"], batch.get("lobes"))
+
+    def _lobe_loss(self, deep: Tensor, position: Tensor, targets: Tensor | None) -> Tensor | float:
+        if self.network.lobe_head is None or targets is None:
+            return 0.0
+        return lobe_loss(self.network.lobe_logits(deep, position), targets, gamma=self.gamma)
 
     def _soft_loss(self, batch: SliceBatch) -> Tensor:
         """Return the loss of a batch that is mixed or whose labels are smoothed.
@@ -198,13 +205,16 @@ class SliceClassifier(pl.LightningModule):
         """
         sizes = ((batch["label"], len(self.classes)), (batch["region"], N_REGIONS))
         targets = (soft_targets(values, n, smoothing=self.mixing.label_smoothing) for values, n in sizes)
-        images, labels, regions, position = self.mixing(batch["image"], *targets, batch["position"])
-        class_logits, region_logits = self.network(images, position)
+        lobes = [batch["lobes"]] if "lobes" in batch else []
+        images, labels, regions, position, *lobes = self.mixing(batch["image"], *targets, batch["position"], *lobes)
+        deep = self.network.deep_features(images)
+        class_logits, region_logits = self.network.heads(deep, position)
         class_loss = focal_loss(class_logits, labels, gamma=self.gamma)
         region_loss = focal_loss(region_logits, regions, gamma=self.gamma)
         hard_labels: SliceBatch = {**batch, "label": labels.argmax(1), "region": regions.argmax(1)}
         self.train_metrics.update(class_loss, region_loss, class_logits, region_logits, hard_labels)
-        return class_loss + self.region_weight * region_loss
+        loss = class_loss + self.region_weight * region_loss
+        return loss + self._lobe_loss(deep, position, lobes[0] if lobes else None)
 
     def on_train_epoch_start(self) -> None:
         """Reset the epoch's clock and metrics."""

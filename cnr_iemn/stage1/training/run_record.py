@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from cnr_iemn.config.multirun import command_line, multirun_name
-from cnr_iemn.config.schema import ModelSettings, TrainSettings
+from cnr_iemn.config.schema import DataSettings, ModelSettings, TrainSettings
 from cnr_iemn.config.schema_fields import default_of
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.cohort import Cohort, ScanRecord
@@ -30,7 +30,10 @@ _RUNTIME_ONLY = {
     "ingest": ("cache", "workers", "demographics"),
 }
 """Settings that do not change what is learned: the same run may be started with other values of them."""
-_LATER = {"model": (ModelSettings, ("channels", "tta"))}
+_LATER: dict[str, tuple[type, tuple[str, ...]]] = {
+    "model": (ModelSettings, ("channels", "tta")),
+    "data": (DataSettings, ("lobes",)),
+}
 """Settings that came after the first run.json of this layout. A run without them was trained with their defaults."""
 _HASH_DIGITS = 16
 _SHOWN_SCANS = 5
@@ -172,6 +175,8 @@ def stored_pixels(store: SliceStore, scan_ids: Iterable[str]) -> dict[str, str]:
 def _labels(scan: ScanRecord, pseudo: Mapping[str, NDArray[np.int64]]) -> list[object]:
     infected = [] if scan.infected is None else np.flatnonzero(scan.infected).tolist()
     values: list[object] = [scan.patient_id, scan.label, scan.slice_labelled, infected]
+    if scan.lobes is not None:
+        values.append(np.argwhere(scan.lobes).tolist())
     return [*values, pseudo[scan.scan_id].tolist()] if scan.scan_id in pseudo else values
 
 

@@ -26,6 +26,7 @@ from cnr_iemn.data.build_store import prepare_store
 from cnr_iemn.data.cohort import FROM_PATIENT, UNLABELLED, Cohort, ScanRecord
 from cnr_iemn.data.covid_ct_md import read_covid_ct_md
 from cnr_iemn.data.demographics.store_files import store_demographics
+from cnr_iemn.data.lobe_labels import lobe_labels
 from cnr_iemn.data.manifest import read_manifest
 from cnr_iemn.data.refusals import store_refusals
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
@@ -70,7 +71,12 @@ def _read_cohort(data: DataSettings, ingest: IngestSettings) -> Cohort:
         )
     root = _write_phantom(data, ingest) if data.reader == "phantom" else Path(str(data.root))
     return read_covid_ct_md(
-        root, name=data.name, labels=data.labels, labelled_normals=data.labelled_normals, exclude=data.exclude
+        root,
+        name=data.name,
+        labels=data.labels,
+        labelled_normals=data.labelled_normals,
+        exclude=data.exclude,
+        lobes=data.lobes,
     )
 
 
@@ -178,7 +184,10 @@ def slice_table(
     }
     for scan_id in labels.keys() & (pseudo or {}).keys():
         labels[scan_id] = (pseudo or {})[scan_id]
-    return SliceTable.of(counts, labels)
+    table = SliceTable.of(counts, labels)
+    if all(scan.lobes is None for scan in cohort.scans):
+        return table
+    return replace(table, lobes=np.concatenate([lobe_labels(scan, counts[scan.scan_id]) for scan in scans]))
 
 
 def _slices_with_lung(store: SliceStore, scan_id: str) -> NDArray[np.bool_]:

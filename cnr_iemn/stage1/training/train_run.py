@@ -122,6 +122,8 @@ class TrainRun:
             tta=model.tta,
         )
         network.check_size(model.image_size)
+        if self.settings.data.lobes:
+            network.add_lobe_head()
         return network
 
     @contextmanager

@@ -218,7 +218,7 @@ def load_weights(network: SliceNetwork, path: Path) -> None:
             f"its own: nothing of it was run ({error}). Take the checkpoint that train.py has written, or train again."
         ) from error
     try:
-        state = network_state(content)
+        state = network.without_lobe_head(network_state(content))
         require_fit(state, network.state_dict())
     except UnusableFileError as error:
         raise RunError(
