@@ -38,7 +38,7 @@ def lobe_loss(logits: Tensor, targets: Tensor, *, gamma: float = 1.5) -> Tensor:
         The sum over the known ones, by the number of slices and lobes, so that batches in parts add up. float32 [].
     """
     known = ~targets.isnan()
-    losses = sigmoid_focal_loss(logits.float(), targets.nan_to_num(), alpha=-1, gamma=gamma)
+    losses: Tensor = sigmoid_focal_loss(logits.float(), targets.nan_to_num(), alpha=-1, gamma=gamma)
     return (losses * known).mean()
 
 
