@@ -195,7 +195,7 @@ class TrainerSettings:
     early_stopping: _Count | None = None
     checkpoint: Annotated[str, OneOf(("best", "last"))] = "best"
     keep_last: bool = False
-    precision: Annotated[str, OneOf(("auto", "32", "bf16"))] = "auto"
+    precision: Annotated[str, OneOf(("auto", "32", "bf16", "fp16", "tf32"))] = "auto"
     deterministic: bool = False
     workers: _Number | None = None
 

@@ -73,13 +73,13 @@ def start_engine(name: str, network: SliceNetwork, *, image_size: int, device: t
         network: Left in evaluation mode on ``device``; Grad-CAM uses it later.
         image_size: Side of the images, pixels.
         device: For torch.
-        precision: 32 or bf16. OpenVINO computes in float32 on a CPU without bf16; with bf16, torch recomputes close
-            calls in float32 (``with_exact_fallback``).
+        precision: As of ``predict.autocast``. OpenVINO computes in float32 but for bf16 on a CPU that has it, where
+            torch recomputes close calls in float32 (``with_exact_fallback``).
     """
     if name == "torch":
         return partial(predict_slices, network, device=device, precision=precision)
     fast = partial(run_heads, network, openvino_backbone(network, image_size=image_size, precision=precision))
-    if precision == "32" or "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision != "bf16" or "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return fast
     return with_exact_fallback(fast, partial(predict_slices, network, device=device, precision="32"))
 

@@ -44,7 +44,7 @@ class Member:
     checkpoint_sha256: str
     image_size: Annotated[int, Field(ge=1, le=MOST_SIDE)]
     position: Annotated[str, Field(pattern="^(both|location|none|sinusoids)$")]
-    precision: Annotated[str, Field(pattern="^(32|bf16)$")]
+    precision: Annotated[str, Field(pattern="^(32|bf16|fp16|tf32)$")]
     fold: int | None = None
     attention: bool = False
     channels: Annotated[tuple[InputChannel, ...], Field(min_length=3, max_length=3)] = PAPER_CHANNELS

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.stage1.models.predict import autocast
 from cnr_iemn.stage1.training.hardware import choose_hardware
 
 
@@ -41,3 +42,36 @@ def test_bf16_only_where_the_cpu_computes_in_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     assert choose_hardware(0).precision == expected
     assert choose_hardware(0, "32").precision == "32"
+
+
+@pytest.mark.parametrize(
+    ("precision", "lightning", "tf32"),
+    [("32", "32-true", False), ("bf16", "bf16-mixed", False), ("fp16", "16-mixed", False), ("tf32", "32-true", True)],
+)
+def test_precisions_of_a_gpu(precision: str, lightning: str, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul  # the second is no object that monkeypatch can restore
+    before = [flag.allow_tf32 for flag in flags]
+    try:
+        for flag in flags:
+            flag.allow_tf32 = not tf32
+        assert choose_hardware(1, precision).trainer_precision == lightning
+        assert [flag.allow_tf32 for flag in flags] == [tf32, tf32]
+    finally:
+        for flag, allowed in zip(flags, before, strict=True):
+            flag.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_a_cpu_trains_in_no_precision_of_gpus_and_answers_in_float32(precision: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"precision={precision} is for GPUs"):
+        choose_hardware(0, precision)
+    product = torch.nn.Linear(8, 8)
+    before = torch.backends.cuda.matmul.allow_tf32
+    with torch.inference_mode(), autocast(torch.device("cpu"), precision):
+        assert product(torch.zeros(1, 8)).dtype == torch.float32
+        assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32" or before)
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+    with torch.inference_mode(), autocast(torch.device("cpu"), "bf16"):
+        assert product(torch.zeros(1, 8)).dtype == torch.bfloat16

@@ -27,12 +27,15 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", False)])
 def test_the_learning_rate_of_each_of_the_ten_epochs(
-    classifier: SliceClassifier, monkeypatch: pytest.MonkeyPatch
+    precision: str, fused: bool, classifier: SliceClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = SimpleNamespace(estimated_stepping_batches=70, max_epochs=10)
+    trainer = SimpleNamespace(estimated_stepping_batches=70, max_epochs=10, precision=precision)
     monkeypatch.setattr(SliceClassifier, "trainer", property(lambda self: trainer))
     configured = classifier.configure_optimizers()
+    # scaled gradients are unscaled before they are clipped, which Lightning leaves to a fused optimizer's own step
+    assert configured["optimizer"].param_groups[0]["fused"] == fused
     assert configured["lr_scheduler"]["interval"] == "step"
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     assert isinstance(optimizer, torch.optim.Adam)

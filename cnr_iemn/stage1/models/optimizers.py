@@ -21,6 +21,7 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float = 0.05,
     layer_decay: float | None = None,
+    fused: bool = True,
 ) -> Optimizer:
     """Return the optimizer of a network.
 
@@ -31,18 +32,20 @@ def make_optimizer(
         weight_decay: Of ``adamw``; not of norms, biases and what timm's model says.
         layer_decay: Factor on the rate from each layer to the one before it (Clark et al. 2020), of a network of timm;
             None for one rate.
+        fused: All parameters in one step, the fastest. Not with scaled gradients (fp16), which would be unscaled within
+            that step, after they have been clipped.
 
     Raises:
         ConfigurationError: The network's layers are not known.
     """
     if name == "adam":
-        return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+        return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=fused)
     groups = _decay_groups(network.named_parameters(), weight_decay, _without_decay(network))
     if layer_decay is not None:
         groups = _layer_groups(network, weight_decay, layer_decay)
     for group in groups:
         group["lr"] = learning_rate * group.pop("lr_scale", 1.0)
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
 
 
 def _decay_groups(

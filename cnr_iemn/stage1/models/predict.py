@@ -1,6 +1,7 @@
 """Predict the probabilities of slices with a trained network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def predict_slices(
         network: Left in evaluation mode on ``device``.
         batches: With ``image`` uint8 [b, 3, s, s] and ``position`` float32 [b, 2].
         device: Where to compute.
-        precision: 32 or bf16 (autocast).
+        precision: As of ``autocast``.
         features: Keep the trunk's features, 4 KB a slice of a ResNet.
 
     Returns:
@@ -57,7 +58,7 @@ def predict_slices(
     """
     network.to(device).eval()
     parts = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.inference_mode(), autocast(device, precision):
         for batch in batches:
             image, position = (batch[key].to(device) for key in ("image", "position"))
             classes, regions, deep, *scores = slice_outputs(network, network.deep_features, image, position)
@@ -69,6 +70,26 @@ def predict_slices(
     for probabilities in (predicted.classes, predicted.regions):
         require_finite(probabilities, network.backbone)
     return predicted
+
+
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """Compute in a precision that a network was trained in, as far as the device has it.
+
+    Args:
+        device: A CPU computes in float32 what is fp16 or tf32 on a GPU.
+        precision: 32, bf16, fp16 or tf32.
+    """
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    half = precision == "bf16" or (precision == "fp16" and device.type == "cuda")
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    if precision == "tf32":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with torch.autocast(device.type, dtype, enabled=half):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def slice_outputs(

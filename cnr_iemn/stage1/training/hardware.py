@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -14,7 +15,10 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 @dataclass(frozen=True)
 class Hardware:
-    """``precision``: 32 or bf16 (autocast, weights stay float32). ``processes``: on all ``nodes`` together."""
+    """``precision``: 32; tf32 (of a GPU's matrix products); bf16 or fp16 (autocast, weights stay float32).
+
+    ``processes``: on all ``nodes`` together.
+    """
 
     device: torch.device
     precision: str
@@ -28,6 +32,13 @@ class Hardware:
         return f"{name}, precision {self.precision}{several}{nodes}"
 
     @property
+    def trainer_precision(self) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+        """The precision as Lightning's Trainer calls it."""
+        if self.precision == "bf16":
+            return "bf16-mixed"
+        return "16-mixed" if self.precision == "fp16" else "32-true"
+
+    @property
     def on_gpu(self) -> bool:
         """Whether a GPU computes."""
         return self.device.type == "cuda"
@@ -38,12 +49,12 @@ def choose_hardware(gpus: int | None, precision: str = "auto", *, nodes: int = 1
 
     Args:
         gpus: None = one GPU where there is one, 0 = CPU, n = n GPUs of each node.
-        precision: auto (bf16 where the machine computes in it, else 32), 32 or bf16.
+        precision: auto (bf16 where the machine computes in it, else 32), 32, bf16, or of a GPU fp16 or tf32.
         nodes: Number of machines.
         cpu_processes: On each node, where no GPU is used.
 
     Raises:
-        ConfigurationError: The machine does not have the GPUs.
+        ConfigurationError: The machine does not have the GPUs, or the CPU is to compute as GPUs do.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus is not None and gpus > available:
@@ -61,9 +72,22 @@ def choose_hardware(gpus: int | None, precision: str = "auto", *, nodes: int = 1
     if precision == "auto":
         precision = "bf16" if _computes_bf16(device) else "32"
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # float32 is float32: else convolutions round to 10 binary digits
+        allow_tf32(precision == "tf32")
+    elif precision in ("fp16", "tf32"):
+        raise ConfigurationError(
+            f"trainer.precision={precision} is for GPUs, and the CPU was chosen. Give trainer.precision=auto."
+        )
     per_node = cpu_processes if device.type == "cpu" else gpus or 1
     return Hardware(device, precision, processes=per_node * nodes, nodes=nodes)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let a GPU's matrix products and convolutions round float32 to 10 binary digits, or not.
+
+    Not is the choice of all precisions but tf32: cuDNN would otherwise round.
+    """
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def usable_cores() -> int:

@@ -147,7 +147,7 @@ class SliceClassifier(pl.LightningModule):
         network: SliceNetwork,
         *,
         classes: Sequence[str],
-        optimizer: Callable[[SliceNetwork], Optimizer] = PAPER_OPTIMIZER,
+        optimizer: Callable[..., Optimizer] = PAPER_OPTIMIZER,
         schedule: str = "steps",
         milestones: tuple[int, ...] = (3, 6),
         decay: float = 0.1,
@@ -267,14 +267,14 @@ class SliceClassifier(pl.LightningModule):
     ) -> None:
         """Limit the gradient's norm. Lightning refuses to beside a fused optimizer in any mixed precision.
 
-        That is for float16, whose scaled gradients such an optimizer unscales itself; bf16 has no scale.
+        That is for float16, for which the optimizer is not fused (``make_optimizer``); bf16 has no scale.
         """
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule."""
-        optimizer = self.optimizer(self.network)
+        optimizer = self.optimizer(self.network, fused=self.trainer.precision != "16-mixed")
         schedule = make_schedule(
             self.schedule,
             optimizer,

@@ -38,7 +38,6 @@ from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.batch_mixing import BatchMixing
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
 from cnr_iemn.stage1.data.input_channels import InputChannels
-from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.optimizers import make_optimizer
 from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import usable_cores
@@ -245,7 +244,7 @@ def batch_mixing(settings: TrainSettings) -> BatchMixing:
     return BatchMixing(mixup=augmentation.mixup, cutmix=augmentation.cutmix, label_smoothing=smoothing)
 
 
-def optimizer_factory(trainer: TrainerSettings) -> Callable[[SliceNetwork], Optimizer]:
+def optimizer_factory(trainer: TrainerSettings) -> Callable[..., Optimizer]:
     """Return what makes the optimizer of a network."""
     return partial(
         make_optimizer,

@@ -118,7 +118,7 @@ def fit(
     arguments = trainer_arguments(hardware)
     trainer = pl.Trainer(
         **{**arguments, "plugins": [*arguments.get("plugins", []), AtomicCheckpointIO()]},
-        precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
+        precision=hardware.trainer_precision,
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,
