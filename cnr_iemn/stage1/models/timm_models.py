@@ -100,12 +100,12 @@ def create_timm_model(
         raise ConfigurationError(
             f"model.name={name} is no model of timm {timm.__version__}. {hint}timm.list_models() lists them."
         )
-    native, trunk, given = _build(name, weights, image_size, drop_path, state)
+    native, trunk, source_model = _build(name, weights, image_size, drop_path, state)
     if native is not None and image_size not in (None, native):
         _check_size(trunk, name, image_size or native)
-    if given is not trunk:
-        _take_over(trunk, given, name=name, source=weights, side=image_size or native or _TEST_SIDE)
-    config = given.pretrained_cfg
+    if source_model is not trunk:
+        _take_over(trunk, source_model, name=name, source=weights, side=image_size or native or _TEST_SIDE)
+    config = source_model.pretrained_cfg
     classifier = config.get("classifier") or ()
     return TimmModel(
         trunk,
@@ -130,8 +130,8 @@ def _build(
         if native is not None and image_size not in (None, native):
             options["img_size"] = image_size
         if weights.startswith(TIMM_SOURCES):
-            given = timm.create_model(weights, pretrained=True, **options)
-            return native, timm.create_model(name, pretrained=False, **options), given
+            source_model = timm.create_model(weights, pretrained=True, **options)
+            return native, timm.create_model(name, pretrained=False, **options), source_model
         if state is not None:
             options["pretrained_cfg_overlay"] = {"state_dict": dict(state)}
         trunk = timm.create_model(name, pretrained=weights == "imagenet" or state is not None, **options)
@@ -183,19 +183,19 @@ def _check_size(trunk: nn.Module, name: str, side: int) -> None:
         ) from error
 
 
-def _take_over(trunk: nn.Module, given: Any, *, name: str, source: str, side: int) -> None:
+def _take_over(trunk: nn.Module, source_model: Any, *, name: str, source: str, side: int) -> None:
     """Give a model the weights of another one that must be the same, since predict.py will build it by its name."""
-    architecture = given.pretrained_cfg.get("architecture") or name
+    architecture = source_model.pretrained_cfg.get("architecture") or name
     if architecture != name.partition(".")[0]:
         raise ConfigurationError(
             f"model.weights={source} are of the architecture {architecture}, and model.name={name} is another one. "
             f"Give model.name={architecture}."
         )
-    state = given.state_dict()
+    state = source_model.state_dict()
     try:
         require_fit(require_tensors(state), trunk.state_dict())
         trunk.load_state_dict(state)
-        alike = torch.allclose(_features(trunk, side), _features(given, side), rtol=1e-3, atol=1e-4)
+        alike = torch.allclose(_features(trunk, side), _features(source_model, side), rtol=1e-3, atol=1e-4)
     except UnusableFileError as error:
         raise WeightsError(f"model.weights={source} do not fit {name}: {error}. Give a model made for it.") from error
     if not alike:
