@@ -111,9 +111,8 @@ def compare(settings: AggregateSettings, name: str, printer: "ResultPrinter") ->
     """Compare with another ensemble, or with the systems of a table. Returns the difference of the accuracies."""
     from cnr_iemn.evaluation.peer_comparison import compare_any
 
-    comparison, path, difference = compare_any(
-        Path(settings.runs), settings.study, name, str(settings.compare), on=settings.compare_on
-    )
+    runs, other = Path(settings.runs), str(settings.compare)
+    comparison, path, difference = compare_any(runs, settings.study, name, other, on=settings.compare_on)
     printer.comparison(comparison, path)
     return difference
 
