@@ -1,13 +1,15 @@
 """The container's entry point as a script: mercure's and XNAT's contracts; the Dockerfile and its companions."""
 
-import getpass
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pydicom
 import pytest
@@ -113,34 +115,65 @@ def test_objects_leave_under_mercure_s_names(folders: tuple[Path, Path]) -> None
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    words = [f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]", "onnx=false"]
-    assert entry_point("export")([*words, f"output={folder}"]) == 0
-    return folder
+def bundle(tiny_study: Path) -> Iterator[Path]:
+    """A bundle in a folder that anybody may read."""
+    with TemporaryDirectory(prefix="container-") as folder:
+        Path(folder).chmod(0o755)
+        words = [f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]", "onnx=false"]
+        assert entry_point("export")([*words, f"output={folder}/bundle"]) == 0
+        yield Path(folder, "bundle")
 
 
-def run(folder: Path, *arguments: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the entry point as the image does; no other folder than TMPDIR and the output may get a file."""
-    places = [folder / name for name in ("home", "work", "temporary")]
-    for place in places:
-        place.mkdir()
-    home, work, temporary = map(str, places)
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"HOME": home, "TMPDIR": temporary, "MPLCONFIGDIR": f"{temporary}/mpl", **variables}
-    command = [sys.executable, "-m", "cnr_iemn.container", *map(str, arguments)]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-    assert [path for place in places[:2] for path in place.rglob("*")] == []
-    made_by_libraries = {"mpl", f"torchinductor_{getpass.getuser()}"}  # fonts; an empty folder of torch's compiler
-    assert {path.name for path in places[2].iterdir()} <= made_by_libraries
+@pytest.fixture
+def mounts() -> Iterator[tuple[Path, Path]]:
+    """Folders in and out, the second writable for anybody."""
+    with TemporaryDirectory(prefix="container-") as folder:
+        Path(folder).chmod(0o755)
+        for name in ("in", "out", "tmp"):
+            Path(folder, name).mkdir()
+        for name in ("out", "tmp"):
+            Path(folder, name).chmod(0o777)
+        yield Path(folder, "in"), Path(folder, "out")
+
+
+def nobody() -> dict[str, Any]:
+    """Arguments of ``subprocess.run`` for the image's user; none where the tests cannot become it."""
+    user = {"user": 10001, "group": 10001, "extra_groups": []}
+    try:
+        subprocess.run([sys.executable, "-c", "import cnr_iemn.container"], check=True, cwd=ROOT, **user)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return user
+
+
+def run(mounts: tuple[Path, Path], *arguments: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the entry point as the image does: with its variables, and as its user where the tests can.
+
+    That user has no name and can write into /tmp and the output alone, as with a read-only root file system.
+    """
+    temporary = mounts[0].with_name("tmp")
+    (block,) = re.findall(r"^ENV (.+(?:\\\n.+)*)$", (FOLDER / "Dockerfile").read_text(encoding="utf-8"), flags=re.M)
+    image = dict(pair.split("=", 1) for pair in block.replace("\\", "").split())
+    image = {key: value.replace("/tmp", str(temporary)) for key, value in image.items()}
+    environment = {**image, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run(
+        [sys.executable, "-m", "cnr_iemn.container", *map(str, arguments)],
+        cwd=temporary,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **nobody(),
+    )
+    assert not list(temporary.rglob("*.dcm")), "what was linked or written for a while is gone"
     return done
 
 
-def test_a_folder_in_a_folder_out(tiny_study: Path, bundle: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
-    source, output = folders
+def test_a_folder_in_a_folder_out(tiny_study: Path, bundle: Path, mounts: tuple[Path, Path]) -> None:
+    source, output = mounts
     shutil.copytree(phantom_with_uids(tiny_study), source, dirs_exist_ok=True)
     settings = '{"gpus": 0, "features": true}'
-    done = run(tmp_path, source, output, CNR_IEMN_BUNDLE=str(bundle), CNR_IEMN_SETTINGS=settings)
+    done = run(mounts, source, output, CNR_IEMN_BUNDLE=str(bundle), CNR_IEMN_SETTINGS=settings)
     assert done.returncode == 0, done.stderr
     report = read_json(output / "run.json", RunReport, again="")
     assert (report.status, report.answered) == ("done", 1)
@@ -148,16 +181,16 @@ def test_a_folder_in_a_folder_out(tiny_study: Path, bundle: Path, folders: tuple
 
 
 def test_mercure_gets_dicom_files_of_each_series_that_was_predicted(
-    tiny_study: Path, bundle: Path, folders: tuple[Path, Path], tmp_path: Path
+    tiny_study: Path, bundle: Path, mounts: tuple[Path, Path]
 ) -> None:
     pytest.importorskip("highdicom", reason="DICOM output is an extra: pip install '.[dicom]'")
-    source, output = folders
+    source, output = mounts
     for k, path in enumerate(sorted(phantom_with_uids(tiny_study).iterdir())):
         shutil.copyfile(path, source / f"1.1#{k}.dcm")
     write(source, make_slices(3, series="1.9"), [f"1.9#{k}.dcm" for k in range(3)])  # such as a localizer
     settings = {"dicom": True, "identify": True, "gpus": 0, "pages": False}
     (source / "task.json").write_text(json.dumps({"process": {"settings": settings}}))
-    done = run(tmp_path, CNR_IEMN_BUNDLE=str(bundle), **environment_of(folders))
+    done = run(mounts, CNR_IEMN_BUNDLE=str(bundle), **environment_of(mounts))
     assert done.returncode == 1, done.stderr
     report = read_json(output / "result.json", RunReport, again="")
     assert report.refusals == {"too-few-slices": ["series-2"]}
