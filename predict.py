@@ -13,7 +13,6 @@ from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.prediction_schema import PredictSettings
 from cnr_iemn.read_options import ReadOptions
-from cnr_iemn.utils.shard import shard_of
 
 if TYPE_CHECKING:
     from cnr_iemn.inference.answers import AnswerFolder
@@ -43,6 +42,7 @@ def load_predictor(settings: PredictSettings) -> "Predictor":
     from cnr_iemn.inference.predictor import Predictor, load_ensemble
     from cnr_iemn.inference.sources.hub import local_bundle
     from cnr_iemn.stage1.training.hardware import choose_hardware
+    from cnr_iemn.utils.shard import shard_of
 
     hardware = choose_hardware(settings.gpus)
     ensemble = load_ensemble(

@@ -11,7 +11,6 @@ from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.schema import PrepareSettings
 from cnr_iemn.errors import PartialFailureError, reasons
 from cnr_iemn.utils.exclusions import FILE_NAME, offer_exclusion
-from cnr_iemn.utils.shard import shard_of
 from cnr_iemn.utils.text import grouped
 
 log = logging.getLogger("cnr_iemn.prepare")
@@ -22,13 +21,14 @@ def main(settings: PrepareSettings) -> float:
     """Prepare every scan of the cohort. Returns the share of scans that could be prepared."""
     from cnr_iemn.report import quality_report
     from cnr_iemn.stage1.training import study_data
+    from cnr_iemn.utils.shard import shard_of
 
     cohort = study_data.open_cohort(settings.data, settings.ingest)
     for note in cohort.notes:
         log.info("%s", note)
     if settings.part is not None:
-        own = [scan for scan in cohort.scans if shard_of(scan.scan_id, settings.parts) == settings.part]
-        cohort = replace(cohort, scans=tuple(own))
+        scans = tuple(scan for scan in cohort.scans if shard_of(scan.scan_id, settings.parts) == settings.part)
+        cohort = replace(cohort, scans=scans)
     store, failures = study_data.open_store(cohort, settings.ingest, settings.lungs, verify=True)
     prepared = [scan.scan_id for scan in cohort.scans if scan.scan_id not in failures]
     if settings.part is None:

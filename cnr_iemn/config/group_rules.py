@@ -137,15 +137,15 @@ def check_logger(logger: LoggerSettings) -> None:
         )
 
 
-def check_part(part: int | None, parts: int | None) -> None:
-    """Check that a share of the scans is one of those that there are. Raises ConfigurationError."""
-    if (part is None) != (parts is None):
+def check_part(number: int | None, count: int | None) -> None:
+    """Check ``part``, a number, and ``parts``, their count. Raises ConfigurationError."""
+    if (number is None) != (count is None):
         raise ConfigurationError(
-            f"part={'null' if part is None else part} and parts={'null' if parts is None else parts} belong together: "
-            "part=0 parts=100 is the first of 100 parts. Give both, or neither."
+            f"part={'null' if number is None else number} and parts={'null' if count is None else count} belong "
+            "together: part=0 parts=100 is the first of 100 parts. Give both, or neither."
         )
-    if part is not None and parts is not None and part >= parts:
-        raise ConfigurationError(f"part={part} is not one of the {parts} parts. Give 0 to {parts - 1}.")
+    if number is not None and count is not None and number >= count:
+        raise ConfigurationError(f"part={number} is not one of the {count} parts. Give 0 to {count - 1}.")
 
 
 def require_package(package: str, key: str, alternative: str, *, extra: str | None = None) -> None:
