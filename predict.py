@@ -42,7 +42,6 @@ def load_predictor(settings: PredictSettings) -> "Predictor":
     from cnr_iemn.inference.predictor import Predictor, load_ensemble
     from cnr_iemn.inference.sources.hub import local_bundle
     from cnr_iemn.stage1.training.hardware import choose_hardware
-    from cnr_iemn.utils.shard import shard_of
 
     hardware = choose_hardware(settings.gpus)
     ensemble = load_ensemble(
@@ -72,6 +71,7 @@ def predict(settings: PredictSettings, predictor: "Predictor", source: Path, rep
     from cnr_iemn.inference.input_checks import find_new_scans, output_folder
     from cnr_iemn.inference.prediction_files import join_answers
     from cnr_iemn.inference.prediction_summary import print_part, print_summary, raise_if_incomplete, summarize
+    from cnr_iemn.utils.shard import shard_of
 
     ensemble = predictor.loaded
     with reporter.stage("find"):
