@@ -55,9 +55,9 @@ def is_writing_scan(cache: Path) -> bool:
 
 
 def is_locked(cache: Path) -> bool:
-    """Return whether a process holds the lock of a store."""
-    for lock in cache.rglob(".lock"):
-        with lock.open() as file:
+    """Return whether a process holds the lock of a scan."""
+    for lock in cache.rglob(".*.lock"):
+        with suppress(FileNotFoundError), lock.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -92,9 +92,9 @@ def _make_root(store: SliceStore) -> None:
         raise StoreError(
             f"{root} cannot be written ({error.strerror}). Free some space or give another ingest.cache."
         ) from error
-    for leftover in (*root.glob(".*.part"), *root.glob(".*.gone")):
-        scan_id = leftover.name[1:].rsplit(".", 2)[0]
-        with suppress(_ElsewhereError), _scan_lock(root, scan_id, _refuse):
+    for leftover in (*root.glob(".*.part"), *root.glob(".*.gone"), *root.glob(".*.lock")):
+        scan_id = leftover.name[1:].rsplit(".", 1 if leftover.suffix == ".lock" else 2)[0]
+        with suppress(_ElsewhereError), _scan_lock(root, scan_id, _refuse):  # which removes the lock
             shutil.rmtree(leftover, ignore_errors=True)
 
 

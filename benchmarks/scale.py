@@ -1,0 +1,108 @@
+"""Seconds a scan and peak memory of finding, preparing and predicting, for growing numbers of scans.
+
+python -m benchmarks.scale --runs runs --study demo --ensemble resnext50 --scan SCAN --numbers 200 1000 5000
+python -m benchmarks.scale --find 100000      # finding alone, of folders with one empty file each beside one scan
+
+The scans are folders of hard links to one small scan. Each measurement is a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.common import add_study_options, describe_load, make_parser, write_json
+from benchmarks.inference_memory import ROOT, PeakMemory
+
+FIND = """
+import sys
+from pathlib import Path
+from cnr_iemn.ct.io.discovery import find_scans
+print(len(find_scans(Path(sys.argv[1]), workers=1)))
+"""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One command on so many scans. ``gib``: peak memory with its processes, GiB."""
+
+    command: str
+    n_scans: int
+    seconds: float
+    gib: float
+
+    @property
+    def text(self) -> str:
+        """The measurement in a line."""
+        each = f"{1000 * self.seconds / self.n_scans:8.1f} ms a scan"
+        return f"{self.command:<10} {self.n_scans:>7} scans  {self.seconds:9.1f} s  {each}  {self.gib:.2f} GiB"
+
+
+def write_scans(scan: Path, folder: Path, count: int) -> None:
+    """Make ``count`` folders of hard links to the files of a scan."""
+    files = [path for path in scan.iterdir() if path.is_file()]
+    for k in range(count):
+        target = folder / f"{k // 1000:03d}" / f"P{k:06d}"
+        target.mkdir(parents=True)
+        for path in files:
+            os.link(path, target / path.name)
+
+
+def measure(name: str, count: int, command: list[str]) -> Measurement:
+    """Run a command and return its time and peak memory. Raises RuntimeError where it fails."""
+    start_time = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with PeakMemory(process.pid) as peak:
+        output, _ = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} exited with {process.returncode}:\n{output[-2000:]}")
+    measurement = Measurement(name, count, time.perf_counter() - start_time, peak.gib)
+    print(measurement.text, flush=True)
+    return measurement
+
+
+def main() -> None:
+    """Print the measurements, and write them to the file of ``--json``."""
+    parser = make_parser(__doc__)
+    add_study_options(parser)
+    parser.add_argument("--scan", type=Path, help="folder of one small scan")
+    parser.add_argument("--numbers", type=int, nargs="*", default=[])
+    parser.add_argument("--find", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    ensemble = options.ensemble[0] if options.ensemble == ["all"] else f"[{','.join(options.ensemble)}]"
+    study = [f"runs={options.runs.absolute()}", f"study={options.study}", f"ensemble={ensemble}", "gpus=0"]
+    print(describe_load(len(os.sched_getaffinity(0))))
+    measurements = []
+    place = options.scan.absolute().parent if options.scan else None  # links do not cross file systems
+    for count in options.numbers:
+        with tempfile.TemporaryDirectory(dir=place) as temporary:
+            folder = Path(temporary)
+            write_scans(options.scan, folder / "scans", count)
+            rows = [f"{k:06d},{folder}/scans/{k // 1000:03d}/P{k:06d},{'ab'[k % 2]}" for k in range(count)]
+            (folder / "scans.csv").write_text("\n".join(["scan_id,path,class", *rows]) + "\n", encoding="utf-8")
+            cohort = ["data=manifest", f"data.csv={folder / 'scans.csv'}", "ingest.size=64"]
+            words = [*study, f"input={folder / 'scans'}", f"output={folder / 'out'}", "pages=false", "engine=torch"]
+            measurements += [
+                measure("find", count, ["-c", FIND, str(folder / "scans")]),
+                measure("prepare", count, ["prepare.py", *cohort, f"ingest.cache={folder / 'cache'}"]),
+                measure("predict", count, ["predict.py", *words]),
+                measure("again", count, ["predict.py", *words]),
+            ]
+    if options.find:
+        with tempfile.TemporaryDirectory() as temporary:
+            for k in range(options.find):
+                target = Path(temporary) / f"{k // 1000:03d}" / f"P{k:06d}"
+                target.mkdir(parents=True)
+                (target / "1.dcm").touch()
+            measurements.append(measure("find", options.find, ["-c", FIND, temporary]))
+    write_json(options.json, [asdict(measurement) for measurement in measurements])
+
+
+if __name__ == "__main__":
+    main()
