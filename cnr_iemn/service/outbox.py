@@ -1,0 +1,117 @@
+"""The outbox: a folder for each series, there whole or not at all, a heartbeat, and a log for programs."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from typing_extensions import TypedDict
+
+from cnr_iemn.schemas import SCHEMA_VERSION
+from cnr_iemn.service.inbox import Series, free_path
+from cnr_iemn.utils.atomic_io import finished_folder, json_text, write_text_atomic
+from cnr_iemn.utils.json_io import read_json
+
+RECORD, HEARTBEAT, EVENTS = "series.json", "heartbeat.json", "events.jsonl"
+OUTGOING, UNSENT = "outgoing", "unsent"
+"""Folders of the outbox: what is to be sent to the receiver, and what could not be."""
+
+
+class SeriesRecord(TypedDict):
+    """``series.json`` in the folder of an answer. ``refused``: the reason, None where there is an answer."""
+
+    schema_version: int
+    series: str
+    signature: str
+    refused: str | None
+
+
+class Heartbeat(TypedDict):
+    """``heartbeat.json``. ``time``: ISO 8601, UTC. ``series``: what is being predicted. Counts since the start."""
+
+    time: str
+    process: int
+    series: str | None
+    waiting: int
+    answered: int
+    refused: int
+    unsent: int
+
+
+class Outbox:
+    """The answers of an inbox.
+
+    Args:
+        folder: The outbox, made where missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._answered = {(record["series"], record["signature"]): record["refused"] for record in self._records()}
+
+    def _records(self) -> Iterator[SeriesRecord]:
+        for path in sorted(self.folder.glob(f"*/{RECORD}")):
+            yield read_json(path, SeriesRecord, again="Remove the folder, and its series is predicted again.")
+
+    def is_answered(self, series: Series) -> bool:
+        """Return whether these files of the series have their folder already."""
+        return (series.name, series.signature) in self._answered
+
+    def refusal(self, series: Series) -> str | None:
+        """Return why an answered series was refused; None where it was not."""
+        return self._answered[series.name, series.signature]
+
+    def place(self, series: Series) -> Path:
+        """Return the folder that the answer to a series takes."""
+        reserved = series.name in (OUTGOING, UNSENT, HEARTBEAT, EVENTS)
+        return free_path(self.folder / (f"{series.name}-2" if reserved else series.name))
+
+    @contextmanager
+    def answer(self, series: Series, place: Path) -> Iterator[Path]:
+        """Give a folder to fill, which appears as ``place`` when the block ends, whole."""
+        with finished_folder(place) as folder:
+            yield folder
+            self._write_record(folder, series, None)
+        self._answered[series.name, series.signature] = None
+
+    def refuse(self, series: Series, reason: str) -> None:
+        """Leave a folder that says why a series has no answer."""
+        with finished_folder(self.place(series)) as folder:
+            self._write_record(folder, series, reason)
+        self._answered[series.name, series.signature] = reason
+
+    def _write_record(self, folder: Path, series: Series, refused: str | None) -> None:
+        record: SeriesRecord = {
+            "schema_version": SCHEMA_VERSION,
+            "series": series.name,
+            "signature": series.signature,
+            "refused": refused,
+        }
+        write_text_atomic(folder / RECORD, json_text(record))
+
+    def beat(self, *, series: str | None, waiting: int, answered: int, refused: int, unsent: int) -> None:
+        """Write ``heartbeat.json``, by which others see that the inbox is watched."""
+        heartbeat: Heartbeat = {
+            "time": now_text(),
+            "process": os.getpid(),
+            "series": series,
+            "waiting": waiting,
+            "answered": answered,
+            "refused": refused,
+            "unsent": unsent,
+        }
+        write_text_atomic(self.folder / HEARTBEAT, json_text(heartbeat))
+
+    def log(self, event: str, **values: str | float) -> None:
+        """Add a line to ``events.jsonl``. ``event``: taken, answered, refused, failed, sent, unsent, started, ended."""
+        line = json.dumps({"time": now_text(), "event": event, **values}) + "\n"
+        with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def now_text() -> str:
+    """Return the time as ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
