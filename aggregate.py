@@ -62,7 +62,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     store = run_store(runs.first_run)
     runs.check_store(store)
     ensemble = describe_ensemble(runs, method=method_name(settings.primary_method))
-    register_plan(root / settings.study / "ensembles" / name, settings.plan, settings)
+    register_plan(folder := root / settings.study / "ensembles" / name, settings.plan, settings)
     repeats = find_repeats(root, runs, ensemble, name, seeds=settings.seeds, splits=settings.splits)
     origin = provenance(runs, booster_seed=booster.seed)
     results = assemble_results(
@@ -81,7 +81,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
 
         plain = ensemble, store, results.patients, results.slices, results.predict
         results.metrics["ablations"] = ablate(root / settings.study, *plain, gpus=settings.gpus, space=results.space)
-    write_results(folder := root / settings.study / "ensembles" / name, results)
+    write_results(folder, results)
     appendix = write_checklists(folder, settings.checklists, runs, results, store, origin)
     curves = read_training_curves(runs.runs)
     write_report(folder, results, store, origin, study=settings.study, training=curves, appendix=appendix)

@@ -4,151 +4,86 @@ python predict.py input=/data/new_scans study=covid_ct_md
 python predict.py input=/data/new_scans bundle=/data/bundle
 """
 
-from contextlib import ExitStack, closing
+import logging
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnr_iemn.config.deferral import deferral
-from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.config.entry_point import entry_point
 from cnr_iemn.config.prediction_schema import PredictSettings
-from cnr_iemn.read_options import ReadOptions
+from cnr_iemn.errors import PartialFailureError
 
 if TYPE_CHECKING:
-    from cnr_iemn.inference.answers import AnswerFolder
-    from cnr_iemn.inference.input_checks import Source
-    from cnr_iemn.inference.prediction_writer import ScanOutput
     from cnr_iemn.inference.predictor import Predictor
-    from cnr_iemn.inference.run_report import RunReporter
-    from cnr_iemn.stage2.ensemble import LoadedEnsemble
+
+log = logging.getLogger("cnr_iemn.predict")
 
 
 @entry_point("predict", PredictSettings)
 def main(settings: PredictSettings) -> float:
     """Predict every scan below the input that has no answer yet. Returns the share of scans with a prediction."""
+    return watch(settings) if settings.watch else predict(settings)
+
+
+def predict(settings: PredictSettings) -> float:
+    """Predict the scans of the input, once."""
+    from cnr_iemn.inference.prediction_summary import print_part, print_summary, raise_if_incomplete
     from cnr_iemn.inference.run_report import RunReporter
     from cnr_iemn.inference.sources.local_input import local_input
+    from cnr_iemn.service.prediction import answer_input, load_predictor
 
     with RunReporter(Path(settings.report) if settings.report else None) as reporter, ExitStack() as stack:
         with reporter.stage("load"):
             predictor = load_predictor(settings)
         with reporter.stage("find"):
             source = stack.enter_context(local_input(settings.input, anonymous=settings.anonymise_ids))
-        return predict(settings, predictor, source, reporter)
-
-
-def load_predictor(settings: PredictSettings) -> "Predictor":
-    """Return the study's or the bundle's ensemble on the hardware of this machine."""
-    from cnr_iemn.inference.predictor import Predictor, load_ensemble
-    from cnr_iemn.inference.sources.hub import local_bundle
-    from cnr_iemn.stage1.training.hardware import choose_hardware
-
-    hardware = choose_hardware(settings.gpus)
-    ensemble = load_ensemble(
-        settings.study,
-        runs=Path(settings.runs),
-        name=ensemble_name(settings.ensemble),
-        bundle=local_bundle(settings.bundle) if settings.bundle else None,
-    )
-    return Predictor(
-        ensemble,
-        hardware,
-        read_options=ReadOptions.of(settings.ingest),
-        batch_size=settings.batch_size,
-        engine=settings.engine,
-        anonymous=settings.anonymise_ids,
-        explanations=settings.pages or settings.dicom,
-        display=settings.pages,
-    )
-
-
-def predict(settings: PredictSettings, predictor: "Predictor", source: Path, reporter: "RunReporter") -> float:
-    """Predict the scans of a folder or file that have no answer yet. Returns the share of scans with a prediction.
-
-    ``reporter``: takes note of the stages and results.
-    """
-    from cnr_iemn.inference.answers import AnswerFolder, request_digest
-    from cnr_iemn.inference.input_checks import find_new_scans, output_folder
-    from cnr_iemn.inference.prediction_files import join_answers
-    from cnr_iemn.inference.prediction_summary import print_part, print_summary, raise_if_incomplete, summarize
-    from cnr_iemn.utils.shard import shard_of
-
-    ensemble = predictor.loaded
-    with reporter.stage("find"):
-        scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
-    if settings.part is not None:
-        scans = [scan for scan in scans if shard_of(scan[0], settings.parts) == settings.part]
-    folder = output_folder(
-        settings.output, ensemble.predictions, Path(settings.input), anonymous=settings.anonymise_ids
-    )
-    reporter.describe(predictor, folder, n_scans=len(scans))
-    answers = AnswerFolder(
-        folder,
-        request_digest(ensemble, settings.request),
-        engine=None if settings.engine == "auto" else predictor.engine,
-        names=not settings.anonymise_ids,
-    )
-    with answers.lock(settings.part_name):
-        missing: list[str] = []
-        if settings.join:
-            missing = [scan_id for scan_id, _ in answers.pending(scans, redo="changed")]
+        summary, answers = answer_input(settings, predictor, source, reporter)
+        whole = settings.part is None
+        if whole:
+            print_summary(summary, answers, predictor.loaded, dicom=settings.dicom)
         else:
-            answer_scans(settings, predictor, answers, scans, reporter)
-        ids, whole = [scan_id for scan_id, _ in scans], settings.part is None
-        summary = join_answers(answers, ids, ensemble, missing=missing) if whole else summarize(answers, ids)
-    reporter.conclude(summary)
-    if whole:
-        print_summary(summary, answers, ensemble, dicom=settings.dicom)
-    else:
-        print_part(summary, settings.part_name)
-    raise_if_incomplete(summary, answers, whole=whole)
-    return summary.share
+            print_part(summary, settings.part_name)
+        raise_if_incomplete(summary, answers, whole=whole)
+        return summary.share
 
 
-def answer_scans(
-    settings: PredictSettings,
-    predictor: "Predictor",
-    answers: "AnswerFolder",
-    scans: "list[tuple[str, Source]]",
-    reporter: "RunReporter",
-) -> None:
-    """Answer the scans that have no answer yet, or are to be predicted again; a signal ends this after a scan."""
-    from cnr_iemn.inference.prediction_writer import PredictionWriter
+def watch(settings: PredictSettings) -> float:
+    """Answer each series that comes into the input, until a signal ends the command."""
+    from cnr_iemn.service.inbox import Inbox
+    from cnr_iemn.service.outbox import Outbox
+    from cnr_iemn.service.prediction import load_predictor
+    from cnr_iemn.service.receiver import Receiver, Sender
+    from cnr_iemn.service.watch import Watch
 
-    pending = answers.pending(scans, redo=settings.redo)
-    if not pending:
-        return
-    reader = predictor.prepare(answers.jobs(pending), workers=settings.ingest.workers or predictor.reader_processes)
-    outputs = scan_outputs(settings, predictor.loaded, answers.output)
-    writer = PredictionWriter(answers, predictor, n_scans=len(scans), n_pending=len(pending), outputs=outputs)
-    with closing(reader), writer, deferral() as signals:
-        _ = predictor.networks  # loaded while the first scans are read
-        for index, prepared in reporter.timed("predict", reader):
-            with signals.section():
-                with reporter.stage("predict"):
-                    result = predictor.result(*pending[index], prepared)
-                with reporter.stage("write"):
-                    writer.add(result)
-                reporter.add(result)
+    receiver = Receiver.of(settings.receiver) if settings.receiver else None
+    predictor = load_predictor(settings)
+    _ = predictor.networks  # a damaged checkpoint shows before a series is taken
+    inbox = Inbox(Path(settings.input), settle_seconds=settings.settle_seconds, keep=settings.keep)
+    outbox = Outbox(Path(str(settings.output)))
+    sender = Sender(outbox, receiver) if receiver else None
+    Watch(inbox, outbox, partial(answer_series, settings, predictor), sender).run()
+    return 1.0
 
 
-def scan_outputs(settings: PredictSettings, ensemble: "LoadedEnsemble", folder: Path) -> "list[ScanOutput]":
-    """Return what writes further files for each scan: pages, features, DICOM files (the extra ``dicom``)."""
-    outputs: list[ScanOutput] = []
-    if settings.pages:
-        from cnr_iemn.report.scan_report import ScanPages
+def answer_series(settings: PredictSettings, predictor: "Predictor", source: Path, folder: Path) -> None:
+    """Predict the scans of a series into a folder. Raises CnrIemnError where none of them has a prediction."""
+    from cnr_iemn.inference.answers import FOLDER
+    from cnr_iemn.inference.prediction_summary import raise_if_incomplete
+    from cnr_iemn.inference.run_report import RunReporter
+    from cnr_iemn.inference.sources.local_input import local_input
+    from cnr_iemn.service.prediction import answer_input
 
-        outputs.append(ScanPages(folder, ensemble.ensemble))
-    if settings.features:
-        from cnr_iemn.inference.feature_writer import FeatureFiles
-
-        outputs.append(FeatureFiles(folder))
-    if settings.dicom:
-        from cnr_iemn.dicom_export.writer import DicomWriter
-
-        options = ReadOptions.of(settings.ingest)
-        outputs.append(DicomWriter(folder, ensemble, options=options, segmentation=settings.segmentation))
-    return outputs
+    series = replace(settings, input=str(source), output=str(folder))
+    with local_input(series.input) as place:
+        summary, answers = answer_input(series, predictor, place, RunReporter(None))
+    try:
+        raise_if_incomplete(summary, answers)
+    except PartialFailureError as error:  # its files say so, too
+        log.warning("%s", error)
+    shutil.rmtree(folder / FOLDER)  # the outbox holds what is finished
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"utils", "data", "statistics", "stage1", "stage2", "inference"},
     "report": {"utils", "config", "ct", "data", "statistics", "stage1", "stage2", "inference", "evaluation"},
     "dicom_export": {"utils", "ct", "stage2", "inference"},
+    "service": {"utils", "config", "ct", "stage1", "stage2", "inference", "report", "dicom_export"},
 }
 FOLDERS = tuple(ALLOWED)
 # loaded before the configuration is checked

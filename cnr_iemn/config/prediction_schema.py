@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from omegaconf import MISSING
 
 from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf
@@ -30,7 +30,9 @@ class PredictSettings:
     the scans that the output folder has an answer for are predicted again: changed ones, refused ones too, or all.
     ``part``, ``parts``: this command's share of the scans, from 0 up, and how many share them; ``join``: predict
     nothing, and join the answers of all parts. ``engine``: what runs the networks, one of ``constants.ENGINES``.
-    ``report``: a JSON file on the command itself.
+    ``report``: a JSON file on the command itself. ``watch``: answer what comes into the input, a folder, until a signal
+    ends the command; ``settle_seconds``: how long a series must stay as it is before it is taken; ``keep``: leave
+    answered series where they are; ``receiver``: TITLE@HOST:PORT, to which the DICOM files are sent.
     """
 
     input: str = field(default=MISSING, metadata=PATH)
@@ -54,6 +56,10 @@ class PredictSettings:
     engine: Annotated[str, OneOf(ENGINES)] = "auto"
     batch_size: Annotated[int, Ge(1)] = 16
     report: str | None = field(default=None, metadata=PATH)
+    watch: bool = False
+    settle_seconds: Annotated[float, Gt(0)] = 30.0
+    keep: bool = False
+    receiver: str | None = None
 
     @property
     def part_name(self) -> str | None:

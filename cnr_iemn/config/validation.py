@@ -20,6 +20,7 @@ from cnr_iemn.config.prediction_schema import ExportSettings, PredictSettings
 from cnr_iemn.config.schema import PrepareSettings, TrainSettings, TuneSettings
 from cnr_iemn.config.schema_fields import check_fields, check_folder_name, setting_paths
 from cnr_iemn.config.search_space import search_space
+from cnr_iemn.config.service_rules import check_service
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.utils.shell_words import override
 from cnr_iemn.utils.writable import require_writable
@@ -178,6 +179,7 @@ def _check_search(settings: TuneSettings) -> None:
 
 
 def _check_predict(settings: PredictSettings) -> None:
+    check_service(settings)
     if not settings.join:
         check_part(settings.part, settings.parts)
     elif settings.part is not None or settings.redo != "changed":
