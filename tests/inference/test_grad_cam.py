@@ -13,6 +13,7 @@ from cnr_iemn.ct.io.acquisition import UNKNOWN
 from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.inference.explanation import ensemble_maps, feature_layer, grad_cam, map_level, mean_map
+from cnr_iemn.stage1.data.input_channels import InputChannels
 from cnr_iemn.stage1.models.network import SliceNetwork, position_inputs
 from cnr_iemn.stage2.ensemble import Member
 
@@ -139,7 +140,8 @@ def test_networks_count_the_same_at_any_size() -> None:
 def loaded(networks: dict[Member, SliceNetwork]) -> Any:
     """What ``ensemble_maps`` asks of an ensemble's networks."""
     ensemble, hardware = SimpleNamespace(members=list(networks)), SimpleNamespace(device=torch.device("cpu"))
-    return SimpleNamespace(networks=networks, ensemble=ensemble, hardware=hardware)
+    paper = InputChannels()
+    return SimpleNamespace(networks=networks, ensemble=ensemble, hardware=hardware, channels_of=lambda _: paper)
 
 
 @pytest.mark.parametrize(("size", "level"), [(224, 0), (299, 0), (128, 0), (127, 1), (75, 1), (63, 2), (32, 2)])
