@@ -12,7 +12,7 @@ setup: .venv/installed  ## install the tested versions into .venv
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorboard,launchers,tune,timm,lungmask,dicom,dicomweb,engines,hub,portable]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorboard,mlflow,launchers,tune,timm,lungmask,dicom,dicomweb,engines,hub,pacs,portable]'
 	touch $@
 
 demo: setup  ## train and evaluate the whole pipeline on a synthetic cohort, without GPU or downloads of data

@@ -130,6 +130,8 @@ def check_logger(logger: LoggerSettings) -> None:
     """Check the logger's package and what it can keep. Raises ConfigurationError."""
     if logger.name == "tensorboard":
         require_package("tensorboard", "logger=tensorboard", "or use logger=csv")
+    if logger.name == "mlflow":
+        require_package("mlflow", "logger=mlflow", "or use logger=csv")
     if logger.log_checkpoint and logger.name != "wandb":
         raise ConfigurationError(
             f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} has not. "

@@ -202,9 +202,9 @@ class TrainerSettings:
 
 @dataclass
 class LoggerSettings:
-    """Where scalars go beside metrics.csv. ``name``: csv, wandb or tensorboard; the other keys are read by wandb."""
+    """Where scalars go beside metrics.csv. ``name``: csv, wandb, tensorboard or mlflow; wandb reads the others."""
 
-    name: Annotated[str, OneOf(("csv", "wandb", "tensorboard"))] = MISSING
+    name: Annotated[str, OneOf(("csv", "wandb", "tensorboard", "mlflow"))] = MISSING
     project: str = "cnr-iemn"
     offline: bool | None = None
     tags: list[str] = field(default_factory=list)

@@ -215,9 +215,9 @@ def _check_aggregate(settings: AggregateSettings) -> None:
         if getattr(settings, key) == 1:
             raise ConfigurationError(f"{key}=1 is out of range: give 0 for none, or 2 or more.")
     check_logger(settings.logger)
-    if settings.logger.name == "tensorboard" or settings.logger.log_checkpoint:
+    if settings.logger.name in ("tensorboard", "mlflow") or settings.logger.log_checkpoint:
         raise ConfigurationError(
-            "aggregate.py has tables and drawings, for which TensorBoard has no place, and no checkpoint. Give "
+            "aggregate.py has tables and drawings, which it sends to W&B alone, and no checkpoint. Give "
             "logger=wandb, or leave logger out: report.html holds everything."
         )
     tags = run_tags(settings.tag)

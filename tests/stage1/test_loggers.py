@@ -1,4 +1,4 @@
-"""W&B offline and TensorBoard, read with their own readers."""
+"""W&B offline, TensorBoard and MLflow, read with their own readers."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cnr_iemn.config.schema import LoggerSettings
+from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.training.loggers import log_outcome, run_loggers
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.trainer import FittedRun
@@ -41,6 +42,44 @@ def test_tensorboard_writes_scalars_that_its_reader_finds(run: RunFolder) -> Non
     reader.Reload()
     (event,) = reader.Scalars("val/slice_accuracy")
     assert (event.step, event.value) == (3, 0.75)
+
+
+def test_mlflow_keeps_scalars_and_settings_and_a_resumed_run_goes_on(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run.start({"configuration": {}}, "")
+    with run_loggers(LoggerSettings(name="mlflow"), run, {"seed": 7}, sweep="a") as (logger,):
+        logger.log_metrics({"val/slice_accuracy": 0.75}, step=3)
+    failure = RuntimeError("stopped")
+    try:
+        with run_loggers(LoggerSettings(name="mlflow"), run, {"seed": 7}) as (logger,):
+            logger.log_metrics({"val/slice_accuracy": 0.5}, step=4)
+            raise failure
+    except RuntimeError as error:
+        assert error is failure
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("study")
+    (entry,) = client.search_runs([experiment.experiment_id])
+    assert entry.info.run_name == "resnext50/seed0"
+    assert entry.info.status == "FAILED"
+    assert entry.data.params == {"seed": "7"}
+    assert entry.data.tags["sweep"] == "a"
+    history = client.get_metric_history(entry.info.run_id, "val/slice_accuracy")
+    assert [(point.step, point.value) for point in history] == [(3, 0.75), (4, 0.5)]
+
+
+def test_mlflow_s_store_is_asked_before_the_work(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    run.start({"configuration": {}}, "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    with (
+        pytest.raises(ConfigurationError, match="MLFLOW_TRACKING_URI"),
+        run_loggers(LoggerSettings(name="mlflow"), run, {}),
+    ):
+        pass
 
 
 def test_wandb_without_a_key_logs_offline_and_is_finished_even_after_a_failure(run: RunFolder) -> None:

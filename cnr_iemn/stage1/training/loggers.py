@@ -1,13 +1,14 @@
 """Loggers beside metrics.csv, which is always written."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, MLFlowLogger
 
 from cnr_iemn.config.schema import LoggerSettings
 from cnr_iemn.data.slice_predictions import Predictions
@@ -18,6 +19,9 @@ from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.trainer import FittedRun
 from cnr_iemn.stage1.training.wandb_logger import WandbRun, WorstSlice, logs_offline, wandb_run
 from cnr_iemn.statistics.metrics import NO_SLICES
+
+_RUN_TAG = "cnr_iemn_run_id"
+"""Tag of an MLflow run: the random name that run.json and its checkpoints share, which a resumed run keeps."""
 
 
 @contextmanager
@@ -36,6 +40,9 @@ def run_loggers(
         yield []
     elif settings.name == "tensorboard":
         yield [_tensorboard(run.path)]
+    elif settings.name == "mlflow":
+        with _mlflow(settings, run, configuration, sweep=sweep) as logger:
+            yield [logger]
     else:
         with wandb_run(settings, run, configuration, sweep=sweep) as logger:
             yield [logger]
@@ -79,6 +86,46 @@ def _tensorboard(folder: Path) -> Logger:
             "logger=tensorboard needs the package tensorboard, which is not installed. Install it with "
             "pip install '.[tensorboard]', or use logger=csv."
         ) from error
+
+
+@contextmanager
+def _mlflow(
+    settings: LoggerSettings, run: RunFolder, configuration: Mapping[str, Any], *, sweep: str | None
+) -> Iterator[Logger]:
+    """Yield MLflow's logger of a run, in the experiment of its study; a resumed run goes on with its MLflow run.
+
+    The store is that of MLFLOW_TRACKING_URI, or mlflow.db in the folder of all runs.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: it would call home
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.path.parents[2] / 'mlflow.db'}"
+    try:
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(run.study)
+        text = f"tags.{_RUN_TAG} = '{run.run_id}'"
+        known = client.search_runs([experiment.experiment_id], text) if experiment else []
+    except MlflowException as error:
+        raise ConfigurationError(
+            f"logger=mlflow cannot use the store {uri}: {error.message} Correct MLFLOW_TRACKING_URI, or use logger=csv."
+        ) from error
+    tags = {_RUN_TAG: run.run_id, "model": run.model, "tag": run.tag, "tags": ", ".join(settings.tags)}
+    logger = MLFlowLogger(
+        experiment_name=run.study,
+        run_name=f"{run.model}/{run.tag}",
+        tracking_uri=uri,
+        tags=tags | ({"sweep": sweep} if sweep else {}),
+        run_id=known[0].info.run_id if known else None,
+    )
+    if not known:
+        logger.log_hyperparams(dict(configuration))
+    try:
+        yield logger
+    except BaseException:
+        logger.finalize("failed")
+        raise
+    logger.finalize("success")
 
 
 def worst_slices(predictions: Predictions, slices: SliceDataset, *, n: int, gamma: float) -> list[WorstSlice]:
