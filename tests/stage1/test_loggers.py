@@ -52,13 +52,14 @@ def test_mlflow_keeps_scalars_and_settings_and_a_resumed_run_goes_on(
     run.start({"configuration": {}}, "")
     with run_loggers(LoggerSettings(name="mlflow"), run, {"seed": 7}, sweep="a") as (logger,):
         logger.log_metrics({"val/slice_accuracy": 0.75}, step=3)
-    failure = RuntimeError("stopped")
-    try:
+
+    def stopped() -> None:
         with run_loggers(LoggerSettings(name="mlflow"), run, {"seed": 7}) as (logger,):
             logger.log_metrics({"val/slice_accuracy": 0.5}, step=4)
-            raise failure
-    except RuntimeError as error:
-        assert error is failure
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        stopped()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("study")
