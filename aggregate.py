@@ -56,8 +56,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     from cnr_iemn.utils.checksums import file_digests
     from cnr_iemn.utils.shell_words import predict_command
 
-    root, booster = Path(settings.runs), settings.booster
-    models = ensemble_models(settings.ensemble)
+    root, booster, models = Path(settings.runs), settings.booster, ensemble_models(settings.ensemble)
     runs = read_seeds(root, settings.study, models, run_tags(settings.tag), features=booster.features)
     store = run_store(runs.first_run)
     runs.check_store(store)
