@@ -92,6 +92,20 @@ def test_claim_is_answered_by_the_run_or_left_to_the_author(facts: StudyFacts) -
     assert {"3", "4", "5", "6", "11", "15", "16", "17", "18", "34", "36", "41", "44"} <= only_author
 
 
+def test_groups_are_told_where_they_are_known(facts: StudyFacts) -> None:
+    interaction = {"groups": 2, "n": 18, "statistic": 0.1, "p": 0.7, "p_holm": 0.7, "detectable": 0.5}
+    known: Any = {
+        **facts.metrics,  # type: ignore[dict-item]
+        "cohort_table": {"groups": {"sex": {}}},
+        "subgroups": {"sex": {"groups": {}, "interaction": interaction}},
+    }
+    before, after = answers_of("claim", facts), answers_of("claim", replace(facts, metrics=known))
+    assert (before["36"].status, after["36"].status) == (Status.AUTHOR, Status.BOTH)
+    assert "Known of the scans: sex. Not known: age" in str(after["36"].row)
+    assert "no difference of accuracy was found by sex" in str(after["30"].row)
+    assert "by sex" not in str(before["30"].row)
+
+
 def test_a_run_that_knows_nothing_claims_nothing() -> None:
     assert statements(StudyFacts()) == {}
     for checklist in EVERY:

@@ -20,7 +20,7 @@ DATASHEET = Checklist(
         Item("8", _WHAT, "relations between instances", ("disjoint",)),
         Item("9", _WHAT, "recommended splits", ("partition",)),
         Item("10", _WHAT, "errors, noise and redundancy", ("quality", "audit")),
-        Item("11", _WHAT, "groups of people", (), "age, sex and other groups"),
+        Item("11", _WHAT, "groups of people", ("population",), "other groups"),
         Item("12", _WHAT, "whether persons can be identified", (), "how the scans were de-identified"),
         Item("13", _HOW, "how and when the data were acquired", (), "institutions, devices and dates"),
         Item("14", _HOW, "ethical review, notice and consent", (), "review and consent"),

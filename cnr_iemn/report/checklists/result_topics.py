@@ -5,6 +5,7 @@ from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.checklists.checklist import Statement
 from cnr_iemn.report.checklists.study_facts import ErrorFacts
 from cnr_iemn.report.headline import headline
+from cnr_iemn.report.population.sentences import population_sentence, subgroup_sentence
 from cnr_iemn.report.tables import percentage, with_interval
 from cnr_iemn.statistics.sample_size import half_width
 
@@ -24,6 +25,19 @@ def internal(metrics: StudyMetrics) -> Statement:
         "Results",
         _FILE,
     )
+
+
+def population(metrics: StudyMetrics) -> Statement | None:
+    """Return which groups of patients and scanners are known; None where none is."""
+    if metrics["cohort_table"] is None or not metrics["cohort_table"]["groups"]:
+        return None
+    return Statement(population_sentence(metrics), "Cohort", "cohort.csv")
+
+
+def subgroups(metrics: StudyMetrics) -> Statement | None:
+    """Return whether the accuracy differs between groups; None where it was not tested."""
+    sentence = subgroup_sentence(metrics)
+    return Statement(sentence, "Subgroups", "subgroups.csv") if sentence else None
 
 
 def metrics_used(metrics: StudyMetrics) -> Statement:

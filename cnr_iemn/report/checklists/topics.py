@@ -52,6 +52,8 @@ TOPICS: Mapping[str, Topic] = {
     "plan": Topic("plan", evidence_topics.plan),
     "external": Topic("external", result_topics.external),
     "result": Topic("metrics", result_topics.result),
+    "population": Topic("metrics", result_topics.population),
+    "subgroups": Topic("metrics", result_topics.subgroups),
     "internal": Topic("metrics", result_topics.internal),
     "metrics": Topic("metrics", result_topics.metrics_used),
     "uncertainty": Topic("metrics", evidence_topics.uncertainty),
