@@ -165,7 +165,7 @@ def add_row(table: Table, name: str, rows: list[Row], base: list[Row] | None) ->
     difference = ""
     if base is not None:
         correct, reference = (
-            np.concatenate([row.predicted[row.truth == CAP] == CAP for row in each]) for each in (rows, base)
+            np.concatenate([row.predicted[row.truth == CAP] == CAP for row in seeds]) for seeds in (rows, base)
         )
         test = compare_with(correct, {"base": reference})["base"]
         difference = f"{100 * test['difference']:+.1f} [{100 * test['low']:+.1f}, {100 * test['high']:+.1f}]"
@@ -193,8 +193,8 @@ def main() -> None:
     for base in (LAST, ROUND_TWO):
         for method in STAGE2:
             name = f"{base}; {method}"
-            found = [measure(options.runs, base, seed, method) for seed in options.seeds]
-            report[name] = add_row(table, name, found, rows[base])
+            variants = [measure(options.runs, base, seed, method) for seed in options.seeds]
+            report[name] = add_row(table, name, variants, rows[base])
     Console(width=160).print(table)
     write_json(options.json, report)
 

@@ -15,8 +15,8 @@ def check_service(settings: PredictSettings) -> None:
             raise ConfigurationError(f"{key}= is of a watched inbox. Add watch=true, or leave it out.")
         return
     _check_folders(settings)
-    alone = {"join": False, "part": None, "report": None, "redo": "changed"}
-    used = [key for key, default in alone.items() if getattr(settings, key) != default]
+    defaults = {"join": False, "part": None, "report": None, "redo": "changed"}
+    used = [key for key, default in defaults.items() if getattr(settings, key) != default]
     if used:
         raise ConfigurationError(
             f"{used[0]}= is of a command that ends, and watch=true goes on. Leave one of them out; heartbeat.json and "

@@ -64,13 +64,13 @@ def read_plan(path: Path) -> dict[str, str]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"plan={path} cannot be read as YAML: {error}") from error
-    known = (*SETTINGS, *TEXTS)
+    allowed_keys = (*SETTINGS, *TEXTS)
     if not isinstance(content, dict) or not content:
-        raise ConfigurationError(f"plan={path} fixes nothing. Write lines of key: value, of {', '.join(known)}.")
-    unknown = [str(key) for key in content if key not in known]
+        raise ConfigurationError(f"plan={path} fixes nothing. Write lines of key: value, of {', '.join(allowed_keys)}.")
+    unknown = [str(key) for key in content if key not in allowed_keys]
     if unknown:
         raise ConfigurationError(
-            f"plan={path} has keys that no plan can fix: {', '.join(unknown)}. Choose from {', '.join(known)}."
+            f"plan={path} has keys that no plan can fix: {', '.join(unknown)}. Choose from {', '.join(allowed_keys)}."
         )
     try:
         return {key: _text(key, value) for key, value in content.items()}

@@ -204,11 +204,11 @@ def code(provenance: StudyProvenance) -> Statement | None:
 
 def commands(provenance: StudyProvenance) -> Statement | None:
     """Return how the study can be repeated; None where no command is recorded."""
-    known = [run for run in provenance["runs"] if run["command"]]
-    if not known or not provenance["command"]:
+    runs = [run for run in provenance["runs"] if run["command"]]
+    if not runs or not provenance["command"]:
         return None
     return Statement(
-        f"The commands, seeds and checksums of {len(known)} of {len(provenance['runs'])} trainings and of the "
+        f"The commands, seeds and checksums of {len(runs)} of {len(provenance['runs'])} trainings and of the "
         "aggregation are recorded.",
         "Provenance",
         "provenance.json",

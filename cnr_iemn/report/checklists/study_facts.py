@@ -158,7 +158,7 @@ def _spreads(store: SliceStore, scan_ids: Sequence[str]) -> tuple[Spread, ...]:
     }
     spreads = []
     for name, numbers in values.items():
-        known = np.array([number for number in numbers if np.isfinite(number)])
-        if len(known):
-            spreads.append(Spread(name, len(known), float(np.median(known)), float(known.min()), float(known.max())))
+        array = np.array([number for number in numbers if np.isfinite(number)])
+        if len(array):
+            spreads.append(Spread(name, len(array), float(np.median(array)), float(array.min()), float(array.max())))
     return tuple(spreads)

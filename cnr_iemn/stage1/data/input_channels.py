@@ -44,10 +44,10 @@ class InputChannels:
         """
         warped, mask = apply_warp(grey, lungs, warp, image_size=side)
         paper = dict(zip(PAPER_CHANNELS, three_channels(warped, mask), strict=True))
-        others = {name: neighbours[offset] for name, offset in NEIGHBOURS.items() if name in self.names}
+        extra_images = {name: neighbours[offset] for name, offset in NEIGHBOURS.items() if name in self.names}
         if "mediastinum" in self.names:
-            others["mediastinum"] = cv2.LUT(grey, mediastinal_table(self.window))
-        channels = paper | {name: warp_grey(image, warp, image_size=side) for name, image in others.items()}
+            extra_images["mediastinum"] = cv2.LUT(grey, mediastinal_table(self.window))
+        channels = paper | {name: warp_grey(image, warp, image_size=side) for name, image in extra_images.items()}
         return np.stack([channels[name] for name in self.names])
 
 

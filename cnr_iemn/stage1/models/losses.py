@@ -37,9 +37,9 @@ def lobe_loss(logits: Tensor, targets: Tensor, *, gamma: float = 1.5) -> Tensor:
     Returns:
         The sum over the known ones, by the number of slices and lobes, so that batches in parts add up. float32 [].
     """
-    known = ~targets.isnan()
+    label_mask = ~targets.isnan()
     losses: Tensor = sigmoid_focal_loss(logits.float(), targets.nan_to_num(), alpha=-1, gamma=gamma)
-    return (losses * known).mean()
+    return (losses * label_mask).mean()
 
 
 def soft_targets(targets: Tensor, n_classes: int, *, smoothing: float) -> Tensor:

@@ -62,8 +62,8 @@ def predict_slices(
         for batch in batches:
             image, position = (batch[key].to(device) for key in ("image", "position"))
             classes, regions, deep, *scores = slice_outputs(network, network.deep_features, image, position)
-            kept = half_precision(deep if features else deep[:, :0])
-            parts.append([classes.cpu(), regions.cpu(), kept, *(score.cpu() for score in scores)])
+            half = half_precision(deep if features else deep[:, :0])
+            parts.append([classes.cpu(), regions.cpu(), half, *(score.cpu() for score in scores)])
     predicted = SliceOutputs(*(torch.cat(of_batches).numpy() for of_batches in zip(*parts, strict=True)))
     if not features:
         predicted = replace(predicted, features=None)

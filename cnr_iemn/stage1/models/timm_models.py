@@ -195,10 +195,10 @@ def _take_over(trunk: nn.Module, source_model: Any, *, name: str, source: str, s
     try:
         require_fit(require_tensors(state), trunk.state_dict())
         trunk.load_state_dict(state)
-        alike = torch.allclose(_features(trunk, side), _features(source_model, side), rtol=1e-3, atol=1e-4)
+        same_features = torch.allclose(_features(trunk, side), _features(source_model, side), rtol=1e-3, atol=1e-4)
     except UnusableFileError as error:
         raise WeightsError(f"model.weights={source} do not fit {name}: {error}. Give a model made for it.") from error
-    if not alike:
+    if not same_features:
         raise WeightsError(
             f"model.weights={source} are of a {name} with other options (model_args in its config.json), which would "
             "be lost. Give a model with the options of timm.create_model's own."

@@ -105,7 +105,7 @@ def _mlflow(
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(run.study)
         text = f"tags.{_RUN_TAG} = '{run.run_id}'"
-        known = client.search_runs([experiment.experiment_id], text) if experiment else []
+        matches = client.search_runs([experiment.experiment_id], text) if experiment else []
     except MlflowException as error:
         raise ConfigurationError(
             f"logger=mlflow cannot use the store {uri}: {error.message} Correct MLFLOW_TRACKING_URI, or use logger=csv."
@@ -116,9 +116,9 @@ def _mlflow(
         run_name=f"{run.model}/{run.tag}",
         tracking_uri=uri,
         tags=tags | ({"sweep": sweep} if sweep else {}),
-        run_id=known[0].info.run_id if known else None,
+        run_id=matches[0].info.run_id if matches else None,
     )
-    if not known:
+    if not matches:
         logger.log_hyperparams(dict(configuration))
     try:
         yield logger
