@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.aggregate import write_store
-from cnr_iemn.config.schema import SplitSettings
+from cnr_iemn.config.schema import AugmentationSettings, BalancingSettings, SplitSettings, TrainerSettings
 from cnr_iemn.data.slice_predictions import write_predictions
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import RunError
@@ -57,6 +57,10 @@ def write_run(root: Path, study: str, model: str, tag: str, seed: int, *, split:
         "seed": seed,
         "tag": tag,
         "lungs": "pleura",
+        "task": "slices",
+        "trainer": vars(TrainerSettings()),
+        "augmentation": vars(AugmentationSettings()),
+        "balancing": vars(BalancingSettings()),
         "data": data,
         "model": {"image_size": 224, "position": "none", "library": "torchvision", "weights": "none"},
         "ingest": {"size": 32, "window": [-1000, 400], "crop": "none", **vars(ReadOptions())},

@@ -39,7 +39,7 @@ def test_no_figure_is_cut_off(opened: tuple[Page, list[str]]) -> None:
     page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     assert not scrolls_sideways(page)
     figures = page.locator("figure.drawing svg, svg.strip").all()
-    assert len(figures) == 8 + 6  # drawings; a strip for each of six scans
+    assert len(figures) == 9 + 6  # drawings; a strip for each of six scans
     for figure in figures:
         assert figure.is_visible()
         box = figure.bounding_box()
