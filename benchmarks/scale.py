@@ -1,9 +1,10 @@
 """Seconds a scan and peak memory of finding, preparing and predicting, for growing numbers of scans.
 
-python -m benchmarks.scale --runs runs --study demo --ensemble resnext50 --scan SCAN --numbers 200 1000 5000
+python -m benchmarks.scale --runs runs --study demo --ensemble resnext50 --scans SCANS --numbers 200 1000 5000
 python -m benchmarks.scale --find 100000      # finding alone, of folders with one empty file each beside one scan
 
-The scans are folders of hard links to one small scan. Each measurement is a process of its own.
+The scans are folders of hard links to a few small scans, in turn: neighbours of one series would be one scan. Each
+measurement is a process of its own, and the number of scans that it found is checked.
 """
 
 import os
@@ -41,25 +42,29 @@ class Measurement:
         return f"{self.command:<10} {self.n_scans:>7} scans  {self.seconds:9.1f} s  {each}  {self.gib:.2f} GiB"
 
 
-def write_scans(scan: Path, folder: Path, count: int) -> None:
-    """Make ``count`` folders of hard links to the files of a scan."""
-    files = [path for path in scan.iterdir() if path.is_file()]
+def write_scans(sources: list[Path], folder: Path, count: int) -> None:
+    """Make ``count`` folders of hard links to the files of scans, of different series."""
+    files = [list(source.iterdir()) for source in sources]
     for k in range(count):
         target = folder / f"{k // 1000:03d}" / f"P{k:06d}"
         target.mkdir(parents=True)
-        for path in files:
+        for path in files[k % len(files)]:
             os.link(path, target / path.name)
 
 
-def measure(name: str, count: int, command: list[str]) -> Measurement:
-    """Run a command and return its time and peak memory. Raises RuntimeError where it fails."""
+def measure(name: str, count: int, command: list[str], *, expected: str) -> Measurement:
+    """Run a command and return its time and peak memory.
+
+    Raises:
+        RuntimeError: It fails, or does not say what is ``expected``.
+    """
     start_time = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     with PeakMemory(process.pid) as peak:
         output, _ = process.communicate()
-    if process.returncode != 0:
+    if process.returncode != 0 or expected not in output:
         raise RuntimeError(f"{' '.join(command)} exited with {process.returncode}:\n{output[-2000:]}")
     measurement = Measurement(name, count, time.perf_counter() - start_time, peak.gib)
     print(measurement.text, flush=True)
@@ -70,7 +75,7 @@ def main() -> None:
     """Print the measurements, and write them to the file of ``--json``."""
     parser = make_parser(__doc__)
     add_study_options(parser)
-    parser.add_argument("--scan", type=Path, help="folder of one small scan")
+    parser.add_argument("--scans", type=Path, help="folder of two or more small scans, of different series")
     parser.add_argument("--numbers", type=int, nargs="*", default=[])
     parser.add_argument("--find", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -79,20 +84,25 @@ def main() -> None:
     study = [f"runs={options.runs.absolute()}", f"study={options.study}", f"ensemble={ensemble}", "gpus=0"]
     print(describe_load(len(os.sched_getaffinity(0))))
     measurements = []
-    place = options.scan.absolute().parent if options.scan else None  # links do not cross file systems
+    place = options.scans.absolute().parent if options.scans else None  # links do not cross file systems
     for count in options.numbers:
         with tempfile.TemporaryDirectory(dir=place) as temporary:
             folder = Path(temporary)
-            write_scans(options.scan, folder / "scans", count)
+            write_scans(sorted(options.scans.iterdir()), folder / "scans", count)
             rows = [f"{k:06d},{folder}/scans/{k // 1000:03d}/P{k:06d},{'ab'[k % 2]}" for k in range(count)]
             (folder / "scans.csv").write_text("\n".join(["scan_id,path,class", *rows]) + "\n", encoding="utf-8")
-            cohort = ["data=manifest", f"data.csv={folder / 'scans.csv'}", "ingest.size=64"]
+            cohort = ["data=manifest", f"data.csv={folder / 'scans.csv'}", "data.classes=[a,b]", "ingest.size=64"]
             words = [*study, f"input={folder / 'scans'}", f"output={folder / 'out'}", "pages=false", "engine=torch"]
             measurements += [
-                measure("find", count, ["-c", FIND, str(folder / "scans")]),
-                measure("prepare", count, ["prepare.py", *cohort, f"ingest.cache={folder / 'cache'}"]),
-                measure("predict", count, ["predict.py", *words]),
-                measure("again", count, ["predict.py", *words]),
+                measure("find", count, ["-c", FIND, str(folder / "scans")], expected=f"{count}\n"),
+                measure(
+                    "prepare",
+                    count,
+                    ["prepare.py", *cohort, f"ingest.cache={folder / 'cache'}"],
+                    expected=f"{count} of {count} scans are in",
+                ),
+                measure("predict", count, ["predict.py", *words], expected=f"{count}/{count} "),
+                measure("again", count, ["predict.py", *words], expected=f"Each of the {count} scans has an answer"),
             ]
     if options.find:
         with tempfile.TemporaryDirectory() as temporary:
@@ -100,7 +110,7 @@ def main() -> None:
                 target = Path(temporary) / f"{k // 1000:03d}" / f"P{k:06d}"
                 target.mkdir(parents=True)
                 (target / "1.dcm").touch()
-            measurements.append(measure("find", options.find, ["-c", FIND, temporary]))
+            measurements.append(measure("find", options.find, ["-c", FIND, temporary], expected=f"{options.find}\n"))
     write_json(options.json, [asdict(measurement) for measurement in measurements])
 
 
