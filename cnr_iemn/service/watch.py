@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,29 +58,28 @@ class Watch:
                         return
                     time.sleep(self.poll_seconds)
             finally:
-                self.outbox.log("ended")
+                with suppress(OSError):  # a full disk must not hide what has ended the command
+                    self.outbox.log("ended")
 
     def look(self) -> None:
-        """Answer each series that has settled, and send what is to be sent."""
-        now = time.monotonic()
-        series = self.inbox.settled(now) if now >= self._retry_time else []
-        self._beat(None)
-        for each in series:
-            try:
-                self._serve(each)
-            except OSError as error:  # nothing is lost: the series stays, and is taken again
-                self._retry_time = time.monotonic() + _RETRY_SECONDS
-                log.warning(
-                    "%s: %s (%s). It stays in the inbox and is taken again in %.0f s; free space or mend the "
-                    "permissions.",
-                    visible(each.name),
-                    error.strerror,
-                    visible(str(error.filename)),
-                    _RETRY_SECONDS,
-                )
-                return
-        if self.sender is not None:
-            self.sender.send_due(time.monotonic())
+        """Answer each series that has settled, and send what is to be sent; after an error of the system, rest."""
+        if time.monotonic() < self._retry_time:
+            return
+        try:
+            series = self.inbox.settled(time.monotonic())
+            self._beat(None)
+            for entry in series:
+                self._serve(entry)
+            if self.sender is not None:
+                self.sender.send_due(time.monotonic())
+        except OSError as error:  # nothing is lost: what was not finished is in the inbox, or in outgoing/
+            self._retry_time = time.monotonic() + _RETRY_SECONDS
+            log.warning(
+                "%s (%s). Series stay in the inbox and are taken again in %.0f s; free space or mend the permissions.",
+                error.strerror,
+                visible(str(error.filename)),
+                _RETRY_SECONDS,
+            )
 
     def _serve(self, series: Series) -> None:
         if self.outbox.is_answered(series):  # a process was killed before it put the series away, or keep=true

@@ -142,13 +142,34 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     watch.look()
     assert names(tmp_path / "in") == {"A"}
     assert names(tmp_path / "out") == {"events.jsonl", "heartbeat.json"}
-    assert "A: No space left on device (predictions.csv). It stays in the inbox" in caplog.text
+    assert "No space left on device (predictions.csv). Series stay in the inbox" in caplog.text
     watch.answer = answer
     watch.look()
     assert names(tmp_path / "in") == {"A"}  # not at once: the disk is asked again after a while
     watch._retry_time = 0.0
     watch.look()
     assert names(tmp_path / "in") == {"done"}
+
+
+@pytest.mark.parametrize("name", ["beat", "log"])
+def test_a_heartbeat_or_a_log_that_cannot_be_written_ends_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "in", "A")
+    watch = make_watch(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch.outbox, name, full)
+        watch.look()
+    assert names(tmp_path / "in") == {"A"}
+    assert f"No space left on device ({name})" in caplog.text
+    watch._retry_time = 0.0
+    watch.look()
+    assert names(tmp_path / "in") == {"done"}
+    assert (tmp_path / "out/A/predictions.csv").read_text() == "A,3\n"
 
 
 def test_one_process_serves_an_inbox(tmp_path: Path) -> None:
