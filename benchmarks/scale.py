@@ -38,8 +38,8 @@ class Measurement:
     @property
     def text(self) -> str:
         """The measurement in a line."""
-        each = f"{1000 * self.seconds / self.n_scans:8.1f} ms a scan"
-        return f"{self.command:<10} {self.n_scans:>7} scans  {self.seconds:9.1f} s  {each}  {self.gib:.2f} GiB"
+        rate = f"{1000 * self.seconds / self.n_scans:8.1f} ms a scan"
+        return f"{self.command:<10} {self.n_scans:>7} scans  {self.seconds:9.1f} s  {rate}  {self.gib:.2f} GiB"
 
 
 def write_scans(sources: list[Path], folder: Path, count: int) -> None:

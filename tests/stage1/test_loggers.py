@@ -75,12 +75,13 @@ def test_mlflow_keeps_scalars_and_settings_and_a_resumed_run_goes_on(
 def test_mlflow_s_store_is_asked_before_the_work(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     run.start({"configuration": {}}, "")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://someone:secret@nowhere")
     with (
-        pytest.raises(ConfigurationError, match="MLFLOW_TRACKING_URI"),
+        pytest.raises(ConfigurationError, match="MLFLOW_TRACKING_URI") as refused,
         run_loggers(LoggerSettings(name="mlflow"), run, {}),
     ):
         pass
+    assert "secret" not in str(refused.value)
 
 
 def test_wandb_without_a_key_logs_offline_and_is_finished_even_after_a_failure(run: RunFolder) -> None:

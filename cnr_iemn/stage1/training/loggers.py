@@ -107,8 +107,10 @@ def _mlflow(
         text = f"tags.{_RUN_TAG} = '{run.run_id}'"
         matches = client.search_runs([experiment.experiment_id], text) if experiment else []
     except MlflowException as error:
+        reason = error.message.replace(uri, "its address")  # which may hold a password
         raise ConfigurationError(
-            f"logger=mlflow cannot use the store {uri}: {error.message} Correct MLFLOW_TRACKING_URI, or use logger=csv."
+            f"logger=mlflow cannot use the store of MLFLOW_TRACKING_URI, or mlflow.db among the runs: {reason} Correct "
+            "the variable, or use logger=csv."
         ) from error
     tags = {_RUN_TAG: run.run_id, "model": run.model, "tag": run.tag, "tags": ", ".join(settings.tags)}
     logger = MLFlowLogger(
