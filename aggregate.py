@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnr_iemn.config.aggregate_schema import AggregateSettings
 from cnr_iemn.config.ensemble_names import ensemble_models, ensemble_name, run_tags
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.schema_fields import setting_paths
+from cnr_iemn.config.schema.aggregate import AggregateSettings
+from cnr_iemn.config.schema.fields import setting_paths
 from cnr_iemn.constants import method_name
 
 if TYPE_CHECKING:  # heavy: loaded once the settings are checked
@@ -25,7 +25,7 @@ def main(settings: AggregateSettings) -> float:
     from cnr_iemn.report.terminal import ResultPrinter
 
     if settings.logger.name == "wandb":
-        from cnr_iemn.stage1.training.loggers import require_server  # torch
+        from cnr_iemn.stage1.training.loggers.run_loggers import require_server  # torch
 
         require_server(settings.logger)
     printer, name = ResultPrinter(), ensemble_name(settings.ensemble, settings.tag)

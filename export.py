@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.prediction_schema import ExportSettings
+from cnr_iemn.config.schema.prediction import ExportSettings
 from cnr_iemn.utils.shell_words import command, override
 
 log = logging.getLogger("cnr_iemn.export")

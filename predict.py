@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.prediction_schema import PredictSettings
+from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.errors import PartialFailureError
 
 if TYPE_CHECKING:

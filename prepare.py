@@ -8,7 +8,7 @@ import logging
 from dataclasses import replace
 
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.schema import PrepareSettings
+from cnr_iemn.config.schema.settings import PrepareSettings
 from cnr_iemn.errors import PartialFailureError, reasons
 from cnr_iemn.utils.exclusions import FILE_NAME, offer_exclusion
 from cnr_iemn.utils.text import grouped

@@ -5,7 +5,7 @@ python train.py -m model=resnext50,densenet161,inception_v3,wide_resnet50 data=c
 """
 
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 
 
 @entry_point("train", TrainSettings)

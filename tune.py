@@ -5,7 +5,7 @@ python tune.py -m model=resnext50 hydra/launcher=joblib hydra.launcher.n_jobs=4 
 """
 
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.schema import TuneSettings
+from cnr_iemn.config.schema.settings import TuneSettings
 from cnr_iemn.errors import ConfigurationError
 
 
@@ -15,7 +15,7 @@ def main(settings: TuneSettings) -> float:
     from cnr_iemn.config.multirun import command_words
     from cnr_iemn.stage1.command import training_hardware
     from cnr_iemn.stage1.training import study_data
-    from cnr_iemn.stage1.training.loggers import require_server
+    from cnr_iemn.stage1.training.loggers.run_loggers import require_server
     from cnr_iemn.stage1.training.roles import assign_roles
 
     try:

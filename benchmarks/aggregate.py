@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.common import describe_load, make_parser, write_json
 from cnr_iemn.constants import BACKBONES, SPGC_CLASSES
-from cnr_iemn.data.slice_predictions import write_predictions
+from cnr_iemn.data.predictions.slice_predictions import write_predictions
 from cnr_iemn.data.slice_store import PixelSettings, StoredScan
 from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.schemas import TRAINING, VALIDATION

@@ -28,7 +28,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from benchmarks.common import make_parser, write_json
-from cnr_iemn.config.schema import AugmentationSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings
 from cnr_iemn.ct.window import three_channels, window_to_uint8
 from cnr_iemn.data.build_store import prepare_store
 from cnr_iemn.data.covid_ct_md import read_covid_ct_md

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.common import make_parser, write_json
 from cnr_iemn.constants import BACKBONES, N_GROUPS
-from cnr_iemn.data.slice_predictions import Predictions, read_predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions, read_predictions
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage2.booster import predict_probabilities, train_booster

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from cnr_iemn.config.prediction_schema import PredictSettings
+from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.constants import BACKBONES, SPGC_CLASSES
 from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.data.slice_store import PixelSettings

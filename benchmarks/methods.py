@@ -32,7 +32,7 @@ from benchmarks.simulated_cohorts import (
     slice_accuracy,
 )
 from cnr_iemn.constants import BACKBONES, BOOSTER_METHOD, PHANTOM_NOTICE, SPGC_CLASSES
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.evaluation.method_comparison import cross_validate
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage2.calibration import patient_folds

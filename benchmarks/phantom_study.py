@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.common import make_parser, write_json
 from benchmarks.phantom_oracle import oracle_auc
 from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.phantom.scan_spec import DISEASES, PUBLISHED
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage1.training.run_folder import finished_runs

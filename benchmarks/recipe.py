@@ -21,7 +21,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 import train
 from benchmarks.common import make_parser, write_json
 from cnr_iemn.constants import BOOSTER_METHOD, PHANTOM_NOTICE
-from cnr_iemn.data.slice_predictions import Predictions, read_predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions, read_predictions
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage2.methods.registry import METHODS

@@ -36,7 +36,7 @@ from cnr_iemn.evaluation.ablation import LUNGS, OUTSIDE, Alteration, alterations
 from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
 from cnr_iemn.schemas import VALIDATION
 from cnr_iemn.stage1.training.hardware import choose_hardware
-from cnr_iemn.stage1.training.progress import show_progress
+from cnr_iemn.stage1.training.loggers.progress import show_progress
 from cnr_iemn.stage2.ensemble import Ensemble, aggregate_again, load_ensemble_method, read_ensemble
 from cnr_iemn.stage2.group_features import features_of_sets
 from cnr_iemn.stage2.out_of_fold import by_fold

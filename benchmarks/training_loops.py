@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.data_loading import CLASSES, PhantomSlices, transforms
-from cnr_iemn.config.schema import AugmentationSettings, TrainerSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings, TrainerSettings
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset
 from cnr_iemn.stage1.models.losses import focal_loss

@@ -15,8 +15,8 @@ from pydantic import JsonValue
 from typing_extensions import TypedDict
 
 from cnr_iemn.cli import run_command
-from cnr_iemn.config.prediction_schema import PredictSettings
-from cnr_iemn.config.schema_fields import setting_keys
+from cnr_iemn.config.schema.fields import setting_keys
+from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.errors import CnrIemnError, ConfigurationError
 from cnr_iemn.utils.console import print_error
 from cnr_iemn.utils.json_io import parse_json, read_json

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cnr_iemn.constants import N_GROUPS, N_REGIONS, SPGC_CLASSES
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.schemas import (
     TRAINING,
     VALIDATION,

@@ -95,7 +95,7 @@ def test_wandb_in_two_modules() -> None:
 
 
 def test_hydra_only_in_config() -> None:
-    users = {path.parent.name for path in modules() if top(imports(path)) & {"hydra", "omegaconf"}}
+    users = {path.relative_to(PACKAGE).parts[0] for path in modules() if top(imports(path)) & {"hydra", "omegaconf"}}
     assert users == {"config"}
 
 
@@ -114,11 +114,18 @@ def test_nothing_heavy_before_the_configuration_is_checked() -> None:
     light += [PACKAGE / "utils" / f"{name}.py" for name in (*LIGHT_UTILS, "__init__")]
     scripts = [ROOT / f"{name}.py" for name in SCRIPTS]
     early = ("config", *LIGHT, *(f"utils.{name}" for name in LIGHT_UTILS))
-    for path in [*light, *scripts, *(PACKAGE / "config").glob("*.py")]:
+    for path in [*light, *scripts, *(PACKAGE / "config").rglob("*.py")]:
         names = imports(path, top_level_only=True)
         assert not top(names) & HEAVY, path
         ours = [n.removeprefix("cnr_iemn.") for n in names - {"cnr_iemn.__version__"} if n.startswith("cnr_iemn.")]
         assert all(name.startswith(tuple(f"{module}." for module in early)) for name in ours), (path, ours)
+
+
+def test_folders_stay_small() -> None:
+    folders = {path.parent for path in modules()}
+    for folder in folders:
+        files = [path for path in folder.glob("*.py") if path.stem != "__init__"]
+        assert len(files) <= 16, f"{folder.relative_to(ROOT)} has {len(files)} modules"
 
 
 def test_files_stay_short() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.schemas import probability_columns
 from tests.pipeline import SMALL, TINY, entry_point
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 from cnr_iemn.errors import CohortError, ConfigurationError
 from cnr_iemn.stage1.training.study_data import require_all_scans
 from cnr_iemn.utils.exclusions import exclusion_text, offer_exclusion, read_exclusions

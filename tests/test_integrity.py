@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from cnr_iemn.data.cohort import Cohort, ScanRecord
-from cnr_iemn.data.slice_predictions import read_predictions, write_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions, write_predictions
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import CnrIemnError, RunError, StoreError, WeightsError
 from cnr_iemn.inference.networks import EnsembleNetworks

@@ -114,7 +114,7 @@ def test_jobs_train_from_an_empty_cache_and_predict(
 SCRIPT = """
 import os, signal, sys
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 
 @entry_point("train", TrainSettings)
 def main(settings):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from tests.pipeline import QUICK, SMALL, TINY, entry_point
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import torch
 from scipy.special import softmax
 
 from cnr_iemn.constants import PHANTOM_NOTICE
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.data.slice_store import SliceStore, StoredScan
 from cnr_iemn.stage2.ensemble import load_ensemble_method, read_ensemble, signed_text
 from cnr_iemn.stage2.new_scans import read_new_scans

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import method_names
 from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.inference.bundle import open_bundle
 from cnr_iemn.inference.bundle_writer import write_bundle

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from tests.pipeline import SMALL, entry_point
 
 pytestmark = pytest.mark.slow

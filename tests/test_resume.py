@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.errors import RunError, StoreError
 from cnr_iemn.stage1.data.datamodule import SliceDataset
 from cnr_iemn.stage1.training.checkpoints import resumable

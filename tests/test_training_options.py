@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.stage1.training.callbacks import NanGuard
 from tests.pipeline import QUICK, SMALL, TINY, entry_point, stop_after_an_epoch
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from optuna.distributions import FloatDistribution
 
-from cnr_iemn.config.schema import SearchSettings, TrainSettings
+from cnr_iemn.config.schema.settings import SearchSettings, TrainSettings
 from cnr_iemn.config.search_space import Range, search_space
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.errors import ConfigurationError

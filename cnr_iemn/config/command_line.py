@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from cnr_iemn.config.schema_fields import TextKey, text_keys
+from cnr_iemn.config.schema.fields import TextKey, text_keys
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.utils.shell_words import hydra_text
 

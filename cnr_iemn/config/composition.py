@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cnr_iemn.config.command_line import text_words
 from cnr_iemn.config.multirun import Multirun, expand_sweeps, job_list, multirun_words, varying_words
-from cnr_iemn.config.schema import PrepareSettings, TrainSettings, TuneSettings
-from cnr_iemn.config.schema_fields import TextKey, text_keys
+from cnr_iemn.config.schema.fields import TextKey, text_keys
+from cnr_iemn.config.schema.settings import PrepareSettings, TrainSettings, TuneSettings
 from cnr_iemn.config.search_space import search_space
 from cnr_iemn.config.unsafe_keys import check_hydra_settings
 from cnr_iemn.config.validation import check_places, check_settings, name_study

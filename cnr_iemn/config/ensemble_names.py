@@ -1,6 +1,6 @@
 """Which models and tags an ensemble joins, and the name of its folder."""
 
-from cnr_iemn.config.schema_fields import check_folder_name
+from cnr_iemn.config.schema.fields import check_folder_name
 from cnr_iemn.constants import PAPER_BACKBONES
 from cnr_iemn.errors import ConfigurationError
 

@@ -30,7 +30,7 @@ from cnr_iemn.config.command_line import flag_words, parse_flags, text_words
 from cnr_iemn.config.composition import Plan, checked_settings, plan_jobs
 from cnr_iemn.config.help import command_help
 from cnr_iemn.config.messages import explain, system_error
-from cnr_iemn.config.prediction_schema import PredictSettings
+from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.config.signals import termination, termination_of_jobs
 from cnr_iemn.config.validation import check_places
 from cnr_iemn.errors import CnrIemnError, ConfigurationError, JobError, PartialFailureError, Termination

@@ -2,7 +2,8 @@
 
 from importlib.util import find_spec
 
-from cnr_iemn.config.schema import (
+from cnr_iemn.config.schema.fields import check_folder_name
+from cnr_iemn.config.schema.settings import (
     BalancingSettings,
     DataSettings,
     IngestSettings,
@@ -10,7 +11,6 @@ from cnr_iemn.config.schema import (
     ModelSettings,
     TrainerSettings,
 )
-from cnr_iemn.config.schema_fields import check_folder_name
 from cnr_iemn.constants import BACKBONES, INPUT_CHANNELS, MEDIASTINAL_WINDOW, PAPER_CHANNELS, TIMM_SOURCES
 from cnr_iemn.errors import ConfigurationError
 

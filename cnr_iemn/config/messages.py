@@ -15,7 +15,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from cnr_iemn.config.schema_fields import setting_keys
+from cnr_iemn.config.schema.fields import setting_keys
 from cnr_iemn.errors import CnrIemnError, own_words
 from cnr_iemn.utils.shell_words import override, shell
 

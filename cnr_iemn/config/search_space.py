@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cnr_iemn.config.schema import TrainSettings
-from cnr_iemn.config.schema_fields import setting_keys
+from cnr_iemn.config.schema.fields import setting_keys
+from cnr_iemn.config.schema.settings import TrainSettings
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.utils.shell_words import hydra_text
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cnr_iemn.config.group_rules import require_package
-from cnr_iemn.config.prediction_schema import PredictSettings
+from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.errors import ConfigurationError
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnr_iemn.config.aggregate_schema import AggregateSettings
 from cnr_iemn.config.ensemble_names import ensemble_models, ensemble_name, run_tags
 from cnr_iemn.config.group_rules import (
     check_balancing,
@@ -16,9 +15,10 @@ from cnr_iemn.config.group_rules import (
     check_trainer,
     require_package,
 )
-from cnr_iemn.config.prediction_schema import ExportSettings, PredictSettings
-from cnr_iemn.config.schema import PrepareSettings, TrainSettings, TuneSettings
-from cnr_iemn.config.schema_fields import check_fields, check_folder_name, setting_paths
+from cnr_iemn.config.schema.aggregate import AggregateSettings
+from cnr_iemn.config.schema.fields import check_fields, check_folder_name, setting_paths
+from cnr_iemn.config.schema.prediction import ExportSettings, PredictSettings
+from cnr_iemn.config.schema.settings import PrepareSettings, TrainSettings, TuneSettings
 from cnr_iemn.config.search_space import search_space
 from cnr_iemn.config.service_rules import check_service
 from cnr_iemn.errors import ConfigurationError

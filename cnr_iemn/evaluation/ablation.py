@@ -24,7 +24,7 @@ from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.schemas import VALIDATION
 from cnr_iemn.stage1.models.network import SINUSOIDS, position_inputs
 from cnr_iemn.stage1.training.hardware import choose_hardware
-from cnr_iemn.stage1.training.progress import show_progress
+from cnr_iemn.stage1.training.loggers.progress import show_progress
 from cnr_iemn.stage2.ensemble import Ensemble, Member
 from cnr_iemn.stage2.feature_space import FeatureSpace
 from cnr_iemn.stage2.out_of_fold import ScanArray, SliceSets, by_fold

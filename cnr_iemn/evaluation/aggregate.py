@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cnr_iemn.constants import N_GROUPS, PHANTOM_NOTICE
-from cnr_iemn.data.parquet import write_parquet
+from cnr_iemn.data.predictions.parquet import write_parquet
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.data.scan_features import ScanFeatures
-from cnr_iemn.data.slice_predictions import Predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.evidence import EvidenceOptions, Stage2Fit, Study, collect_evidence
 from cnr_iemn.evaluation.scan_metrics import scan_metrics

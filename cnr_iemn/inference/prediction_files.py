@@ -11,8 +11,7 @@ from typing_extensions import TypedDict
 from cnr_iemn.constants import notice_for
 from cnr_iemn.errors import RunError
 from cnr_iemn.inference.answers import FOLDER, Answer, AnswerFolder, remove_files
-from cnr_iemn.inference.prediction_summary import Summary, summarize
-from cnr_iemn.inference.refusal_table import write_refusals
+from cnr_iemn.inference.prediction_summary import Summary, summarize, write_refusals
 from cnr_iemn.inference.scan_result import PredictionDocument, ScanPrediction
 from cnr_iemn.schemas import SCHEMA_VERSION, NewScansMetadata, calibrated_columns, probability_columns
 from cnr_iemn.stage2.ensemble import LoadedEnsemble

@@ -1,20 +1,27 @@
 """What the answers of an output folder amount to: counts, refusals, and the lines that end predict.py."""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
 
 from cnr_iemn.constants import notice_for
 from cnr_iemn.errors import InputError, PartialFailureError, RunError
 from cnr_iemn.inference.answers import AnswerFolder
-from cnr_iemn.inference.refusal_table import write_refusals
 from cnr_iemn.inference.scan_result import Refusal, calibration_sentence
+from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.stage2.ensemble import LoadedEnsemble
 from cnr_iemn.utils.atomic_io import write_text_atomic
 from cnr_iemn.utils.exclusions import FILE_NAME, exclusion_text
+from cnr_iemn.utils.spreadsheet import people_csv
 from cnr_iemn.utils.text import MAX_NAMES, grouped, listed
 
 log = logging.getLogger(__name__)
+
+REFUSALS = "refused.csv"
+_REFUSAL_COLUMNS = ("schema_version", "scan", "code", "reason")
 
 
 @dataclass
@@ -142,3 +149,18 @@ def raise_if_incomplete(summary: Summary, answers: AnswerFolder, *, whole: bool 
         problems.append(f"{n_without} of {n_predicted} scans with a prediction got no DICOM:\n{reasons}")
     if problems:
         raise (RunError if len(missing) == n_scans else PartialFailureError)("\n".join(problems))
+
+
+def write_refusals(folder: Path, refusals: Sequence[Refusal]) -> None:
+    """Write refused.csv of predict.py's output folder, a row a refused scan; without one, remove an earlier file.
+
+    Args:
+        folder: predict.py's output folder.
+        refusals: In the order of the input.
+    """
+    path = folder / REFUSALS
+    if not refusals:
+        path.unlink(missing_ok=True)
+        return
+    rows = [(SCHEMA_VERSION, refusal.scan_id, refusal.code.value, refusal.reason) for refusal in refusals]
+    write_text_atomic(path, people_csv(pd.DataFrame(rows, columns=_REFUSAL_COLUMNS)))

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cnr_iemn.config.schema import LoggerSettings
+from cnr_iemn.config.schema.settings import LoggerSettings
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.tables import ResultTable
 from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.report.tables.results import result_tables
-from cnr_iemn.stage1.training.wandb_logger import start_run
+from cnr_iemn.stage1.training.loggers.wandb_logger import start_run
 
 
 def log_ensemble(

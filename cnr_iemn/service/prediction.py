@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cnr_iemn.config.deferral import deferral
 from cnr_iemn.config.ensemble_names import ensemble_name
-from cnr_iemn.config.prediction_schema import PredictSettings
+from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.inference.answers import AnswerFolder, request_digest
 from cnr_iemn.inference.input_checks import Source, find_new_scans, output_folder
 from cnr_iemn.inference.prediction_files import join_answers

@@ -4,7 +4,7 @@ import logging
 import math
 from functools import partial
 
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 from cnr_iemn.data.cohort import Cohort
 from cnr_iemn.data.splits import require_distinct
 from cnr_iemn.errors import ConfigurationError
@@ -19,7 +19,7 @@ from cnr_iemn.stage1.training.distributed import (
     run_silently,
 )
 from cnr_iemn.stage1.training.hardware import Hardware, choose_hardware
-from cnr_iemn.stage1.training.loggers import require_server
+from cnr_iemn.stage1.training.loggers.run_loggers import require_server
 from cnr_iemn.stage1.training.pseudo_labels import describe_pseudo_labels
 from cnr_iemn.stage1.training.roles import Roles, assign_roles, cohort_notes, require_every_class, save_split
 from cnr_iemn.stage1.training.run_folder import RunFolder

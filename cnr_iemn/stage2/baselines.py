@@ -19,7 +19,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from cnr_iemn.constants import INPUT_WINDOW, N_GROUPS
 from cnr_iemn.data.cohort import assign_slice_groups
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import TRAINING, VALIDATION

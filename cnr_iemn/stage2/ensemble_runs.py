@@ -8,8 +8,8 @@ import pandas as pd
 
 from cnr_iemn.constants import BOOSTER_METHOD, N_GROUPS
 from cnr_iemn.ct.io.image_stack import values_of
-from cnr_iemn.data.slice_features import SliceFeatures
-from cnr_iemn.data.slice_predictions import Predictions, check_joinable, read_predictions
+from cnr_iemn.data.predictions.slice_features import SliceFeatures
+from cnr_iemn.data.predictions.slice_predictions import Predictions, check_joinable, read_predictions
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.data.splits import require_distinct
 from cnr_iemn.errors import RunError

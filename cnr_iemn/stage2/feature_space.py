@@ -18,8 +18,8 @@ from safetensors.numpy import load, save
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from cnr_iemn.data.slice_features import SliceFeatures
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_features import SliceFeatures
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import TRAINING
 from cnr_iemn.utils.atomic_io import write_bytes_atomic

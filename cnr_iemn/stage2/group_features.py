@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import N_GROUPS
 from cnr_iemn.data.cohort import assign_slice_groups
-from cnr_iemn.data.slice_predictions import Predictions, check_joinable
+from cnr_iemn.data.predictions.slice_predictions import Predictions, check_joinable
 from cnr_iemn.errors import RunError
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.constants import notice_for
-from cnr_iemn.data.prediction_checks import network_numbers
-from cnr_iemn.data.prediction_file import read_table, write_tables
+from cnr_iemn.data.predictions.prediction_checks import network_numbers
+from cnr_iemn.data.predictions.prediction_file import read_table, write_tables
 from cnr_iemn.schemas import NetworkId, NewScansMetadata, channel_columns
 from cnr_iemn.stage2.out_of_fold import SliceSets, by_fold
 

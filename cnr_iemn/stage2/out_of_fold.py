@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cnr_iemn.data.slice_predictions import Predictions, check_joinable, check_same_study
+from cnr_iemn.data.predictions.slice_predictions import Predictions, check_joinable, check_same_study
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import TRAINING
 from cnr_iemn.stage2.feature_space import FeatureSpace, require_features

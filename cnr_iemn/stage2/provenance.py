@@ -7,7 +7,7 @@ from typing import NotRequired
 from typing_extensions import TypedDict
 
 from cnr_iemn.config.multirun import command_line
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage2.ensemble_runs import EnsembleRuns

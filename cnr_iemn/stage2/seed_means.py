@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cnr_iemn.data.prediction_checks import region_names
-from cnr_iemn.data.slice_predictions import Predictions, check_same_study
+from cnr_iemn.data.predictions.prediction_checks import region_names
+from cnr_iemn.data.predictions.slice_predictions import Predictions, check_same_study
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCORE, probability_columns
 from cnr_iemn.stage1.training.run_folder import RunFolder

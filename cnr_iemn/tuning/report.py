@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from cnr_iemn.config.schema import SearchSettings
+from cnr_iemn.config.schema.settings import SearchSettings
 from cnr_iemn.config.search_space import setting_words
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.utils.atomic_io import write_text_atomic

@@ -16,7 +16,7 @@ from optuna.trial import Trial, TrialState
 from pytorch_lightning.callbacks import Callback
 
 from cnr_iemn.config.composition import with_values
-from cnr_iemn.config.schema import TrainSettings, TuneSettings
+from cnr_iemn.config.schema.settings import TrainSettings, TuneSettings
 from cnr_iemn.config.search_space import Range, search_space
 from cnr_iemn.data.cohort import Cohort
 from cnr_iemn.errors import CohortError, JobError, PartialFailureError, RunError, TrainingError

@@ -11,7 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cnr_iemn.config.schema import SearchSettings
+from cnr_iemn.config.schema.settings import SearchSettings
 from cnr_iemn.config.search_space import Range
 from cnr_iemn.errors import RunError
 from cnr_iemn.utils.atomic_io import exclusive

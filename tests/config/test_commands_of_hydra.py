@@ -12,8 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from cnr_iemn.config.entry_point import configuration_folder, entry_point
 from cnr_iemn.config.messages import system_error
-from cnr_iemn.config.prediction_schema import PredictSettings
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.prediction import PredictSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 from cnr_iemn.errors import CnrIemnError
 
 Run = Callable[..., tuple[int, list[TrainSettings]]]

@@ -10,19 +10,21 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from cnr_iemn.config import aggregate_schema, prediction_schema, schema
 from cnr_iemn.config.ensemble_names import ensemble_models, ensemble_name, run_tags
 from cnr_iemn.config.entry_point import configuration_folder
+from cnr_iemn.config.schema.aggregate import AggregateSettings
+from cnr_iemn.config.schema.prediction import ExportSettings, PredictSettings
+from cnr_iemn.config.schema.settings import PrepareSettings, TrainSettings
 from cnr_iemn.config.validation import check_settings
 from cnr_iemn.constants import BACKBONES, PAPER_BACKBONES, method_name, method_names
 from cnr_iemn.errors import ConfigurationError
 
 SCHEMAS = {
-    "train": schema.TrainSettings,
-    "prepare": schema.PrepareSettings,
-    "aggregate": aggregate_schema.AggregateSettings,
-    "export": prediction_schema.ExportSettings,
-    "predict": prediction_schema.PredictSettings,
+    "train": TrainSettings,
+    "prepare": PrepareSettings,
+    "aggregate": AggregateSettings,
+    "export": ExportSettings,
+    "predict": PredictSettings,
 }
 
 

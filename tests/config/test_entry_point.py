@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnr_iemn.config.entry_point import configuration_folder, entry_point
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 from cnr_iemn.errors import CohortError, PartialFailureError
 
 

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.slow
 # an entry point whose task waits, if asked also for a process that reads scans; "nested" is Lightning's way with Ctrl-C
 SCRIPT = """
 import os, sys, time
-from cnr_iemn.config import aggregate_schema, prediction_schema, schema
+from cnr_iemn.config.schema import aggregate, prediction, settings
 from cnr_iemn.config.entry_point import entry_point
 
 name = os.environ["NAME"]
-module = {"predict": prediction_schema, "export": prediction_schema, "aggregate": aggregate_schema}.get(name, schema)
+module = {"predict": prediction, "export": prediction, "aggregate": aggregate}.get(name, settings)
 settings_class = getattr(module, f"{name.title()}Settings")
 
 def wait(seconds):

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cnr_iemn.config.aggregate_schema import AggregateSettings
 from cnr_iemn.config.command_line import split_texts, text_words
 from cnr_iemn.config.composition import changed_texts
 from cnr_iemn.config.entry_point import entry_point
-from cnr_iemn.config.schema import TrainSettings
-from cnr_iemn.config.schema_fields import text_keys
+from cnr_iemn.config.schema.aggregate import AggregateSettings
+from cnr_iemn.config.schema.fields import text_keys
+from cnr_iemn.config.schema.settings import TrainSettings
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cnr_iemn.data import parquet
-from cnr_iemn.data.parquet import DIGEST_KEY, METADATA_KEY, content_digest, read_parquet, write_parquet_stream
+from cnr_iemn.data.predictions import parquet
+from cnr_iemn.data.predictions.parquet import (
+    DIGEST_KEY,
+    METADATA_KEY,
+    content_digest,
+    read_parquet,
+    write_parquet_stream,
+)
 
 ROWS, ORIGIN = 2_000, {"study": "é", "schema_version": 2}
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnr_iemn.constants import PHANTOM_NOTICE
-from cnr_iemn.data.parquet import METADATA_KEY, write_parquet
-from cnr_iemn.data.slice_predictions import Predictions, read_predictions, write_predictions
+from cnr_iemn.data.predictions.parquet import METADATA_KEY, write_parquet
+from cnr_iemn.data.predictions.slice_predictions import Predictions, read_predictions, write_predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import PREDICTION_COLUMNS
 from cnr_iemn.utils import atomic_io

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.config.schema import DataSettings, SplitSettings
+from cnr_iemn.config.schema.settings import DataSettings, SplitSettings
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.covid_ct_md import read_infected

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnr_iemn.constants import PAPER_BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
-from cnr_iemn.data.parquet import METADATA_KEY
+from cnr_iemn.data.predictions.parquet import METADATA_KEY
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.aggregate import Results, assemble_results, write_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.config.aggregate_schema import AggregateSettings
+from cnr_iemn.config.schema.aggregate import AggregateSettings
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.evaluation.clinical.analysis_plan import SETTINGS, deviations, read_plan, read_record, register_plan
 from cnr_iemn.report.tables.plan import plan_sentence, plan_table

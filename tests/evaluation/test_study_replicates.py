@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.aggregate import write_store
-from cnr_iemn.config.schema import AugmentationSettings, BalancingSettings, SplitSettings, TrainerSettings
-from cnr_iemn.data.slice_predictions import write_predictions
+from cnr_iemn.config.schema.settings import AugmentationSettings, BalancingSettings, SplitSettings, TrainerSettings
+from cnr_iemn.data.predictions.slice_predictions import write_predictions
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.stability import Repeats, find_repeats

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.config.prediction_schema import PredictSettings
+from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.config.validation import check_places
 from cnr_iemn.errors import (
     CohortError,

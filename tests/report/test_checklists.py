@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cnr_iemn.config.schema import AugmentationSettings, BalancingSettings, TrainerSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings, BalancingSettings, TrainerSettings
 from cnr_iemn.constants import CHECKLISTS as NAMES
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.slice_store import PixelSettings

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnr_iemn.config.schema import AugmentationSettings, TrainerSettings, TrainSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings, TrainerSettings, TrainSettings
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset, SliceTable
 from cnr_iemn.stage1.models.network import SliceNetwork

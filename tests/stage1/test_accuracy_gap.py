@@ -8,9 +8,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from cnr_iemn.config.schema import AugmentationSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings
 from cnr_iemn.stage1.data.balancing import TrainingItems
-from cnr_iemn.stage1.training.accuracy_messages import AccuracyGap
+from cnr_iemn.stage1.training.loggers.accuracy_messages import AccuracyGap
 
 CLASSES = ("healthy", "sick")
 LABEL = np.repeat([0, 1], [300, 100])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cnr_iemn.config.schema import AugmentationSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset, SliceTable
 from cnr_iemn.stage1.data.samplers import EpochShuffle

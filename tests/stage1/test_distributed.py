@@ -17,9 +17,9 @@ import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from cnr_iemn.config.schema import TrainerSettings, TrainSettings
+from cnr_iemn.config.schema.settings import TrainerSettings, TrainSettings
 from cnr_iemn.config.signals import termination
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.errors import ConfigurationError, Termination, TrainingError
 from cnr_iemn.stage1.training.distributed import RankShard, claim_rank, first_process, launch_ranks, launched_externally
 from cnr_iemn.stage1.training.hardware import Hardware

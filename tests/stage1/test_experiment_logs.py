@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.stage1.training.callbacks import NanGuard
 from tests.pipeline import ROOT, TINY, entry_point
 

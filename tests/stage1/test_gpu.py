@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cnr_iemn.constants import BACKBONES
-from cnr_iemn.data.slice_predictions import read_predictions
+from cnr_iemn.data.predictions.slice_predictions import read_predictions
 from cnr_iemn.inference.explanation import ensemble_maps
 from cnr_iemn.inference.input_checks import prepare_new_scan
 from cnr_iemn.inference.networks import EnsembleNetworks

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cnr_iemn.config.group_rules import check_channels, check_model
-from cnr_iemn.config.schema import AugmentationSettings, IngestSettings, ModelSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings, IngestSettings, ModelSettings
 from cnr_iemn.constants import PAPER_CHANNELS
 from cnr_iemn.ct.window import three_channels, window_to_uint8
 from cnr_iemn.errors import ConfigurationError

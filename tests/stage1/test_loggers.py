@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cnr_iemn.config.schema import LoggerSettings
+from cnr_iemn.config.schema.settings import LoggerSettings
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.stage1.training.loggers import log_outcome, run_loggers
+from cnr_iemn.stage1.training.loggers.run_loggers import log_outcome, run_loggers
+from cnr_iemn.stage1.training.loggers.wandb_logger import WandbRun
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.trainer import FittedRun
-from cnr_iemn.stage1.training.wandb_logger import WandbRun
 from tests.builders import make_predictions, make_scans
 
 

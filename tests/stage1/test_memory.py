@@ -28,7 +28,7 @@ import numpy as np
 
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.stage1.training.lightning_module import process_bytes
-from cnr_iemn.config.schema import AugmentationSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings
 from cnr_iemn.stage1.data.balancing import balance
 from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset, SliceTable
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from cnr_iemn.stage1.training import callbacks, progress
+from cnr_iemn.stage1.training import callbacks
 from cnr_iemn.stage1.training.callbacks import MetricsCsv
+from cnr_iemn.stage1.training.loggers import progress
 
 
 class Clock:

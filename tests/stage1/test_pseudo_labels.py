@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnr_iemn.config.schema import DataSettings, SplitSettings, TrainSettings
+from cnr_iemn.config.schema.settings import DataSettings, SplitSettings, TrainSettings
 from cnr_iemn.config.validation import check_settings
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.cohort import UNLABELLED, Cohort, ScanRecord
-from cnr_iemn.data.slice_predictions import Predictions, write_predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions, write_predictions
 from cnr_iemn.data.splits import split_csv, split_sha256
 from cnr_iemn.errors import ConfigurationError, RunError
 from cnr_iemn.schemas import TRAINING, VALIDATION, probability_columns

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cnr_iemn.config.schema import ModelSettings, SplitSettings
+from cnr_iemn.config.schema.settings import ModelSettings, SplitSettings
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.splits import read_split

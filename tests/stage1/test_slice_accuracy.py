@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.schemas import probability_columns
-from cnr_iemn.stage1.training.accuracy_messages import validation_sentence
+from cnr_iemn.stage1.training.loggers.accuracy_messages import validation_sentence
 from cnr_iemn.statistics.metrics import evaluate_slices
 from tests.builders import FakeScan, make_predictions, make_scans
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnr_iemn.config.schema import TrainerSettings
+from cnr_iemn.config.schema.settings import TrainerSettings
 from cnr_iemn.config.signals import termination
 from cnr_iemn.errors import Termination
 from tests.stage1.distributed_step import N, Recording, begin, train_step

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cnr_iemn.config.group_rules import check_model
-from cnr_iemn.config.schema import ModelSettings
+from cnr_iemn.config.schema.settings import ModelSettings
 from cnr_iemn.errors import ConfigurationError, WeightsError
 from cnr_iemn.inference.bundle_writer import portable_provenance
 from cnr_iemn.stage1.models.network import SliceNetwork

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import wandb
 
-from cnr_iemn.config.schema import LoggerSettings
+from cnr_iemn.config.schema.settings import LoggerSettings
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.stage1.training import wandb_logger
-from cnr_iemn.stage1.training.loggers import require_server
+from cnr_iemn.stage1.training.loggers import wandb_logger
+from cnr_iemn.stage1.training.loggers.run_loggers import require_server
 from tests.pipeline import TINY, entry_point
 from tests.stage1.wandb_server import server
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cnr_iemn.constants import SPGC_CLASSES
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.evaluation.aggregate import assemble_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.evaluation.operating_point import operating_point

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnr_iemn.data.slice_features import SliceFeatures, write_features
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_features import SliceFeatures, write_features
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import TRAINING, VALIDATION
 from cnr_iemn.stage2.feature_space import FeatureSpace, fit_feature_space

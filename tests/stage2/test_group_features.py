@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from cnr_iemn.constants import PAPER_BACKBONES, SPGC_CLASSES
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.stage2.group_features import feature_columns, group_features, group_percentages
 from tests.builders import FakeScan, make_predictions, make_scans

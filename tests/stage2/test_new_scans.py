@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnr_iemn.constants import PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE, SPGC_CLASSES
-from cnr_iemn.data.parquet import METADATA_KEY, write_parquet
-from cnr_iemn.data.slice_predictions import read_predictions, write_predictions
+from cnr_iemn.data.predictions.parquet import METADATA_KEY, write_parquet
+from cnr_iemn.data.predictions.slice_predictions import read_predictions, write_predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import NEW_SCAN_COLUMNS
 from cnr_iemn.stage2.group_features import features_of_sets, group_features

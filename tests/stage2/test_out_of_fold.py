@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.aggregate import assemble_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions

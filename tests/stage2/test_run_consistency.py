@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from cnr_iemn.data.slice_predictions import Predictions, check_joinable
+from cnr_iemn.data.predictions.slice_predictions import Predictions, check_joinable
 from cnr_iemn.errors import RunError
 from tests.builders import FakeScan, make_predictions
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from cnr_iemn.config.schema import AugmentationSettings, BalancingSettings, TrainerSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings, BalancingSettings, TrainerSettings
 from cnr_iemn.errors import RunError
 from cnr_iemn.stage1.training.run_folder import RunFolder
 

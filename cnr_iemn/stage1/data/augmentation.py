@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cnr_iemn.config.schema import AugmentationSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings
 
 Matrix = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]

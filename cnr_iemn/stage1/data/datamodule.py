@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from cnr_iemn.config.schema import AugmentationSettings
+from cnr_iemn.config.schema.settings import AugmentationSettings
 from cnr_iemn.constants import N_REGIONS
 from cnr_iemn.data.cohort import UNLABELLED, assign_slice_groups
 from cnr_iemn.data.slice_store import read_slices

@@ -21,7 +21,7 @@ from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.stage1.data.datamodule import SliceBatch, SliceTable
 from cnr_iemn.stage1.training.distributed import first_process
 from cnr_iemn.stage1.training.lightning_module import SYSTEM_PREFIX, current_learning_rate
-from cnr_iemn.stage1.training.progress import LINE_SECONDS, epoch_figures, format_duration
+from cnr_iemn.stage1.training.loggers.progress import LINE_SECONDS, epoch_figures, format_duration
 from cnr_iemn.utils.atomic_io import write_text_atomic
 
 log = logging.getLogger(__name__)

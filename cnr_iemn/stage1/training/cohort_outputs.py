@@ -10,7 +10,7 @@ from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import SliceOutputs, predict_slices
 from cnr_iemn.stage1.training.distributed import RankShard
 from cnr_iemn.stage1.training.hardware import Hardware
-from cnr_iemn.stage1.training.progress import show_progress
+from cnr_iemn.stage1.training.loggers.progress import show_progress
 
 
 def cohort_outputs(

@@ -28,7 +28,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cnr_iemn import errors
-from cnr_iemn.config.schema import TrainerSettings, TrainSettings
+from cnr_iemn.config.schema.settings import TrainerSettings, TrainSettings
 from cnr_iemn.config.signals import termination
 from cnr_iemn.errors import CnrIemnError, ConfigurationError, Termination, TrainingError, own_words
 from cnr_iemn.stage1.data.samplers import SMALLEST_PART

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.cohort import UNLABELLED, Cohort, ScanRecord
-from cnr_iemn.data.slice_predictions import Predictions, check_joinable, check_same_study, read_predictions
+from cnr_iemn.data.predictions.slice_predictions import Predictions, check_joinable, check_same_study, read_predictions
 from cnr_iemn.data.splits import split_csv, split_sha256
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import NO_CLASS, TRAINING, probability_columns

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cnr_iemn.config.schema import DataSettings, SplitSettings, TrainSettings
+from cnr_iemn.config.schema.settings import DataSettings, SplitSettings, TrainSettings
 from cnr_iemn.data.cohort import FROM_PATIENT, Cohort, ScanRecord
 from cnr_iemn.data.csv_io import read_rows
 from cnr_iemn.data.spgc import SpgcSplit, is_result_table, spgc_split

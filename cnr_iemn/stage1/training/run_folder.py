@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from cnr_iemn.config.schema import TrainSettings
-from cnr_iemn.data.slice_features import FEATURES
+from cnr_iemn.config.schema.settings import TrainSettings
+from cnr_iemn.data.predictions.slice_features import FEATURES
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.stage1.training.run_record import RunRecord, RunScans, describe_config_diff, with_later_settings

@@ -15,8 +15,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from cnr_iemn.config.multirun import command_line, multirun_name
-from cnr_iemn.config.schema import DataSettings, ModelSettings, TrainSettings
-from cnr_iemn.config.schema_fields import default_of
+from cnr_iemn.config.schema.fields import default_of
+from cnr_iemn.config.schema.settings import DataSettings, ModelSettings, TrainSettings
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.cohort import Cohort, ScanRecord
 from cnr_iemn.data.slice_store import SliceStore

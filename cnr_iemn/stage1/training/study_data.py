@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from cnr_iemn.config.schema import (
+from cnr_iemn.config.schema.settings import (
     AugmentationSettings,
     BalancingSettings,
     DataSettings,
@@ -41,7 +41,7 @@ from cnr_iemn.stage1.data.input_channels import InputChannels
 from cnr_iemn.stage1.models.optimizers import make_optimizer
 from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training.hardware import usable_cores
-from cnr_iemn.stage1.training.progress import show_progress
+from cnr_iemn.stage1.training.loggers.progress import show_progress
 from cnr_iemn.stage1.training.roles import Roles
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import RunScans, stored_pixels

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 from cnr_iemn.data.cohort import FROM_PATIENT, Cohort
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.errors import ConfigurationError

@@ -11,11 +11,11 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
 from cnr_iemn.config.composition import to_yaml
-from cnr_iemn.config.schema import TrainSettings
+from cnr_iemn.config.schema.settings import TrainSettings
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.data.cohort import Cohort
-from cnr_iemn.data.slice_features import write_features
-from cnr_iemn.data.slice_predictions import Predictions, write_predictions
+from cnr_iemn.data.predictions.slice_features import write_features
+from cnr_iemn.data.predictions.slice_predictions import Predictions, write_predictions
 from cnr_iemn.data.splits import split_csv, split_sha256
 from cnr_iemn.errors import TrainingError
 from cnr_iemn.schemas import SCHEMA_VERSION, PredictionMetadata
@@ -23,12 +23,12 @@ from cnr_iemn.stage1.data.datamodule import SliceDataModule, SliceDataset
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import SliceOutputs
 from cnr_iemn.stage1.training import study_data
-from cnr_iemn.stage1.training.accuracy_messages import validation_sentence
 from cnr_iemn.stage1.training.checkpoints import drop_training_state
 from cnr_iemn.stage1.training.cohort_outputs import cohort_outputs
 from cnr_iemn.stage1.training.distributed import loader_workers
 from cnr_iemn.stage1.training.hardware import Hardware, deterministic
-from cnr_iemn.stage1.training.loggers import log_outcome, run_loggers
+from cnr_iemn.stage1.training.loggers.accuracy_messages import validation_sentence
+from cnr_iemn.stage1.training.loggers.run_loggers import log_outcome, run_loggers
 from cnr_iemn.stage1.training.roles import Roles
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import Invocation, new_record, reproducible_config

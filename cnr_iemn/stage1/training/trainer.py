@@ -14,12 +14,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
-from cnr_iemn.config.schema import TrainerSettings
+from cnr_iemn.config.schema.settings import TrainerSettings
 from cnr_iemn.errors import ConfigurationError, RunError, TrainingError
 from cnr_iemn.stage1.data.datamodule import SliceDataModule
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.tensor_files import UnusableFileError, read_tensors, require_fit
-from cnr_iemn.stage1.training.accuracy_messages import AccuracyGap
 from cnr_iemn.stage1.training.callbacks import (
     AveragedWeights,
     EpochSeed,
@@ -39,9 +38,10 @@ from cnr_iemn.stage1.training.checkpoints import (
 from cnr_iemn.stage1.training.distributed import BroadcastBuffers, first_process, trainer_arguments
 from cnr_iemn.stage1.training.hardware import Hardware, cudnn_benchmark, deterministic
 from cnr_iemn.stage1.training.lightning_module import SliceClassifier
-from cnr_iemn.stage1.training.progress import TrainingBar
+from cnr_iemn.stage1.training.loggers.accuracy_messages import AccuracyGap
+from cnr_iemn.stage1.training.loggers.progress import TrainingBar
+from cnr_iemn.stage1.training.loggers.wandb_logger import ConfusionChart
 from cnr_iemn.stage1.training.run_folder import RunFolder
-from cnr_iemn.stage1.training.wandb_logger import ConfusionChart
 from cnr_iemn.utils.atomic_io import sha256_of_file
 
 _LOG_INTERVAL = 10

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from cnr_iemn.config.schema import LoggerSettings
+from cnr_iemn.config.schema.settings import LoggerSettings
 from cnr_iemn.errors import CnrIemnError, ConfigurationError, Termination
 from cnr_iemn.stage1.training.lightning_module import SliceClassifier
 from cnr_iemn.stage1.training.run_folder import RunFolder

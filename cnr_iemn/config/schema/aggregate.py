@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
-from cnr_iemn.config.schema import LoggerSettings
-from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf, setting_choices, setting_numbers
+from cnr_iemn.config.schema.fields import PATH, TEXTS, OneOf, setting_choices, setting_numbers
+from cnr_iemn.config.schema.settings import LoggerSettings
 from cnr_iemn.constants import BOOSTER, CHECKLISTS, method_names
 
 _Count = Annotated[int, Ge(1)]

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.constants import PHANTOM_NOTICE
-from cnr_iemn.data.prediction_file import read_table, write_table
-from cnr_iemn.data.slice_features import SliceFeatures
+from cnr_iemn.data.predictions.prediction_file import read_table, write_table
+from cnr_iemn.data.predictions.slice_features import SliceFeatures
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import NO_CLASS, SCORE, VALIDATION, PredictionMetadata, probability_columns
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le
 from omegaconf import MISSING
 
-from cnr_iemn.config.schema_fields import PATH, TEXTS, OneOf
+from cnr_iemn.config.schema.fields import PATH, TEXTS, OneOf
 from cnr_iemn.constants import ENGINES
 from cnr_iemn.read_options import ReadOptions
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import MISSING
 
-from cnr_iemn.config.schema_fields import PATH, FolderName, OneOf
+from cnr_iemn.config.schema.fields import PATH, FolderName, OneOf
 from cnr_iemn.constants import INPUT_WINDOW, PAPER_CHANNELS
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.read_options import ReadOptions

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from cnr_iemn.data.parquet import read_parquet, write_parquet_stream
-from cnr_iemn.data.prediction_checks import FIXED_COLUMNS, region_names, table_problem
+from cnr_iemn.data.predictions.parquet import read_parquet, write_parquet_stream
+from cnr_iemn.data.predictions.prediction_checks import FIXED_COLUMNS, region_names, table_problem
 from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import (
     NEW_SCANS,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import Logger, MLFlowLogger
 
-from cnr_iemn.config.schema import LoggerSettings
-from cnr_iemn.data.slice_predictions import Predictions
+from cnr_iemn.config.schema.settings import LoggerSettings
+from cnr_iemn.data.predictions.slice_predictions import Predictions
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.schemas import probability_columns
 from cnr_iemn.stage1.data.datamodule import SliceDataset
+from cnr_iemn.stage1.training.loggers.wandb_logger import WandbRun, WorstSlice, logs_offline, wandb_run
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.trainer import FittedRun
-from cnr_iemn.stage1.training.wandb_logger import WandbRun, WorstSlice, logs_offline, wandb_run
 from cnr_iemn.statistics.metrics import NO_SLICES
 
 _RUN_TAG = "cnr_iemn_run_id"

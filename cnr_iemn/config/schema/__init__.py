@@ -1,0 +1,1 @@
+"""The fields of every command's configuration: types, ranges, choices, defaults."""
