@@ -1,8 +1,8 @@
-"""Ablation of the training recipe, from the paper's on: what each addition changes on clear phantoms with few labels.
+"""Ablation of the training recipe, from the paper's on: what each addition changes on phantoms with few labels.
 
-python -m benchmarks.recipe --runs recipe --seeds 0 1 2
+python -m benchmarks.recipe --disease clear --runs recipe --seeds 0 1 2
 
-For each seed (of cohort, split and network) one small network is trained from scratch with each recipe, one pass over
+For each seed (of cohort, split and network) one small network is trained from scratch with each recipe,
 its items. Then stage-2 methods are compared on the last recipe's predictions. Finished runs are kept, so that an
 interrupted study goes on. Validation scans; the difference of CAP recall is to the row that the addition starts from,
 scans of all seeds together, with Tango's 95% interval.
@@ -94,19 +94,26 @@ class Row:
         return 100 * float((self.predicted[self.truth == CAP] == CAP).mean())
 
 
-def study_name(recipe: str, seed: int) -> str:
-    """Return the study of a recipe and a seed."""
-    return f"{list(RECIPES).index(recipe)}-{seed}"
+@dataclass(frozen=True)
+class Series:
+    """The runs of one ablation. ``runs``: their folder. ``common``: settings of every training, beside ``COMMON``."""
+
+    runs: Path
+    common: Mapping[str, str]
+
+    def study(self, recipe: str, seed: int) -> str:
+        """Return the study of a recipe and a seed."""
+        return f"{list(RECIPES).index(recipe)}-{seed}"
 
 
-def train_once(runs: Path, study: str, seed: int, settings: Mapping[str, str], fold: int | None = None) -> None:
+def train_once(series: Series, study: str, seed: int, settings: Mapping[str, str], fold: int | None = None) -> None:
     """Train a network unless it is finished. Raises SystemExit where training ends with an error."""
     tag = f"seed{seed}" + ("" if fold is None else f"-fold{fold}")
-    record = RunFolder.of(runs, study, MODEL, tag).record()
+    record = RunFolder.of(series.runs, study, MODEL, tag).record()
     if record is not None and record["status"] == "finished":
         return
     seeds = {key: str(seed) for key in ("seed", "data.phantom.seed", "data.split.seed")}
-    words = {**COMMON, **settings, **seeds, "runs": str(runs), "study": study}
+    words = {**COMMON, **series.common, **settings, **seeds, "runs": str(series.runs), "study": study}
     if fold is not None:
         words["data.fold"] = str(fold)
     code = train.main([f"{key}={value}" for key, value in words.items()])
@@ -114,20 +121,20 @@ def train_once(runs: Path, study: str, seed: int, settings: Mapping[str, str], f
         raise SystemExit(code)
 
 
-def train_recipe(runs: Path, name: str, seed: int) -> None:
+def train_recipe(series: Series, name: str, seed: int) -> None:
     """Train the network of a recipe; of pseudo-labels, first the networks of round one that answer for each fold."""
     settings = dict(RECIPES[name].settings)
     if name == ROUND_TWO:
-        first = study_name(LAST, seed)
+        first = series.study(LAST, seed)
         for fold in range(FOLDS):
-            train_once(runs, first, seed, {}, fold)
+            train_once(series, first, seed, {}, fold)
         settings["data.pseudo_labels"] = first
-    train_once(runs, study_name(name, seed), seed, settings)
+    train_once(series, series.study(name, seed), seed, settings)
 
 
-def measure(runs: Path, name: str, seed: int, method: str = BOOSTER_METHOD) -> Row:
+def measure(series: Series, name: str, seed: int, method: str = BOOSTER_METHOD) -> Row:
     """Return the validation scans of a finished recipe by a stage-2 method."""
-    run = RunFolder.of(runs, study_name(name, seed), MODEL, f"seed{seed}")
+    run = RunFolder.of(series.runs, series.study(name, seed), MODEL, f"seed{seed}")
     predictions = read_predictions(run.predictions)
     scans, classes = predictions.scans, predictions.metadata.classes
     sets = paper_sets({MODEL: predictions}, None)
@@ -178,14 +185,18 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--runs", type=Path, default=Path("recipe"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--disease", choices=["clear", "published"], default="clear")
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    common = {"data.phantom.disease": options.disease, "trainer.max_epochs": str(options.epochs)}
+    series = Series(options.runs, common)
     for seed in options.seeds:
         for name in RECIPES:
-            train_recipe(options.runs, name, seed)
+            train_recipe(series, name, seed)
     columns = ("recipe", "slices, balanced", "scans, balanced", "macro AUC", "CAP recall", "difference")
     table = Table(*columns, title=PHANTOM_NOTICE)
-    rows = {name: [measure(options.runs, name, seed) for seed in options.seeds] for name in RECIPES}
+    rows = {name: [measure(series, name, seed) for seed in options.seeds] for name in RECIPES}
     report = {
         name: add_row(table, name, rows[name], None if recipe.base is None else rows[recipe.base])
         for name, recipe in RECIPES.items()
@@ -193,7 +204,7 @@ def main() -> None:
     for base in (LAST, ROUND_TWO):
         for method in STAGE2:
             name = f"{base}; {method}"
-            variants = [measure(options.runs, base, seed, method) for seed in options.seeds]
+            variants = [measure(series, base, seed, method) for seed in options.seeds]
             report[name] = add_row(table, name, variants, rows[base])
     Console(width=160).print(table)
     write_json(options.json, report)
