@@ -31,7 +31,7 @@ from benchmarks.common import make_parser, write_json
 from cnr_iemn.config.schema.settings import AugmentationSettings
 from cnr_iemn.ct.window import three_channels, window_to_uint8
 from cnr_iemn.data.build_store import prepare_store
-from cnr_iemn.data.covid_ct_md import read_covid_ct_md
+from cnr_iemn.data.readers.covid_ct_md import read_covid_ct_md
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.phantom.cohort_writer import write_cohort
 from cnr_iemn.stage1.data.balancing import balance

@@ -13,7 +13,7 @@ from cnr_iemn.ct.io.discovery import find_scans, scan_ids
 from cnr_iemn.ct.io.folders import folders_with_files, is_litter, natural_key
 from cnr_iemn.ct.io.image_stack import SUFFIXES, ImageStack
 from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
-from cnr_iemn.data.manifest import read_inputs
+from cnr_iemn.data.readers.manifest import read_inputs
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import CnrIemnError, CohortError, RefusalCode, RunError, ScanError, fault
 from cnr_iemn.inference.sources.dicomweb import is_remote

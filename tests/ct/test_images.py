@@ -12,7 +12,7 @@ from cnr_iemn.ct.io.discovery import find_scans
 from cnr_iemn.ct.io.image_stack import ImageStack, read_images
 from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.ct.preprocess import prepare_scan
-from cnr_iemn.data.manifest import read_manifest
+from cnr_iemn.data.readers.manifest import read_manifest
 from cnr_iemn.errors import ScanError
 
 WINDOW = (-1000, 400)

@@ -11,7 +11,7 @@ from cnr_iemn.ct.io.discovery import find_scans
 from cnr_iemn.ct.io.folders import unpacked
 from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.data.build_store import prepare_store
-from cnr_iemn.data.covid_ct_md import read_covid_ct_md
+from cnr_iemn.data.readers.covid_ct_md import read_covid_ct_md
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.errors import ScanError
 from cnr_iemn.inference.input_checks import output_name

@@ -8,7 +8,7 @@ import pytest
 
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.cohort import ScanRecord
-from cnr_iemn.data.covid_ct_md import read_covid_ct_md
+from cnr_iemn.data.readers.covid_ct_md import read_covid_ct_md
 from cnr_iemn.errors import CohortError
 
 HEADER = "Label Index,Diagnosis,Relative Path,Folder/ID\r\n"

@@ -8,7 +8,7 @@ from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.cohort import Cohort
 from cnr_iemn.data.csv_io import read_rows
 from cnr_iemn.data.label_files import read_labels
-from cnr_iemn.data.manifest import read_manifest
+from cnr_iemn.data.readers.manifest import read_manifest
 from cnr_iemn.data.splits import read_split
 from cnr_iemn.errors import CohortError
 

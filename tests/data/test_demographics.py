@@ -23,7 +23,7 @@ from cnr_iemn.data.demographics.groups import (
 from cnr_iemn.data.demographics.header import read_header_groups
 from cnr_iemn.data.demographics.scanner_names import kernel_class, manufacturer_name, model_family
 from cnr_iemn.data.demographics.store_files import store_demographics, stored_demographics
-from cnr_iemn.data.manifest import read_manifest
+from cnr_iemn.data.readers.manifest import read_manifest
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import CohortError, StoreError
 from tests.ct.conftest import Builder

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnr_iemn.data.covid_ct_md import read_infected
+from cnr_iemn.data.readers.covid_ct_md import read_infected
 from cnr_iemn.errors import CohortError
 
 GOOD = np.array([[0, 1, 1], [0, 0, 0]])

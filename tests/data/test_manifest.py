@@ -9,7 +9,7 @@ import pytest
 
 from cnr_iemn.ct.io.image_stack import ImageStack, read_images
 from cnr_iemn.data.build_store import prepare_store
-from cnr_iemn.data.manifest import read_manifest
+from cnr_iemn.data.readers.manifest import read_manifest
 from cnr_iemn.data.slice_store import PixelSettings
 from cnr_iemn.data.splits import make_split
 from cnr_iemn.errors import CohortError, ScanError

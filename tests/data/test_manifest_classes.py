@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cnr_iemn.data.manifest import read_manifest
 from cnr_iemn.data.names import id_fault
+from cnr_iemn.data.readers.manifest import read_manifest
 from cnr_iemn.data.splits import make_folds, make_split, read_split, split_csv
 from cnr_iemn.errors import CohortError
 

@@ -7,8 +7,8 @@ import pytest
 from cnr_iemn.config.schema.settings import DataSettings, SplitSettings
 from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.data.cohort import Cohort, ScanRecord
-from cnr_iemn.data.covid_ct_md import read_infected
 from cnr_iemn.data.csv_io import read_rows
+from cnr_iemn.data.readers.covid_ct_md import read_infected
 from cnr_iemn.data.spgc import is_result_table, spgc_split
 from cnr_iemn.errors import CohortError
 from cnr_iemn.schemas import TRAINING, VALIDATION

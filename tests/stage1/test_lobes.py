@@ -10,8 +10,8 @@ import torch
 
 from cnr_iemn.config.validation import check_settings
 from cnr_iemn.data.cohort import ScanRecord
-from cnr_iemn.data.covid_ct_md import read_covid_ct_md
-from cnr_iemn.data.lobe_labels import lobe_labels, read_lobes
+from cnr_iemn.data.readers.covid_ct_md import read_covid_ct_md
+from cnr_iemn.data.readers.lobe_labels import lobe_labels, read_lobes
 from cnr_iemn.errors import CohortError, ConfigurationError
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
 from cnr_iemn.stage1.models.losses import focal_loss, lobe_loss

@@ -35,7 +35,7 @@ class SplitSettings:
 
 @dataclass
 class PhantomSettings:
-    """Arguments of ``cohort.phantom.writer.write_cohort``; scans and labelled scans by class name."""
+    """Arguments of ``phantom.cohort_writer.write_cohort``; scans and labelled scans by class name."""
 
     scans: dict[str, int] = field(default_factory=dict)
     labelled: dict[str, int] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class PhantomSettings:
 class DataSettings:
     """Which cohort. ``reader``: covid_ct_md, phantom (written on first use, then read as covid_ct_md) or manifest.
 
-    ``csv``, ``slices``, ``classes``, ``empty_class``: of a manifest (see ``data.manifest``). ``slice_labels``:
+    ``csv``, ``slices``, ``classes``, ``empty_class``: of a manifest (see ``data.readers.manifest``). ``slice_labels``:
     reader, or from_patient for weak ones where no reader has labelled (see ``Cohort.with_weak_labels``).
     ``exclude_file``: scan ids to leave out, one a line.
 

@@ -24,10 +24,10 @@ from cnr_iemn.config.schema.settings import (
 from cnr_iemn.constants import PAPER_COHORT, PAPER_TRAINING_SLICES
 from cnr_iemn.data.build_store import prepare_store
 from cnr_iemn.data.cohort import FROM_PATIENT, UNLABELLED, Cohort, ScanRecord
-from cnr_iemn.data.covid_ct_md import read_covid_ct_md
 from cnr_iemn.data.demographics.store_files import store_demographics
-from cnr_iemn.data.lobe_labels import lobe_labels
-from cnr_iemn.data.manifest import read_manifest
+from cnr_iemn.data.readers.covid_ct_md import read_covid_ct_md
+from cnr_iemn.data.readers.lobe_labels import lobe_labels
+from cnr_iemn.data.readers.manifest import read_manifest
 from cnr_iemn.data.refusals import store_refusals
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import CohortError, ScanError, reasons

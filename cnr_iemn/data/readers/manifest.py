@@ -21,11 +21,11 @@ from cnr_iemn.ct.io.discovery import is_nifti, is_zip
 from cnr_iemn.ct.io.image_stack import SUFFIXES, VALUES, ImageStack, image_files
 from cnr_iemn.ct.io.slice_files import MAX_SLICES
 from cnr_iemn.data.cohort import Cohort, ScanRecord
-from cnr_iemn.data.covid_ct_md import refuse_unknown
 from cnr_iemn.data.csv_io import Problems, problem_lines, read_rows
 from cnr_iemn.data.demographics.manifest_columns import COLUMNS, declared_groups
-from cnr_iemn.data.manifest_classes import read_classes, spelling_hint
 from cnr_iemn.data.names import check_classes, id_fault
+from cnr_iemn.data.readers.covid_ct_md import refuse_unknown
+from cnr_iemn.data.readers.manifest_classes import read_classes, spelling_hint
 from cnr_iemn.errors import CohortError
 from cnr_iemn.schemas import NO_CLASS, NO_SIDE, TRAINING, VALIDATION
 

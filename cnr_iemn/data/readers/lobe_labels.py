@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cnr_iemn.constants import LOBES
 from cnr_iemn.data.cohort import ScanRecord
-from cnr_iemn.data.covid_ct_md import DAMAGED_HEADER
+from cnr_iemn.data.readers.covid_ct_md import DAMAGED_HEADER
 from cnr_iemn.errors import CohortError
 
 

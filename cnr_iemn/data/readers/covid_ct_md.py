@@ -166,7 +166,7 @@ def _diseased_lobes(
     root: Path, labels: str, infected: Mapping[str, tuple[str, NDArray[np.bool_]]]
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the diseased lobes by slice of each scan in Index.csv, bool [slices, lobes], by lower-case scan id."""
-    from cnr_iemn.data.lobe_labels import read_lobes
+    from cnr_iemn.data.readers.lobe_labels import read_lobes
 
     path = _find(root, _LOBE_FILES[labels])
     if path is None or not infected:

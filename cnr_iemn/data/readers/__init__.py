@@ -1,0 +1,1 @@
+"""Readers of cohorts: each layout of files to a ``Cohort``."""
