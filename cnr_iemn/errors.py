@@ -1,6 +1,6 @@
 """Errors a user can mend. Each message says what was given, why it cannot work and what to do.
 
-The entry points print the message without a traceback and exit with code 2 (see ``settings.entry_point``). Whatever
+The entry points print the message without a traceback and exit with code 2 (see ``config.entry_point``). Whatever
 else is raised is a fault of the program and keeps its traceback.
 """
 
