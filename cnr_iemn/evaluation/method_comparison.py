@@ -84,14 +84,13 @@ def compare_methods(
     threshold_scans = calibration_scans(training, unseen)
     probabilities: dict[str, Floats] = {}
     balanced: dict[str, list[float]] = {}
-    points: dict[str, OperatingPoint | None] = {}
+    points: dict[str, OperatingPoint | None] = dict.fromkeys(methods)
     for name, method in methods.items():
         inputs = method.input_axes(axes)
         arrays = inputs.read(all_channels)
         probabilities[name] = predict_sets(method.fit(arrays, labels, inputs, seed=seed), held_out)
         cross_validated = [cross_validate(method, arrays, labels, inputs, folds, seed=seed) for folds in splits]
         balanced[name] = [_balanced_accuracy(labels, values) for values in cross_validated]
-        points[name] = None
         if label is not None and splits:
             points[name] = operating_point(
                 cross_validated[0],
@@ -104,11 +103,14 @@ def compare_methods(
                 sensitivity=sensitivity,
             )
     metrics = _method_metrics(probabilities, validation["label"].tolist(), classes, primary, balanced, points)
-    if not splits:
-        return metrics, None
+    return metrics, _choose_method(balanced, splits) if splits else None
+
+
+def _choose_method(balanced: Mapping[str, Sequence[float]], splits: Sequence[FoldRows]) -> MethodChoice:
+    """Return the method of the highest mean over the cross-validations."""
     best = max(balanced, key=lambda name: float(np.mean(balanced[name])))
     by = "balanced accuracy in cross-validation on the training scans"
-    return metrics, {"by": by, "folds": len(splits[0]), "repeats": len(splits), "method": best}
+    return {"by": by, "folds": len(splits[0]), "repeats": len(splits), "method": best}
 
 
 def _method_metrics(

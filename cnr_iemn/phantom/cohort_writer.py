@@ -107,7 +107,6 @@ def write_cohort(
         "n_slices": list(n_slices),
         "disease": disease,
     }
-    root = Path(root)
     if holds_cohort(root, arguments):
         return
 

@@ -86,17 +86,7 @@ def read_images(
         digests.append(hashlib.sha256(data).digest())
         image, tint = _grey(_decode(data, name), name)
         _check_type(image, name, stack)
-        if slices and image.shape != slices[0].shape:
-            raise ScanError(
-                RefusalCode.IMAGE_SIZE,
-                f"{name}: {image.shape} pixels, the first slice has {slices[0].shape}. "
-                "The slices of one scan must have one size.",
-            )
-        if len(stack.files) * image.size > MAX_VOXELS:
-            raise ScanError(
-                RefusalCode.TOO_LARGE,
-                f"{stack.scan_id}: {len(stack.files)} slices of {image.shape}: too many for one scan.",
-            )
+        _check_size(image, slices[0] if slices else image, name, stack)
         tinted += tint
         if windowed:
             greys[np.unique(image)] = True
@@ -125,6 +115,20 @@ def read_images(
         if applies
     )
     return Volume(hu, spacing, z, findings, False, hashlib.sha256(b"".join(digests)).hexdigest())
+
+
+def _check_size(image: NDArray[Any], first: NDArray[Any], name: str, stack: ImageStack) -> None:
+    if image.shape != first.shape:
+        raise ScanError(
+            RefusalCode.IMAGE_SIZE,
+            f"{name}: {image.shape} pixels, the first slice has {first.shape}. "
+            "The slices of one scan must have one size.",
+        )
+    if len(stack.files) * image.size > MAX_VOXELS:
+        raise ScanError(
+            RefusalCode.TOO_LARGE,
+            f"{stack.scan_id}: {len(stack.files)} slices of {image.shape}: too many for one scan.",
+        )
 
 
 def _read_bytes(path: Path, name: str) -> bytes:

@@ -32,12 +32,7 @@ def find_slices(
     Raises:
         ScanError: There are no slices, too many, or a file or folder that cannot be read may hold some.
     """
-    if not root.is_dir():
-        if root.is_symlink() and not root.exists():
-            raise ScanError(RefusalCode.NOT_FOUND, f"{scan}: {BROKEN_LINK}")
-        raise ScanError(
-            RefusalCode.NOT_FOUND, f"{scan}: is not a folder. Give the folder that holds the scan's DICOM files."
-        )
+    _require_folder(root, scan)
     slices: list[SliceHeader] = []
     objects: list[SliceHeader] = []
     unreadable: list[tuple[Path, str]] = []
@@ -53,13 +48,7 @@ def find_slices(
             raise ScanError(
                 RefusalCode.TOO_LARGE, f"{scan}: more than {MAX_SLICES:,} slices below it. Name the folder of one scan."
             )
-    series = {header.series for header in slices if header.series}
-    for header in objects:
-        kind = header.sop_class or "unknown DICOM object"
-        if header.series in series:  # a slice whose class is damaged; reports and masks have series of their own
-            unreadable.append((header.path, f"{header.name}: of class {kind}, but of the slices' own series."))
-        else:
-            counts[kind] += 1
+    unreadable += _count_objects(objects, {header.series for header in slices if header.series}, counts)
     damaged = _count_unreadable(unreadable, {file_kind(header.path) for header in slices}, counts, options)
     ignored = ", ".join(f"{kind} ({n})" for kind, n in sorted(counts.items()) if n)
     if not slices:
@@ -76,6 +65,15 @@ def find_slices(
         (ignored, f"ignored: {ignored}"),
     )
     return slices, tuple(text for applies, text in findings if applies)
+
+
+def _require_folder(root: Path, scan: str) -> None:
+    if root.is_symlink() and not root.exists():
+        raise ScanError(RefusalCode.NOT_FOUND, f"{scan}: {BROKEN_LINK}")
+    if not root.is_dir():
+        raise ScanError(
+            RefusalCode.NOT_FOUND, f"{scan}: is not a folder. Give the folder that holds the scan's DICOM files."
+        )
 
 
 def _headers_below(
@@ -98,6 +96,21 @@ def _headers_below(
                 yield path, read_headers(path, label(path, f"file {number}"))
             except UnreadableFileError as error:
                 yield path, error
+
+
+def _count_objects(objects: list[SliceHeader], series: set[str], counts: Counter[str]) -> list[tuple[Path, str]]:
+    """Count DICOM objects of other classes; return those of the slices' ``series`` with the reason against them.
+
+    Reports and masks have series of their own: such an object is a slice whose class is damaged.
+    """
+    suspects = []
+    for header in objects:
+        kind = header.sop_class or "unknown DICOM object"
+        if header.series in series:
+            suspects.append((header.path, f"{header.name}: of class {kind}, but of the slices' own series."))
+        else:
+            counts[kind] += 1
+    return suspects
 
 
 def _count_unreadable(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cnr_iemn.config.schema.settings import TrainSettings
+from cnr_iemn.config.schema.settings import TrainerSettings, TrainSettings
 from cnr_iemn.data.cohort import FROM_PATIENT, Cohort
 from cnr_iemn.data.slice_store import SliceStore
 from cnr_iemn.errors import ConfigurationError
@@ -58,16 +58,7 @@ def build_task(
         CohortError: A class has nothing to learn from.
     """
     trainer = settings.trainer
-    losses: dict[str, Any] = {
-        "classes": cohort.classes,
-        "optimizer": study_data.optimizer_factory(trainer),
-        "schedule": trainer.schedule,
-        "milestones": tuple(trainer.milestones),
-        "decay": trainer.decay,
-        "warmup_epochs": trainer.warmup_epochs,
-        "gamma": trainer.gamma,
-        "region_weight": trainer.region_weight,
-    }
+    optimization = _optimization(trainer, cohort.classes)
     loading: dict[str, Any] = {
         "batch_size": trainer.batch_size,
         "workers": workers,
@@ -77,20 +68,11 @@ def build_task(
     }
     validation = _validation_dataset(settings, cohort, store, roles)
     if settings.task == BAGS:
-        training = _bag_dataset(settings, cohort, store, roles)
-        scan_labels = study_data.scan_labels(cohort, roles.split, shuffle_seed=shuffle_seed(settings))
-        use_readers = not settings.data.shuffle_training_labels
-        labels = BagLabels.of(cohort, training.table, scan_labels, use_readers=use_readers)
-        measured = None if validation is None else BagLabels.of(cohort, validation.table, scan_labels)
-        data = BagDataModule(
-            training,
-            validation,
-            labels,
-            bag_size=trainer.bag_size,
-            n_classes=len(cohort.classes),
-            **loading,
-        )
-        return BagClassifier(network, labels, measured, **losses), data
+        bags = _bag_dataset(settings, cohort, store, roles)
+        labels, measured = _bag_labels(settings, cohort, roles, bags, validation)
+        n_classes = len(cohort.classes)
+        data = BagDataModule(bags, validation, labels, bag_size=trainer.bag_size, n_classes=n_classes, **loading)
+        return BagClassifier(network, labels, measured, **optimization), data
     training = study_data.training_dataset(
         cohort,
         store,
@@ -105,7 +87,21 @@ def build_task(
     mixing = study_data.batch_mixing(settings)
     sample_classes = settings.balancing.sampling == "classes"
     slices = SliceDataModule(training, validation, sample_classes=sample_classes, **loading)
-    return SliceClassifier(network, mixing=mixing, **losses), slices
+    return SliceClassifier(network, mixing=mixing, **optimization), slices
+
+
+def _optimization(trainer: TrainerSettings, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arguments of a classifier that say how it learns."""
+    return {
+        "classes": classes,
+        "optimizer": study_data.optimizer_factory(trainer),
+        "schedule": trainer.schedule,
+        "milestones": tuple(trainer.milestones),
+        "decay": trainer.decay,
+        "warmup_epochs": trainer.warmup_epochs,
+        "gamma": trainer.gamma,
+        "region_weight": trainer.region_weight,
+    }
 
 
 def _validation_dataset(
@@ -117,6 +113,16 @@ def _validation_dataset(
     table = study_data.slice_table(cohort, store, scans).labelled()
     channels = study_data.input_channels(settings)
     return SliceDataset(store, table, image_size=settings.model.image_size, channels=channels)
+
+
+def _bag_labels(
+    settings: TrainSettings, cohort: Cohort, roles: Roles, training: SliceDataset, validation: SliceDataset | None
+) -> tuple[BagLabels, BagLabels | None]:
+    """Return the labels of the scans that train, and of those that validate."""
+    scan_labels = study_data.scan_labels(cohort, roles.split, shuffle_seed=shuffle_seed(settings))
+    use_readers = not settings.data.shuffle_training_labels
+    labels = BagLabels.of(cohort, training.table, scan_labels, use_readers=use_readers)
+    return labels, None if validation is None else BagLabels.of(cohort, validation.table, scan_labels)
 
 
 def _bag_dataset(settings: TrainSettings, cohort: Cohort, store: SliceStore, roles: Roles) -> SliceDataset:
