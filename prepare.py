@@ -38,7 +38,7 @@ def main(settings: PrepareSettings) -> float:
     if settings.part is None:
         log.info("wrote %s and report.json", page)
     else:
-        log.info("After the last part, the same words without part= and parts= report on all scans.")
+        log.info("After the last part, the same command without part= and parts= reports on all scans.")
     if failures:
         refused = reasons(failures)
         message = f"{len(failures)} scans were refused:\n{grouped(refused, rest=str(store.root / 'report.json'))}"

@@ -87,7 +87,7 @@ def read_job(arguments: Sequence[str], environment: Mapping[str, str]) -> Job:
     """
     mercure = "MERCURE_OUT_DIR" in environment
     if arguments and len(arguments) != 2:
-        raise ConfigurationError(f"{len(arguments)} words were given. Give the folders in and out, or nothing.")
+        raise ConfigurationError(f"{len(arguments)} arguments were given. Give the folders in and out, or nothing.")
     default = (environment.get("MERCURE_IN_DIR", INPUT), environment.get("MERCURE_OUT_DIR", OUTPUT))
     source, output = map(Path, arguments or default)
     for folder, name in ((source, "images"), (output, "answer")):
@@ -129,7 +129,7 @@ def setting_words(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator
             yield from setting_words(value, f"{key}.")
         elif key not in keys:
             raise ConfigurationError(
-                f"The settings have {key!r}, which is no key that a container takes: {', '.join(sorted(keys))}."
+                f"The settings have {key!r}, which is not a key that a container takes: {', '.join(sorted(keys))}."
             )
         elif isinstance(value, str):
             yield override(key, value)
@@ -171,7 +171,7 @@ def link_series(source: Path, folder: Path) -> None:
     for path in sorted(source.glob("*.dcm")):
         series.setdefault(path.name.partition("#")[0] if "#" in path.name else "", []).append(path)
     if not series:
-        raise ConfigurationError(f"{source} holds no .dcm file. Send this module series of CT.")
+        raise ConfigurationError(f"{source} holds no .dcm file. Send this module CT series.")
     for number, files in enumerate(series.values(), start=1):
         place = folder / f"series-{number}"
         place.mkdir(parents=True)

@@ -65,11 +65,11 @@ def test_folders_and_settings_as_mercure_gives_them(folders: tuple[Path, Path]) 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"input": "/etc"}, "'input', which is no key"),
-        ({"bundle": "/x"}, "'bundle', which is no key"),
-        ({"hydra": {"job": 1}}, "'hydra.job', which is no key"),
-        ({"ingest": {"window": [1, 2]}}, "'ingest.window', which is no key"),
-        ({"ingest": True}, "'ingest', which is no key"),
+        ({"input": "/etc"}, "'input', which is not a key"),
+        ({"bundle": "/x"}, "'bundle', which is not a key"),
+        ({"hydra": {"job": 1}}, "'hydra.job', which is not a key"),
+        ({"ingest": {"window": [1, 2]}}, "'ingest.window', which is not a key"),
+        ({"ingest": True}, "'ingest', which is not a key"),
         ({"pages": [1]}, "Give a text"),
         ({"batch_size": 1.5}, "Give a text"),
     ],
@@ -89,7 +89,7 @@ def test_what_is_missing_is_said(folders: tuple[Path, Path], capsys: pytest.Capt
     assert main([str(source / "none"), str(output)]) == 2
     assert "the folder of the images, is not there. Mount it." in capsys.readouterr().err
     assert main([str(source)]) == 2
-    assert "1 words were given" in capsys.readouterr().err
+    assert "1 arguments were given" in capsys.readouterr().err
     with pytest.raises(ConfigurationError, match=r"no \.dcm file"):
         link_series(source, output / "series")
 

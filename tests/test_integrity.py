@@ -118,7 +118,7 @@ def test_a_cut_off_aggregation_is_not_answered_from(tmp_path: Path) -> None:
     assert set(file_digests(folder)) == {"booster.ubj"}
     features = pd.DataFrame({"a": [0.0, 1.0, 2.0]})
     save_booster(folder / "booster.ubj", train_booster(features, list(ensemble.classes), ensemble.classes, rounds=2))
-    with pytest.raises(RunError, match="an aggregation was cut off between the two"):
+    with pytest.raises(RunError, match="an aggregation was interrupted between the two"):
         load_ensemble_method(folder, ensemble, again="")
 
 
@@ -174,7 +174,7 @@ def test_weights_that_cannot_be_weights_are_refused(small: torch.nn.Module) -> N
         "is torch.qint8": torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8),
         "is torch.float8_e4m3fn": weight.to(torch.float8_e4m3fn),
         "is without values": weight.to("meta"),
-        "holds values that are no number": torch.full_like(weight, torch.nan),
+        "holds values that are not numbers": torch.full_like(weight, torch.nan),
         "no number": torch.full_like(weight, -torch.inf),
         "of whole numbers": weight.to(torch.int8),
         "of another shape": weight.T,
@@ -208,7 +208,7 @@ def test_a_network_that_gives_no_numbers_is_not_answered_from(tmp_path: Path) ->
     with torch.no_grad():
         network.class_head.bias[1] = torch.nan
     batch = {"image": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "position": torch.zeros(2, 2)}
-    with pytest.raises(RunError, match="resnext50 gives no probabilities for 2 of 2 slices, but NaN"):
+    with pytest.raises(RunError, match="resnext50 gives NaN in place of probabilities for 2 of 2 slices"):
         predict_slices(network, [batch], device=torch.device("cpu"), precision="32")
     with pytest.raises(RunError, match="for 1 of 2 slices"):
         require_finite(np.array([[1, 0], [np.inf, 0]], np.float32), "any")
@@ -225,7 +225,7 @@ def test_whatever_runs_a_network_its_answers_are_looked_at() -> None:
             }
 
     member = Member("net", "timm", "seed0", "x.ckpt", "ab", 32, "both", "32", 1)
-    with pytest.raises(RunError, match="net-fold1 gives no probabilities for 3 of 3"):
+    with pytest.raises(RunError, match="net-fold1 gives NaN in place of probabilities for 3 of 3"):
         Stub().predict(member, [])
 
 

@@ -115,7 +115,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "cannot be read as NIfTI: it is": lambda folder: folder.with_suffix(".nrrd").write_bytes(b"NRRD0004"),
 }
 """Scans to be refused, by what the reason says."""
-NO_SCAN = ["is no folder, zip or NIfTI file", "No CT scan (DICOM, zip, NIfTI)"]
+NO_SCAN = ["is not a folder, zip or NIfTI file", "No CT scan (DICOM, zip, NIfTI)"]
 
 
 def test_every_documented_refusal_is_tried() -> None:

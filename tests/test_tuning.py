@@ -240,7 +240,7 @@ def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path: Path) -> None:
     ("more", "expected"),
     [
         (["+search.space.trainer.learning_rat={low: 1, high: 2}"], "Did you mean trainer.learning_rate"),
-        (["+search.space.data={fold: {low: 1, high: 2}}"], "search.space.data is no setting that a search can set"),
+        (["+search.space.data={fold: {low: 1, high: 2}}"], "search.space.data is not a setting that a search can vary"),
         (["search.space.trainer.learning_rate.low=1"], "low must be below high"),
         (["search.space.trainer.region_weight.log=true"], "with log: true low must be above 0"),
         (["+search.space.trainer.batch_size={type: choice, choices: [32]}"], "needs two or more different"),
@@ -251,7 +251,7 @@ def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path: Path) -> None:
         (["search.score=test"], "Choose one of: inner_folds, validation"),
         (["data.fold=1"], "data.fold, tag and overwrite cannot be given"),
         (["model=resnext50,densenet161"], "Ambiguous value for argument"),
-        (["search.seed=1", "-m", "trainer.gamma=interval(1,2)"], "is an interval, of which -m cannot run all values"),
+        (["search.seed=1", "-m", "trainer.gamma=interval(1,2)"], "is an interval, and -m cannot run all its values"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_is_written(

@@ -122,8 +122,8 @@ class _Composer:
         """Check one job of a multirun. ``config``: as composed, whose ``hydra`` may be referred to."""
         if config.get("anonymise_ids"):
             raise ConfigurationError(
-                "anonymise_ids=true and -m exclude each other: a multirun prints and keeps its words, and the input's "
-                "name is one of them. Give one input at a time, without -m."
+                "anonymise_ids=true and -m exclude each other: a multirun prints and keeps its arguments, and "
+                "the input's name is one of them. Give one input at a time, without -m."
             )
         previous = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(config)
@@ -171,7 +171,7 @@ def _composition_errors(words: Sequence[str], folders: Sequence[str]) -> Iterato
         yield
     except yaml.YAMLError as error:
         raise ConfigurationError(
-            f"This is no YAML: {error}. Correct the file (spaces, no tabs; each key once)."
+            f"This is not YAML: {error}. Correct the file (spaces, no tabs; each key once)."
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(

@@ -172,7 +172,7 @@ def _run_jobs(
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise JobError(
-            f"The launcher lost its jobs ({type(error).__name__}: {reason}). A process was killed, perhaps for want of "
+            f"The launcher lost its jobs ({type(error).__name__}: {reason}). A process was killed, perhaps for lack of "
             "memory, or could not be started. What is finished is kept: the same command goes on."
         ) from error
     multirun.raise_failures()

@@ -134,7 +134,7 @@ def check_logger(logger: LoggerSettings) -> None:
         require_package("mlflow", "logger=mlflow", "or use logger=csv")
     if logger.log_checkpoint and logger.name != "wandb":
         raise ConfigurationError(
-            f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} has not. "
+            f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} cannot do. "
             "Add logger=wandb, or leave it out: the run's folder holds its checkpoints anyway."
         )
 

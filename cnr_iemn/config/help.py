@@ -15,7 +15,7 @@ _FLAGS = """\
   -m              runs a job for each combination of values that commas separate: seed=0,1,2
   --cfg job       prints the configuration that the command would run with
   --config-dir D  adds a folder of your own YAML files to conf/
-  --help          shows this text, with the groups and values of the other words: data=manifest --help"""
+  --help          shows this text, with the groups and values of the other arguments: data=manifest --help"""
 _NARROW, _WIDE = 80, 120  # columns, at least and at most
 
 

@@ -113,7 +113,7 @@ def expand_sweeps(
             continue
         if not parsed.is_discrete_sweep():
             raise ConfigurationError(
-                f"{shell(parsed.input_line or key)} is an interval, of which -m cannot run all values. Give a list of "
+                f"{shell(parsed.input_line or key)} is an interval, and -m cannot run all its values. Give a list of "
                 "values, or search the interval with tune.py (search.space)."
             )
         values = _values(parsed, loader, search_path, name)

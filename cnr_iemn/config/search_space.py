@@ -74,7 +74,7 @@ def _entries(space: Mapping[str, Any], keys: list[str], prefix: str = "") -> Ite
             near = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise ConfigurationError(
-                f"search.space.{key} is no setting that a search can set.{hint} It can set single values below "
+                f"search.space.{key} is not a setting that a search can vary.{hint} It can set single values below "
                 f"{', '.join(prefix.rstrip('.') for prefix in SEARCHABLE)}; --help lists all keys."
             )
 

@@ -12,14 +12,14 @@ def check_service(settings: PredictSettings) -> None:
     if not settings.watch:
         if settings.keep or settings.receiver is not None:
             key = "keep" if settings.keep else "receiver"
-            raise ConfigurationError(f"{key}= is of a watched inbox. Add watch=true, or leave it out.")
+            raise ConfigurationError(f"{key}= is for a watched inbox. Add watch=true, or leave it out.")
         return
     _check_folders(settings)
     defaults = {"join": False, "part": None, "report": None, "redo": "changed"}
     used = [key for key, default in defaults.items() if getattr(settings, key) != default]
     if used:
         raise ConfigurationError(
-            f"{used[0]}= is of a command that ends, and watch=true goes on. Leave one of them out; heartbeat.json and "
+            f"{used[0]}= needs a command that ends, and watch=true does not. Leave one of them out; heartbeat.json and "
             "events.jsonl in the output tell what is done."
         )
     if settings.anonymise_ids:

@@ -56,8 +56,8 @@ def check_hydra_settings(config: DictConfig) -> None:
 def _check_folders(config: DictConfig) -> None:
     if OmegaConf.select(config, "hydra.job.chdir"):
         raise ConfigurationError(
-            "hydra.job.chdir=true would give each job a runs/ and a cache/ of its own, so that nothing goes on or is "
-            "found again. Leave it out: every run has its own folder below runs= anyway."
+            "hydra.job.chdir=true would give each job a runs/ and a cache/ of its own, so that no run would be "
+            "resumed or found again. Leave it out: every run has its own folder below runs= anyway."
         )
 
 

@@ -217,7 +217,7 @@ def _check_aggregate(settings: AggregateSettings) -> None:
     check_logger(settings.logger)
     if settings.logger.name in ("tensorboard", "mlflow") or settings.logger.log_checkpoint:
         raise ConfigurationError(
-            "aggregate.py has tables and drawings, which it sends to W&B alone, and no checkpoint. Give "
+            "aggregate.py logs tables and figures, which only W&B takes, and no checkpoint. Give "
             "logger=wandb, or leave logger out: report.html holds everything."
         )
     tags = run_tags(settings.tag)
@@ -232,8 +232,7 @@ def _check_aggregate(settings: AggregateSettings) -> None:
     _ = settings.checklists  # refuses an unknown one
     if settings.prevalences and settings.threshold_class is None:
         raise ConfigurationError(
-            "prevalence= is that of the class of threshold_class, which is null. Name the class, or leave prevalence "
-            "out."
+            "prevalence= is the share of threshold_class, which is null. Name the class, or leave prevalence out."
         )
 
 

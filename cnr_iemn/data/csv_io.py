@@ -83,8 +83,8 @@ def read_rows(path: Path, required: set[str], optional: set[str] | None) -> list
                     rows.append((reader.line_num, {k: v for k, v in zip(columns, values, strict=False) if k}))
         except csv.Error as error:
             raise CohortError(
-                f"{path}:{reader.line_num}: this is no CSV ({error}). The usual reason is an unclosed quote: close it, "
-                "or double the quotes within a field."
+                f"{path}:{reader.line_num}: this is not CSV ({error}). The usual reason is an unclosed quote: close "
+                "it, or double the quotes within a field."
             ) from error
     if not rows:
         raise CohortError(f"{path} lists nothing. Give a line for each scan.")
@@ -106,7 +106,7 @@ def read_text(path: Path) -> str:
         raise CohortError(f"{path} cannot be read ({error.strerror}). Give a CSV file that can be read.") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise CohortError(f"{path}:{line}: a NUL character: this is no CSV, or damaged. Save it as UTF-8 again.")
+        raise CohortError(f"{path}:{line}: a NUL character: this is not CSV, or damaged. Save it as UTF-8 again.")
     return text
 
 

@@ -205,7 +205,7 @@ def _check_same_scans(first: EnsemblePredictions, second: EnsemblePredictions, o
         extra = source.patients.index.difference(target.patients.index)
         if len(extra):
             raise RunError(
-                f"{both} cannot be compared, for they do not predict the same scans ({on}): only {source.name} has "
+                f"{both} cannot be compared: they do not predict the same scans ({on}): only {source.name} has "
                 f"{_join(extra.tolist())}. Train both on one split (data.split.file, data.split.seed), or score both "
                 "on one external set and compare on that (compare_on=)."
             )
@@ -215,7 +215,7 @@ def _check_same_scans(first: EnsemblePredictions, second: EnsemblePredictions, o
         if len(differ):
             entries = [f"{k} ({first.patients.loc[k, name]}, {table.loc[k, name]})" for k in differ]
             raise RunError(
-                f"{both} cannot be compared, for they disagree on the {name} of {_join(entries)}. Correct the one "
+                f"{both} cannot be compared: they disagree on the {name} of {_join(entries)}. Correct the one "
                 "that is wrong and run it again."
             )
 

@@ -110,8 +110,8 @@ def print_summary(summary: Summary, answers: AnswerFolder, loaded: LoadedEnsembl
 def print_part(summary: Summary, part: str | None) -> None:
     """Print what a part has done and how the parts are joined."""
     log.info(
-        "%s: %d scans predicted, %d refused. After the last part, join them: the same words with join=true, without "
-        "part=.",
+        "%s: %d scans predicted, %d refused. After the last part, join them: the same command with join=true, "
+        "without part=.",
         part,
         len(summary.predicted),
         len(summary.refused),
@@ -138,8 +138,8 @@ def raise_if_incomplete(summary: Summary, answers: AnswerFolder, *, whole: bool 
     problems = []
     if missing:
         problems.append(
-            f"{len(missing)} of {n_scans} scans have no answer by the words of this command: {listed(missing)}. Run "
-            "their parts with the same words, or leave join=true out to predict them here."
+            f"{len(missing)} of {n_scans} scans have no answer with these settings: {listed(missing)}. Run "
+            "their parts with the same settings, or leave join=true out to predict them here."
         )
     if refused:
         problems.append(f"{len(refused)} of {n_scans} scans were refused:\n{grouped(refused, rest=rest)}")

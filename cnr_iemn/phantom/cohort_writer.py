@@ -150,11 +150,11 @@ def check_arguments(
     for name, count in labelled.items():
         if not 0 <= count <= scans.get(name, 0):
             raise CohortError(
-                f"{count} slice-labelled of {scans.get(name, 0)} {name} scans cannot be. Give at most as many as scans."
+                f"{count} of {scans.get(name, 0)} {name} scans cannot be slice-labelled. Give at most as many as scans."
             )
     if not 0 < n_slices[0] <= n_slices[1] <= LABEL_COLUMNS:
         raise CohortError(
-            f"n_slices={n_slices}: give a rising range between 1 and {LABEL_COLUMNS}, what a label row holds."
+            f"n_slices={n_slices}: give a rising range between 1 and {LABEL_COLUMNS}, the length of a label row."
         )
     if not 32 <= rows <= 1024:
         raise CohortError(f"rows={rows}: the phantom is made for matrices of 32 to 1024 pixels. Give one of these.")

@@ -194,8 +194,8 @@ def parse_ensemble(path: Path, *, again: str) -> Ensemble:
     whole = len(sets) == len({fold for fold, _ in sets}) * len({replicate for _, replicate in sets})
     if not whole or len(set(names)) < len(names) or any(tuple(models) != ensemble.models for models in sets.values()):
         raise RunError(
-            f"{path} is damaged: its members are {', '.join(names)}, where each fold has each model once, and each "
-            f"seed of it, in one order. {again}"
+            f"{path} is damaged: its members are {', '.join(names)}, which must hold each model, with each of its "
+            f"seeds, once for each fold and in one order. {again}"
         )
     if ensemble.method not in METHODS:
         raise RunError(f"{path} has the stage-2 method {ensemble.method}, which this version does not have. {again}")
@@ -292,9 +292,8 @@ def check_pixels(ensemble: Ensemble) -> None:
     """Raise RunError where the networks were trained on pixels that this version of the program does not prepare."""
     if ensemble.store != ensemble.pixels.fingerprint():
         raise RunError(
-            f"Study {ensemble.study} was trained on slices that another version of the program prepared (with another "
-            f"lung mask, for example; {ensemble.store}, this version: {ensemble.pixels.fingerprint()}). Its reported "
-            "accuracy does not apply to the slices that this version prepares. Train and aggregate the study again "
-            "(for a bundle, export it too, or get one that this version wrote), or predict with the version that "
-            "trained it."
+            f"Study {ensemble.study} was trained on slices that another version of the program prepared, for example "
+            f"with another lung mask ({ensemble.store}; this version: {ensemble.pixels.fingerprint()}). Its reported "
+            "accuracy does not apply to the slices that this version prepares. Train and aggregate the study again, or "
+            "predict with the version that trained it. Of a bundle, get one that this version wrote."
         )

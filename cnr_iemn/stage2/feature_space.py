@@ -93,7 +93,7 @@ class FeatureSpace:
             raise RunError(f"{path} is damaged: {error}. {again}") from error
         widths = {shape for p in projections.values() for shape in (p.offset.shape, p.matrix.shape[1:])}
         if len(widths) != 1:
-            raise RunError(f"{path} is damaged: its projections have unlike shapes. {again}")
+            raise RunError(f"{path} is damaged: its projections differ in shape. {again}")
         return cls(projections)
 
 

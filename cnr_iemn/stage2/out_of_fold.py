@@ -214,7 +214,7 @@ def check_folds(whole: Mapping[str, Predictions], folds: Folds) -> None:
         fold = training.loc[missing[0], "fold"]
         raise RunError(
             f"Training scan {missing[0]} (one of {len(missing)}) belongs to fold {fold}, and there are networks for "
-            f"the folds {', '.join(map(str, folds))}. Train every fold with one data.folds."
+            f"the folds {', '.join(map(str, folds))}. Train every fold with the same data.folds."
         )
 
 

@@ -68,6 +68,6 @@ def require_listed(folder: Path, name: str, listed: Mapping[str, str], *, again:
     if sha256_of_file(path) != listed[name]:
         raise RunError(
             f"{path} is not the file that {LIST} names (its SHA-256 differs): it is damaged, of another "
-            f"ensemble, or an aggregation was cut off between the two. {again}"
+            f"ensemble, or an aggregation was interrupted between the two. {again}"
         )
     return path

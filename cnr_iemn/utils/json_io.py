@@ -63,7 +63,7 @@ def parse_json(
     try:
         values = from_json(data)  # which refuses what is nested so deep that Python's own parser fails
     except ValueError as error:
-        raise refusal(f"{source} is damaged: it is no JSON ({error}). {again}") from error
+        raise refusal(f"{source} is damaged: it is not JSON ({error}). {again}") from error
     if not isinstance(values, dict):
         raise refusal(f"{source} is damaged: it holds {_quoted(values)} in place of named values. {again}")
     version = values.get("schema_version")

@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_used_is_refused(
         (["-m", "data=manifest", "data.csv=x.csv", "data.phantom.rows=64,96"], "is empty here"),
         (["--config-dir=~/nowhere"], "write $HOME"),
         (["-m", "--cfg", "job"], "Give one of them"),
-        (["-m", "seed=interval(1,3)"], "is an interval, of which -m cannot run all values"),
+        (["-m", "seed=interval(1,3)"], "is an interval, and -m cannot run all its values"),
     ],
 )
 def test_a_command_that_can_do_nothing_is_refused(

@@ -64,12 +64,12 @@ def _loop(dicom: type[Builder], folder: Path) -> None:
 
 
 _NO_ORIENTATION = (
-    r"P012/IM0023\.dcm: ImageOrientationPatient is missing or makes no sense\. The order of the slices rests on "
+    r"P012/IM0023\.dcm: ImageOrientationPatient is missing or makes no sense\. The order of the slices depends on "
     r"it, so the scan is refused\. Copy the file again, or export the scan anew\."
 )
 _NO_DICOM = (
     r"P012/IM0023\.dcm: not a DICOM file \(empty, cut or of another kind\)\. It lies among the slices; if it is one "
-    r"of them, every label after it would shift\. Copy the scan again, remove the file if it is no slice, or set "
+    r"of them, every label after it would shift\. Copy the scan again, remove it if it is not a slice, or set "
     r"ingest\.allow_unreadable=true to leave it out\."
 )
 _GIVE = r"Give the folder that holds the scan's DICOM files\."

@@ -12,7 +12,7 @@ from tests.ct.hazard import Hazard, all_slices, one_slice, put
 
 _OTHER_ORDER = ("InstanceNumber does not follow the slices' positions; positions are used",)
 _NO_POSITION = (
-    r"ImagePositionPatient is missing or makes no sense\. The order of the slices rests on it, so the scan is "
+    r"ImagePositionPatient is missing or makes no sense\. The order of the slices depends on it, so the scan is "
     r"refused\. Copy the file again, or export the scan anew, or set ingest\.allow_missing_position=true to order by "
     r"SliceLocation\."
 )

@@ -126,7 +126,7 @@ def test_images_of_another_modality_are_not_passed_over_where_they_lie_alone(dic
 
 
 def test_no_scan(tmp_path):
-    with pytest.raises(CohortError, match="is no folder, zip or NIfTI file"):
+    with pytest.raises(CohortError, match="is not a folder, zip or NIfTI file"):
         find_scans(tmp_path / "nowhere")
     root = tmp_path / "root"
     root.mkdir()

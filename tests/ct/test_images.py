@@ -134,7 +134,7 @@ def test_tiff_of_hu_is_read(kind, tmp_path):
         (chest().astype(np.uint16) * 257, ".png", "windowed", "list the scan in a CSV with values=hu and offset"),
         (HU.astype(np.float32), ".tif", "windowed", "pixels of type float32"),
         (chest(), ".png", "hu", "values=hu needs 16 bits or more"),
-        (np.where(HU < 0, np.nan, HU).astype(np.float32), ".tif", "hu", "pixels that are no numbers"),
+        (np.where(HU < 0, np.nan, HU).astype(np.float32), ".tif", "hu", "pixels that are not numbers"),
         ((HU + 1000).astype(np.uint16), ".png", "hu", "no air near -1000 HU"),
     ],
 )

@@ -141,7 +141,10 @@ REFUSED = {
     "neither": (image(None, None), "does not tell which end is the head"),
     "sform without volume": (image(np.diag([0, 1, 1, 1]), None), "not invertible"),
     "pixdim": (changed(PIXDIM, 1, 1, 5, qform=None), "pixdim says voxels of 1 x 1 x 5 mm, the sform 0.8 x 0.7 x 2.5"),
-    "metres that are not": (image(unit=1), "voxels of 800 x 700 x 2.5e+03 mm by affine and xyzt_units"),
+    "metres that are not": (
+        image(unit=1),
+        "affine and xyzt_units give voxels of 800 x 700 x 2.5e+03 mm, which no CT has",
+    ),
     "micrometres that are not": (image(unit=3), "voxels of 0.0008"),
     "unknown unit": (image(unit=5), "unit 5 of lengths"),
     "slope 0 with an intercept": (changed(SLOPE, 0, -1024, data=UNSIGNED), "scl_slope 0 and scl_inter -1024"),

@@ -89,7 +89,7 @@ def test_an_oblique_volume_says_so(tmp_path):
         (lambda p: p.write_bytes(_save(p).read_bytes()[:2000]), "cannot be read as NIfTI"),
         (lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9, 2), np.int16), SCANNER), p), "not one volume"),
         (lambda p: nibabel.save(nibabel.Nifti1Image(_hu().T[..., :1], SCANNER), p), "one slice only"),
-        (lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 9), np.nan), SCANNER), p), "no numbers"),
+        (lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 9), np.nan), SCANNER), p), "not numbers"),
         (lambda p: nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.uint8), SCANNER), p), "no air near -1000"),
     ],
 )

@@ -141,7 +141,7 @@ def test_rows_that_could_go_to_another_scan_are_refused_with_their_lines(tmp_pat
     [
         (lambda data: data.replace(b"P002", "Pé".encode("latin-1")), r"Index\.csv is not UTF-8"),
         (lambda data: data.replace(b",./COVID-19/,P002", b""), r"Index\.csv:3: 2 fields, but 4 columns"),
-        (lambda data: data.replace(b"P002", b'"' + b"x" * 200_000 + b'"'), r"Index\.csv:3: this is no CSV"),
+        (lambda data: data.replace(b"P002", b'"' + b"x" * 200_000 + b'"'), r"Index\.csv:3: this is not CSV"),
         (lambda data: data.replace(b"Diagnosis", b"Class"), r"Index\.csv: .*missing Diagnosis"),
         (lambda data: b"", r"Index\.csv: columns none"),
     ],

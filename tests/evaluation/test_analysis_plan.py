@@ -87,7 +87,7 @@ def test_without_a_plan_nothing_is_written(tmp_path: Path) -> None:
         ("", "fixes nothing"),
         ("- a\n- b\n", "fixes nothing"),
         ("a: [", "cannot be read as YAML"),
-        ("hypothesis: 2026-12-01\n", "no text, number or list"),
+        ("hypothesis: 2026-12-01\n", "not text, a number or a list"),
     ],
 )
 def test_a_plan_that_cannot_be_read_is_refused_before_anything_is_written(

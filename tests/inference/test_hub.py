@@ -79,7 +79,7 @@ def test_checksums_hold_for_a_cached_bundle(home: Path) -> None:
 def test_a_bundle_that_is_not_cached_says_what_to_do_offline(revision: str, home: Path) -> None:
     found, words = ask(f"local_bundle('hf:owner/name@{revision}')", HF_HOME=str(home), HF_HUB_OFFLINE="1")
     assert not found
-    assert words.startswith(f"RunError hf:owner/name@{revision} is not, or not whole, in the cache {home / 'hub'}")
+    assert words.startswith(f"RunError hf:owner/name@{revision} is missing or incomplete in the cache {home / 'hub'}")
     assert "HF_HUB_OFFLINE" in words
 
 

@@ -94,9 +94,7 @@ def test_parts_at_the_same_time_are_joined_to_what_one_command_writes(
 def test_parts_that_lack_are_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, predict = tmp_path / "out", entry_point("predict")
     assert predict([*words, f"output={out}", "join=true"]) == 2
-    assert "4 of 4 scans have no answer by the words of this command: bad, normal001, P001, P002." in (
-        capsys.readouterr().err
-    )
+    assert "4 of 4 scans have no answer with these settings: bad, normal001, P001, P002." in (capsys.readouterr().err)
     assert not out.exists()
     (number,) = {shard_of("P001", PARTS)}
     with exclusive(out / FOLDER / f".part-{number}-of-{PARTS}.lock", lambda: None):
@@ -107,7 +105,7 @@ def test_parts_that_lack_are_named(words: list[str], tmp_path: Path, capsys: pyt
     assert predict([*words, f"output={out}", f"part={number}", f"parts={PARTS}"]) in (0, 1)
     capsys.readouterr()
     assert predict([*words, f"output={out}", "join=true"]) == 1
-    assert "scans have no answer by the words of this command" in capsys.readouterr().err
+    assert "scans have no answer with these settings" in capsys.readouterr().err
     answered = {answer["scan"] for answer in json.loads((out / "predictions.json").read_text())["scans"]}
     assert answered == {name for name in ("P001", "P002", "normal001") if shard_of(name, PARTS) == number}
 

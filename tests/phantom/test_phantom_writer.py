@@ -175,7 +175,7 @@ def test_of_several_that_write_one_cohort_the_others_wait(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labelled": {"CAP": 3}}, "3 slice-labelled of 2 CAP"),
+        ({"labelled": {"CAP": 3}}, "3 of 2 CAP scans cannot be slice-labelled"),
         ({"labelled": {"Normal": 1}}, "never slice-labelled"),
         ({"scans": {"Flu": 1}, "labelled": {}}, "Flu"),
         ({"n_slices": (20, 10)}, "rising range"),

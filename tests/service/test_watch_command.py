@@ -97,7 +97,7 @@ def test_one_series_after_the_other_is_answered_with_the_networks_loaded_once(ti
         (["watch=true"], "Give output="),
         (["watch=true", "output=in/out"], "hold one another"),
         (["watch=true", "output=out", "anonymise_ids=true"], "must not show"),
-        (["watch=true", "output=out", "redo=all"], "redo= is of a command that ends"),
+        (["watch=true", "output=out", "redo=all"], "redo= needs a command that ends"),
         (["watch=true", "output=out", "receiver=A@b:1"], "Add dicom=true identify=true"),
         (["watch=true", "output=out", "input=nowhere"], "needs a folder"),
         (["keep=true"], "Add watch=true"),

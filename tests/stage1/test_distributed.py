@@ -169,7 +169,7 @@ def test_a_rank_without_a_number_of_processes_counts_only_with_several(
 ) -> None:
     stray(environment)
     assert claim_rank(Hardware(torch.device("cpu"), "32")) == 0
-    with pytest.raises(ConfigurationError, match=r"does not tell this run's processes .*unset the variables"):
+    with pytest.raises(ConfigurationError, match=r"does not describe this run's processes .*unset the variables"):
         claim_rank(Hardware(torch.device("cpu"), "32", processes=2))
 
 

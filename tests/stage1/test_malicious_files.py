@@ -47,7 +47,7 @@ def test_a_checkpoint_that_would_run_code(place: str, victim: Path, tmp_path: Pa
     else:
         torch.save(held, path)
     network = SliceNetwork("resnext50", weights="none")
-    with pytest.raises(RunError, match=r"best\.ckpt is no checkpoint of a run, or holds more than tensors"):
+    with pytest.raises(RunError, match=r"best\.ckpt is not a checkpoint of a run, or holds more than tensors"):
         load_weights(network, path)
     assert not victim.exists()
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_that_would_run_code(place: str, victim: Path, tmp_path: Pa
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\3\4"])
 def test_a_file_that_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "best.ckpt").write_bytes(content)
-    with pytest.raises(RunError, match="is no checkpoint of a run"):
+    with pytest.raises(RunError, match="is not a checkpoint of a run"):
         load_weights(SliceNetwork("resnext50", weights="none"), tmp_path / "best.ckpt")
 
 

@@ -69,7 +69,7 @@ def test_the_papers_backbones_take_adamw_without_rates_by_layer() -> None:
     found = settings(adamw(network), network)
     assert found["trunk.layer4.0.conv1.weight"] == (1e-3, 0.05)
     assert found["trunk.bn1.weight"] == (1e-3, 0.0)
-    with pytest.raises(ConfigurationError, match=r"of resnext50 it is not known\. Give trainer\.layer_decay=null"):
+    with pytest.raises(ConfigurationError, match=r"but not for resnext50\. Give trainer\.layer_decay=null"):
         adamw(network, layer_decay=0.7)
 
 

@@ -121,7 +121,7 @@ def test_a_file_in_place_of_the_checkpoints_is_refused_before_an_epoch(run: RunF
     record = {"configuration": CONFIGURATION, "store": "cache/a", "scans": scans, "hardware": "2 CPU cores"}
     run.start(record, "")
     run.checkpoints.touch()
-    with pytest.raises(RunError, match=r"checkpoints is no folder.*Remove it"):
+    with pytest.raises(RunError, match=r"checkpoints is not a folder.*Remove it"):
         run.resume(record, "")
 
 
@@ -155,7 +155,7 @@ def test_a_run_resumes_with_the_same_pixels_only(run: RunFolder, capsys: pytest.
     assert entries["status"] == "running"
     assert [again["hardware"] for again in entries["resumed"]] == [record["hardware"], "a GPU, precision bf16"]
     assert (run.path / "checkpoints").is_dir()
-    with pytest.raises(RunError, match=r"begun on the slices of cache/a, which now are cache/b"):
+    with pytest.raises(RunError, match=r"begun on the slices of cache/a, and these settings give those of cache/b"):
         run.resume({**record, "store": "cache/b"}, "")
 
 

@@ -42,8 +42,8 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         (None, {"WANDB_API_KEY": "short"}, r"must have 40\+ characters.*look at the key"),
         (False, {}, "logger.offline=false needs a key of W&B, and there is none"),
         (False, {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}, "or WANDB_MODE says otherwise"),
-        (None, {"WANDB_MODE": "of"}, "W&B does not take a setting.*WANDB_MODE for mode"),
-        (None, {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "a-server"}, "W&B does not take a setting.*base_url"),
+        (None, {"WANDB_MODE": "of"}, "W&B rejects a setting.*WANDB_MODE for mode"),
+        (None, {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "a-server"}, "W&B rejects a setting.*base_url"),
     ],
 )
 def test_an_invalid_wandb_target_is_refused(
@@ -59,7 +59,7 @@ def test_a_key_that_the_server_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with server(status=401) as running:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{running.server_port}")
-        with pytest.raises(ConfigurationError, match="or does not take the key"):
+        with pytest.raises(ConfigurationError, match="or rejects the key"):
             require_server(LoggerSettings(name="wandb"))
 
 
@@ -104,7 +104,7 @@ def test_a_lost_connection_costs_no_run(
             experiment.log({"loss": 1.0})
             network.close()
             experiment.log({"loss": 0.5})
-    line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("W&B has not taken all"))
+    line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("W&B has not received"))
     command = shlex.split(line.split("Upload it later: ")[1])
     assert command[:2] == ["wandb", "sync"]
     assert list(Path(command[2]).glob("run-*.wandb"))

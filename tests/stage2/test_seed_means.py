@@ -100,7 +100,7 @@ def test_the_ensemble_names_every_network_and_is_read_as_written(root: Path) -> 
     values = json.loads(path.read_text())
     del values["members"][1]  # a seed of one model only
     path.write_text(signed_text(values))
-    with pytest.raises(RunError, match=r"each fold has each model once, and each seed of it"):
+    with pytest.raises(RunError, match=r"must hold each model, with each of its seeds, once for each fold"):
         parse_ensemble(path, again="Again.")
 
 

@@ -111,7 +111,7 @@ def setting_numbers(key: str, value: object) -> tuple[float, ...]:
     numbers = () if value is None else value if isinstance(value, list | tuple) else (value,)
     if not all(isinstance(number, int | float) and 0 < number < 1 for number in numbers):
         raise ConfigurationError(
-            f"{key}={value} is no share of the scans. Give a number above 0 and below 1, or several: "
+            f"{key}={value} is not a share of the scans. Give a number above 0 and below 1, or several: "
             f"'{key}=[0.05,0.2]'."
         )
     return tuple(float(number) for number in numbers)

@@ -66,7 +66,7 @@ def find_scans(root: Path, *, workers: int = 0, label: str | None = None) -> lis
     label = label or visible(str(root))
     if not root.is_dir():
         raise CohortError(
-            f"{label} is no folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
+            f"{label} is not a folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
         )
     paths, links = _scans_below(root, workers)
     if not paths:

@@ -67,7 +67,7 @@ def check_uniform_rescale(headers: Sequence[SliceHeader], options: ReadOptions =
         name = next(header.name for header in headers if (header.slope, header.intercept) == odd)
         raise ScanError(
             RefusalCode.RESCALE_MISMATCH,
-            f"{name}: RescaleSlope or RescaleIntercept is another one than in all other slices: damaged header. Scan "
+            f"{name}: RescaleSlope or RescaleIntercept differs from that of all other slices: damaged header. Scan "
             "refused; copy it again, or set ingest.allow_range_mismatch=true to accept it.",
         )
 

@@ -203,5 +203,5 @@ def _check_type(image: NDArray[Any], name: str, stack: ImageStack) -> None:
         )
     if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image.astype(np.float64)).all():
         raise ScanError(
-            RefusalCode.PIXEL_TYPE, f"{name}: pixels that are no numbers (NaN or infinite). Export the slice again."
+            RefusalCode.PIXEL_TYPE, f"{name}: pixels that are not numbers (NaN or infinite). Export the slice again."
         )

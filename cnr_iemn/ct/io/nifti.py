@@ -84,7 +84,7 @@ def _to_hu(values: NDArray[np.generic], scan: str) -> tuple[NDArray[np.int16], i
     """Return HU and how many voxels lay below air, outside the field of view."""
     if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
         raise ScanError(
-            RefusalCode.PIXEL_TYPE, f"{scan}: values of type {values.dtype} are no HU. Convert the scan again."
+            RefusalCode.PIXEL_TYPE, f"{scan}: values of type {values.dtype} are not HU. Convert the scan again."
         )
     hu = np.empty(values.shape, np.int16)
     outside = 0
@@ -93,7 +93,7 @@ def _to_hu(values: NDArray[np.generic], scan: str) -> tuple[NDArray[np.int16], i
         if not np.isfinite(numbers).all():
             raise ScanError(
                 RefusalCode.PIXEL_TYPE,
-                f"{scan}: slice {index} holds values that are no numbers. Convert the scan again.",
+                f"{scan}: slice {index} holds values that are not numbers. Convert the scan again.",
             )
         outside += int(np.count_nonzero(numbers < AIR_HU))
         hu[index] = np.rint(np.clip(numbers, AIR_HU, np.iinfo(np.int16).max))

@@ -12,7 +12,7 @@ from cnr_iemn.errors import RefusalCode, ScanError
 Affine = NDArray[np.float64]
 
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by code of xyzt_units: not given, metre, millimetre, micrometre
-_SPACING_MM = (0.1, 30.0)  # of any axis; beyond, the unit is another one than the header says
+_SPACING_MM = (0.1, 30.0)  # of any axis; beyond, the unit is not what the header says
 _SAME_LENGTH, _SAME_DEGREES, _SAME_PLACE_MM = 0.01, 1.0, 1.0  # single precision and rounding to two digits stay below
 _LONGEST_TURN = 1.01  # length of a quaternion's b, c, d, 1 at most; rounding makes it longer
 _MAX_RATIO = 1.5  # how much longer than wide a pixel may be; those of a CT slice are square
@@ -128,8 +128,8 @@ def _check_scaling(header: Any, scan: str) -> None:
         return
     raise ScanError(
         RefusalCode.MISSING_RESCALE,
-        f"{scan}: scl_slope {slope:g} and scl_inter {intercept:g} are no scaling, so the values cannot be brought to "
-        "HU. Convert the scan again with its rescaling.",
+        f"{scan}: scl_slope {slope:g} and scl_inter {intercept:g} are not a scaling, so the values cannot be brought "
+        "to HU. Convert the scan again with its rescaling.",
     )
 
 
@@ -166,7 +166,7 @@ def _orientation(header: Any, scan: str) -> tuple[Affine, tuple[str, ...]]:
     if np.array_equal(np.abs(affine), np.eye(4)):
         raise ScanError(
             RefusalCode.NO_ORIENTATION,
-            f"{scan}: the affine is the identity (or its mirror image), which programs write that know no orientation, "
+            f"{scan}: the affine is the identity (or its mirror image), which programs write where they know none, "
             "so the file does not tell which end is the head; labels could be mirrored. Convert the scan again with "
             "its orientation.",
         )
@@ -192,7 +192,7 @@ def _in_mm(affine: Affine, header: Any, scan: str) -> Affine:
     if lengths.min() < _SPACING_MM[0] or lengths.max() > _SPACING_MM[1]:
         raise ScanError(
             RefusalCode.VOXEL_SIZE,
-            f"{scan}: voxels of {_join(lengths)} mm by affine and xyzt_units, no CT has them: the unit is another one, "
+            f"{scan}: affine and xyzt_units give voxels of {_join(lengths)} mm, which no CT has: the unit is wrong, "
             "or the header is damaged. Convert the scan again in mm.",
         )
     return scaled
@@ -228,8 +228,8 @@ def check_axes(upright: Affine, scan: str) -> tuple[float, float, NDArray[np.flo
     if max(rows, columns) > _MAX_RATIO * min(rows, columns):
         raise ScanError(
             RefusalCode.NOT_AXIAL,
-            f"{scan}: pixels of {rows:.2f} x {columns:.2f} mm in the axial slices, which CT has square: the scan is of "
-            "coronal or sagittal slices. Give the axial series.",
+            f"{scan}: pixels of {rows:.2f} x {columns:.2f} mm in the axial slices, but CT pixels are square: the "
+            "scan is of coronal or sagittal slices. Give the axial series.",
         )
     return float(head @ normal), _degrees(head, normal), normal
 

@@ -176,6 +176,6 @@ def check_one_pass(scan: str, hu: NDArray[np.int16]) -> None:
         n = int(np.argmin(distance[1:])) + 2
         raise ScanError(
             RefusalCode.SEVERAL_PASSES,
-            f"{scan}: each slice is more like the {n} slices on than like the next: {n} passes, such as breath in and "
-            "out, lie in one series, and nothing in its headers tells them apart. Scan refused; export one pass alone.",
+            f"{scan}: each slice resembles the one {n} further on more than the next: {n} passes, such as breath in "
+            "and out, lie in one series, and its headers do not tell them apart. Scan refused; export one pass alone.",
         )

@@ -127,7 +127,7 @@ def _count_unreadable(
             raise ScanError(
                 RefusalCode.DAMAGED_FILE,
                 f"{reason} It lies among the slices; if it is one of them, every label after it would shift. Copy the "
-                "scan again, remove the file if it is no slice, or set ingest.allow_unreadable=true to leave it out.",
+                "scan again, remove it if it is not a slice, or set ingest.allow_unreadable=true to leave it out.",
             )
     return damaged
 

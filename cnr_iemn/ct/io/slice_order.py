@@ -110,7 +110,7 @@ def _check_geometry(header: SliceHeader) -> None:
             )
             raise ScanError(
                 RefusalCode.MISSING_GEOMETRY,
-                f"{header.name}: {keyword} is missing or makes no sense. The order of the slices rests on it, so "
+                f"{header.name}: {keyword} is missing or makes no sense. The order of the slices depends on it, so "
                 f"the scan is refused. Copy the file again, or export the scan anew{remedy}.",
             )
     check_lengths(header.name, "pixels", *(header.spacing or ()))

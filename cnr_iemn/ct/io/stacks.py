@@ -95,7 +95,7 @@ def select_images(
     if not slices:
         raise ScanError(
             RefusalCode.DERIVED_IMAGES,
-            f"{scan}: no plain slices: ImageType says {terms}, whose values are no HU of single slices. "
+            f"{scan}: no plain slices: ImageType says {terms}, whose values are not the HU of single slices. "
             "Give the series from which these images were computed.",
         )
     if terms:

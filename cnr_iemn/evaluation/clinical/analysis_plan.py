@@ -75,7 +75,7 @@ def read_plan(path: Path) -> dict[str, str]:
     try:
         return {key: _text(key, value) for key, value in content.items()}
     except TypeError as error:  # YAML has dates
-        raise ConfigurationError(f"plan={path} has a value that is no text, number or list: {error}") from error
+        raise ConfigurationError(f"plan={path} has a value that is not text, a number or a list: {error}") from error
 
 
 def _text(key: str, value: object) -> str:

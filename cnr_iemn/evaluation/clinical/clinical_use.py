@@ -78,7 +78,7 @@ def clinical_use(
     if point is None:
         if prevalences:
             raise ConfigurationError(
-                "prevalence= is that of the class of threshold_class, and this study has none. Add threshold_class= "
+                "prevalence= is the share of threshold_class, and this study has no such class. Add threshold_class= "
                 f"with one of {', '.join(classes)}, or leave prevalence out."
             )
         return None

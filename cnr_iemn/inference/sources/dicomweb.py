@@ -52,7 +52,7 @@ def parse_query(address: str) -> Query:
         host = url.netloc.rpartition("@")[2]
         values = parse_qs(url.query, strict_parsing=True)
     except ValueError as error:
-        raise ConfigurationError(f"input is no DICOMweb address ({error}). Give {_EXAMPLE}") from error
+        raise ConfigurationError(f"input is not a DICOMweb address ({error}). Give {_EXAMPLE}") from error
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _LOOPBACK):
         raise ConfigurationError(
             f"input={PREFIX}{url.scheme}://... would carry patients' images unencrypted. Give {_EXAMPLE}; http is "

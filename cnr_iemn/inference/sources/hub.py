@@ -46,9 +46,9 @@ def _fetch(bundle: str, *, repository: str, revision: str) -> Path:
         return Path(snapshot_download(repository, revision=revision))
     except LocalEntryNotFoundError as error:
         raise RunError(
-            f"{bundle} is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and the Hub cannot be reached or "
-            "is switched off (HF_HUB_OFFLINE). Run the command once where it can, copy that cache here (HF_HOME), or "
-            "give the bundle as a folder."
+            f"{bundle} is missing or incomplete in the cache {constants.HF_HUB_CACHE}, and the Hub cannot be reached "
+            "or is switched off (HF_HUB_OFFLINE). Run the command once where it can, copy that cache here (HF_HOME), "
+            "or give the bundle as a folder."
         ) from error
     except RevisionNotFoundError as error:
         raise RunError(

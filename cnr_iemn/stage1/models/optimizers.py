@@ -73,8 +73,8 @@ def _layer_groups(network: SliceNetwork, weight_decay: float, layer_decay: float
     model: Any = network.trunk.model if isinstance(network.trunk, NormalisedTrunk) else None
     if not hasattr(model, "group_matcher"):
         raise ConfigurationError(
-            f"trainer.layer_decay={layer_decay} needs the order of the layers, which timm knows of its networks, and "
-            f"of {network.backbone} it is not known. Give trainer.layer_decay=null, or model=timm."
+            f"trainer.layer_decay={layer_decay} needs the order of the layers, which is known for timm's networks but "
+            f"not for {network.backbone}. Give trainer.layer_decay=null, or model=timm."
         )
     from timm import optim
 

@@ -134,7 +134,7 @@ def require_finite(probabilities: NDArray[np.float32], name: str) -> None:
     lost = int((~np.isfinite(probabilities).all(axis=1)).sum())
     if lost:
         raise RunError(
-            f"The network {name} gives no probabilities for {lost} of {len(probabilities)} slices, but NaN: its "
-            "weights are damaged, or its training has diverged. Nothing is answered from it. Train it again "
-            "(overwrite=true), where it diverged with a lower trainer.learning_rate."
+            f"The network {name} gives NaN in place of probabilities for {lost} of {len(probabilities)} slices: its "
+            "weights are damaged, or its training has diverged. It is not used. Train it again "
+            "(overwrite=true); if it diverged, with a lower trainer.learning_rate."
         )

@@ -88,7 +88,7 @@ def require_tensors(state: object) -> dict[str, Tensor]:
             kind = value.dtype if value.layout == torch.strided else value.layout
             raise UnusableFileError(f"{name} is {'without values' if value.is_meta else kind}")
         if not whole and not bool(torch.isfinite(value).all()):
-            raise UnusableFileError(f"{name} holds values that are no number (NaN or infinite)")
+            raise UnusableFileError(f"{name} holds values that are not numbers (NaN or infinite)")
     return dict(state)
 
 

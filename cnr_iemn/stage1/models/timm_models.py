@@ -98,7 +98,7 @@ def create_timm_model(
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"Near it: {', '.join(near)}. " if near else ""
         raise ConfigurationError(
-            f"model.name={name} is no model of timm {timm.__version__}. {hint}timm.list_models() lists them."
+            f"model.name={name} is not a model of timm {timm.__version__}. {hint}timm.list_models() lists them."
         )
     native, trunk, source_model = _build(name, weights, image_size, drop_path, state)
     if native is not None and image_size not in (None, native):
@@ -201,7 +201,7 @@ def _take_over(trunk: nn.Module, source_model: Any, *, name: str, source: str, s
     if not same_features:
         raise WeightsError(
             f"model.weights={source} are of a {name} with other options (model_args in its config.json), which would "
-            "be lost. Give a model with the options of timm.create_model's own."
+            "be lost. Give a model with timm's default options."
         )
 
 

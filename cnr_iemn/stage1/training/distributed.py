@@ -66,7 +66,7 @@ def require_batch_per_rank(trainer: TrainerSettings, hardware: Hardware) -> None
     pieces = trainer.accumulate * hardware.processes
     if trainer.batch_size < SMALLEST_PART * pieces:
         raise ConfigurationError(
-            f"trainer.batch_size={trainer.batch_size} in {pieces} pieces (processes x trainer.accumulate) leaves less "
+            f"trainer.batch_size={trainer.batch_size} in {pieces} pieces (processes x trainer.accumulate) leaves fewer "
             f"than {SMALLEST_PART} slices each: batch norm cannot train on one. Give {SMALLEST_PART * pieces} or more."
         )
 
@@ -99,7 +99,7 @@ def _rank_variable(read: Callable[[], int]) -> int:
         return read()
     except (KeyError, ValueError) as error:
         raise ConfigurationError(
-            f"The environment is one of torchrun or srun, but does not tell this run's processes ({error}). Start "
+            f"The environment is one of torchrun or srun, but does not describe this run's processes ({error}). Start "
             "train.py with one of them as in docs/guide/clusters.md, or unset the variables that it has left: "
             "TORCHELASTIC_RUN_ID, WORLD_SIZE, RANK, SLURM_STEP_NUM_TASKS, SLURM_PROCID."
         ) from error

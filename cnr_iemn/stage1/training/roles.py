@@ -82,8 +82,8 @@ def require_every_class(cohort: Cohort, roles: Roles) -> None:
             f"No slice-labelled training scan of class {', '.join(missing)}: a network cannot learn a class that it "
             f"never sees. The cohort {cohort.root} holds {counts} scans, {labelled} of "
             "them slice-labelled. Add scans or their labels (Index.csv and the label arrays, or data.slices of a "
-            "manifest), lower data.split.validation, or, where the classes of the scans are all there is, train on "
-            f"weak labels: data.slice_labels={FROM_PATIENT} gives every slice with lung its scan's class."
+            "manifest), or lower data.split.validation. Where only the scans have classes, train on weak labels: "
+            f"data.slice_labels={FROM_PATIENT} gives every slice with lung its scan's class."
         )
 
 

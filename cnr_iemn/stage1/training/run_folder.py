@@ -95,8 +95,8 @@ class RunFolder:
         changes = self.scans().changes(now)
         if changes:
             raise RunError(
-                f"The run {self.path} was made with other data; changed since: {changes}. Its figures are not of what "
-                f"is there now. Put the data back as they were. {_REMEDY}"
+                f"The run {self.path} was made with other data; changed since: {changes}. Its figures do not describe "
+                f"the present data. Put the data back as they were. {_REMEDY}"
             )
 
     def finished_score(
@@ -160,15 +160,15 @@ class RunFolder:
         """
         before: dict[str, Any] = {**(self.record() or {}), **{key: self._required(key) for key in _NEEDED}}
         if self.checkpoints.exists() and not self.checkpoints.is_dir():
-            raise RunError(f"{self.checkpoints} is no folder: it must hold the run's checkpoints. Remove it.")
+            raise RunError(f"{self.checkpoints} is not a folder: it must hold the run's checkpoints. Remove it.")
         if Path(before["store"]).name != Path(record["store"]).name:  # the fingerprint of the pixel settings
             raise RunError(
-                f"The run {self.path} was begun on the slices of {before['store']}, which now are {record['store']}: "
-                f"they are prepared otherwise since. {_REMEDY}"
+                f"The run {self.path} was begun on the slices of {before['store']}, and these settings give those of "
+                f"{record['store']}: they are prepared differently. {_REMEDY}"
             )
         self.require_scans(RunScans(**record["scans"]))
         if before["hardware"] != record["hardware"]:
-            log.warning("%s was begun on %s: its figures will not be exactly those.", self.path, before["hardware"])
+            log.warning("%s was begun on %s: its figures will differ slightly.", self.path, before["hardware"])
         if not (self.path / "config.yaml").is_file():  # killed before it was written
             write_text_atomic(self.path / "config.yaml", config_yaml)
         again = {"at": _timestamp(), "hardware": record["hardware"]}

@@ -27,8 +27,8 @@ def check_task(settings: TrainSettings, hardware: Hardware) -> None:
         return
     if settings.data.slice_labels != FROM_PATIENT:
         raise ConfigurationError(
-            f"task={BAGS} learns from the classes of patients, and data.slice_labels={settings.data.slice_labels} has "
-            f"scans without labels of slices train nothing. Add data.slice_labels={FROM_PATIENT}."
+            f"task={BAGS} learns from the classes of patients, but with data.slice_labels={settings.data.slice_labels} "
+            f"scans without slice labels train nothing. Add data.slice_labels={FROM_PATIENT}."
         )
     if hardware.processes > 1:
         raise ConfigurationError(

@@ -214,8 +214,8 @@ def load_weights(network: SliceNetwork, path: Path) -> None:
         content = read_tensors(path, refusal=RunError)
     except UnusableFileError as error:
         raise RunError(
-            f"{path} is no checkpoint of a run, or holds more than tensors and plain values, which could run code of "
-            f"its own: nothing of it was run ({error}). Take the checkpoint that train.py has written, or train again."
+            f"{path} is not a checkpoint of a run, or holds more than tensors and plain values, which could run code "
+            f"of its own: nothing of it was run ({error}). Take the checkpoint that train.py wrote, or train again."
         ) from error
     try:
         state = network.without_lobe_head(network_state(content))

@@ -153,7 +153,7 @@ def logs_offline(settings: LoggerSettings) -> bool:
     """Return whether W&B logs to the disk alone: as configured, else where no key is set. Online, call its server.
 
     Raises:
-        ConfigurationError: The server cannot be reached, or does not take the key, or there is none to log online with.
+        ConfigurationError: The server cannot be reached or rejects the key, or there is no key.
     """
     if settings.offline:
         return True
@@ -207,13 +207,13 @@ def _reachable() -> Iterator[None]:
         yield
     except ValueError as error:  # its check of what the environment says, by pydantic
         raise ConfigurationError(
-            f"W&B does not take a setting: {' '.join(str(error).split())}. Correct the variable of that name "
+            f"W&B rejects a setting: {' '.join(str(error).split())}. Correct the variable of that name "
             "(WANDB_MODE for mode, and so on), or unset it."
         ) from error
     except wandb.errors.Error as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigurationError(
-            f"W&B cannot be reached, or does not take the key ({reason}). Without a network add logger.offline=true "
+            f"W&B cannot be reached, or rejects the key ({reason}). Without a network add logger.offline=true "
             "(or set WANDB_MODE=offline) and upload later with wandb sync. With one, look at the key (WANDB_API_KEY, "
             "~/.netrc), at the address (WANDB_BASE_URL) and at the proxy (HTTPS_PROXY)."
         ) from error
@@ -226,7 +226,7 @@ def _finish(experiment: Any, exit_code: int) -> None:
         experiment.finish(exit_code=exit_code)
     except TimeoutError:
         log.warning(
-            "W&B has not taken all within %.0f seconds: it is kept. Upload it later: %s",
+            "W&B has not received everything within %.0f seconds. The rest is kept here. Upload it later: %s",
             _UPLOAD_SECONDS,
             shlex.join(["wandb", "sync", str(folder)]),
         )
