@@ -1,9 +1,9 @@
-"""Ablation of the training recipe, from the paper's on: what each addition changes on phantoms with few labels.
+"""Ablation of the training recipe: what each addition to the paper's changes on phantoms with few labels.
 
 python -m benchmarks.recipe --disease clear --runs recipe --seeds 0 1 2
 
-For each seed (of cohort, split and network) one small network is trained from scratch with each recipe,
-its items. Then stage-2 methods are compared on the last recipe's predictions. Finished runs are kept, so that an
+For each seed (of cohort, split and network) one small network is trained from scratch with each recipe.
+Then stage-2 methods are compared on the last recipe's predictions. Finished runs are kept, so that an
 interrupted study goes on. Validation scans; the difference of CAP recall is to the row that the addition starts from,
 scans of all seeds together, with Tango's 95% interval.
 """

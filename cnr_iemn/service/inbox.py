@@ -104,7 +104,7 @@ class Inbox:
         return _signature(series.path) == series.signature
 
     def finish(self, series: Series, *, refused: str | None = None) -> None:
-        """Move a series to ``done/``, or to ``refused/`` with the reason beside it; with ``keep`` it stays."""
+        """Move a series to ``done/``, or to ``refused/`` with its reason; with ``keep`` it stays."""
         if self._keep:
             return
         self._observed.pop(series.path, None)

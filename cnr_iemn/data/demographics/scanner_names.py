@@ -75,7 +75,7 @@ def model_family(manufacturer: str, model: str) -> str | None:
 def kernel_class(kernel: str) -> KernelClass | None:
     """Return the sharpness of a convolution kernel, None for an empty text.
 
-    Siemens: smooth below the number 41, sharp from 60 on. Kernels of Canon (FC3x, FC5x, FC8x
+    Siemens: smooth below the number 41, sharp at 60 and above. Kernels of Canon (FC3x, FC5x, FC8x
     sharp), GE and Philips are classed by name; ``unlisted``: no name that is known. The limits are a convention.
     """
     plain = kernel.strip()

@@ -1,1 +1,1 @@
-"""Tables of slice predictions, and the deep features beside them: their files and checks."""
+"""Tables of slice predictions and of deep features: their files and checks."""

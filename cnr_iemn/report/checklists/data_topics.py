@@ -115,10 +115,10 @@ def acquisition(spreads: tuple[Spread, ...]) -> Statement | None:
     return Statement(f"As the files state it: {texts}.", "Shortcut audit", "scan.json and source.json of the store")
 
 
-def quality(facts: QualityFacts) -> Statement:
+def quality(scans: QualityFacts) -> Statement:
     """Return the findings of preparation."""
     return Statement(
-        f"Of {facts.n} scans {facts.n_without_finding} are without any finding of preparation, {facts.n_doubtful} have "
+        f"Of {scans.n} scans {scans.n_without_finding} are without any finding of preparation, {scans.n_doubtful} have "
         "a lung mask in doubt.",
         "Data quality",
         "scan.json of the store",

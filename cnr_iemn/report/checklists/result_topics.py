@@ -100,22 +100,22 @@ def confusion(metrics: StudyMetrics) -> Statement:
     return Statement(f"Predicted {', '.join(metrics['classes'])}, by true class: {rows}.", "Results", _FILE)
 
 
-def errors(facts: ErrorFacts) -> Statement:
+def errors(counts: ErrorFacts) -> Statement:
     """Return which scans are wrong."""
-    pairs = ", ".join(f"{true} predicted {predicted}: {count}" for (true, predicted), count in facts.pairs.items())
-    n_wrong = sum(facts.pairs.values())
+    pairs = ", ".join(f"{true} predicted {predicted}: {count}" for (true, predicted), count in counts.pairs.items())
+    n_wrong = sum(counts.pairs.values())
     return Statement(
-        f"{n_wrong} of {facts.n} validation scans are wrong{f' ({pairs})' if pairs else ''}; the report "
+        f"{n_wrong} of {counts.n} validation scans are wrong{f' ({pairs})' if pairs else ''}; the report "
         "shows them first, the most confident at the top.",
         "Patients",
         "patients.csv",
     )
 
 
-def outputs(facts: ErrorFacts) -> Statement:
+def outputs(counts: ErrorFacts) -> Statement:
     """Return what is stored of the predictions."""
     return Statement(
-        f"The probabilities of all {facts.n} validation scans and of each slice are stored, with checksums.",
+        f"The probabilities of all {counts.n} validation scans and of each slice are stored, with checksums.",
         "Patients",
         "patients.csv, predictions.parquet and ensemble.json",
     )

@@ -75,11 +75,11 @@ TOPICS: Mapping[str, Topic] = {
 }
 
 
-def statements(facts: StudyFacts) -> dict[str, Statement]:
+def statements(study: StudyFacts) -> dict[str, Statement]:
     """Return what a study says, by topic; a topic without its fact is absent."""
     answers = {}
     for name, topic in TOPICS.items():
-        fact = getattr(facts, topic.fact)
+        fact = getattr(study, topic.fact)
         statement = None if fact is None else topic.state(fact)
         if statement is not None:
             answers[name] = statement

@@ -48,8 +48,8 @@ def write_checklists(
     Returns:
         The sections of the analysis plan, where there is one, and of the named checklists.
     """
-    facts = gather_facts(folder, runs, results, store, provenance)
-    by_topic = statements(facts)
+    study_facts = gather_facts(folder, runs, results, store, provenance)
+    by_topic = statements(study_facts)
     notice = results.metrics.get("notice")
     for path in folder.glob(f"{_PREFIX}*"):
         if path.stem.removeprefix(_PREFIX) not in names:
@@ -61,6 +61,6 @@ def write_checklists(
         answers = fill(checklist, by_topic)
         tables.append(page_table(checklist, answers))
         write_checklist(folder, f"{_PREFIX}{name}", checklist_table(checklist, answers, notice=notice))
-    plan = () if facts.plan is None else (plan_table(facts.plan),)
+    plan = () if study_facts.plan is None else (plan_table(study_facts.plan),)
     sections = (Section("plan", "Analysis plan", tables=plan, prose=True), checklist_section(tables))
     return tuple(section for section in sections if section.has_content)

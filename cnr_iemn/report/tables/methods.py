@@ -153,7 +153,7 @@ def near_duplicate_table(metrics: StudyMetrics) -> ResultTable:
     )
     caption = (
         f"{duplicates['n']} pairs of a training and a validation scan; correlation of what differs from the mean scan, "
-        f"in 12 x 12 x 12 cells around the lungs. Reported from {duplicates['threshold']:g} on. {verdict}"
+        f"in 12 x 12 x 12 cells around the lungs. Reported at {duplicates['threshold']:g} and above. {verdict}"
     )
     cells: Cells[NearDuplicate] = {
         "validation scan": lambda pair: pair["validation"],

@@ -153,7 +153,7 @@ def logs_offline(settings: LoggerSettings) -> bool:
     """Return whether W&B logs to the disk alone: as configured, else where no key is set. Online, call its server.
 
     Raises:
-        ConfigurationError: The server cannot be reached or rejects the key, or there is no key.
+        ConfigurationError: The server cannot be reached or rejects the key, or no key is set.
     """
     if settings.offline:
         return True
