@@ -17,15 +17,10 @@ def main(settings: TuneSettings) -> float:
     from cnr_iemn.stage1.training import study_data
     from cnr_iemn.stage1.training.loggers.run_loggers import require_server
     from cnr_iemn.stage1.training.roles import assign_roles
+    from cnr_iemn.utils.packages import require_package
 
-    try:
-        from cnr_iemn.tuning.search import Search
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":
-            raise
-        raise ConfigurationError(
-            "tune.py needs the package optuna, which is not installed. Install it with pip install '.[tune]'."
-        ) from error
+    require_package("optuna", "tune.py", extra="tune")
+    from cnr_iemn.tuning.search import Search
 
     hardware = training_hardware(settings)
     if hardware.processes > 1:

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
 FOLDERS = tuple(ALLOWED)
 # loaded before the configuration is checked
 LIGHT = ("constants", "errors", "read_options")
-LIGHT_UTILS = ("shell_words", "text", "exclusions", "writable", "atomic_io", "console")
+LIGHT_UTILS = ("shell_words", "text", "exclusions", "writable", "atomic_io", "console", "packages")
 SCRIPTS = ("prepare", "train", "tune", "aggregate", "predict", "export")
 HEAVY = {
     "torch",

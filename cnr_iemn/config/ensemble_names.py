@@ -7,17 +7,10 @@ from cnr_iemn.errors import ConfigurationError
 
 def ensemble_models(ensemble: object) -> tuple[str, ...]:
     """Return the models that ``ensemble`` names: ``all`` (the paper's four, in its order), one name, or a list."""
-    names = PAPER_BACKBONES if ensemble == "all" else (ensemble,) if isinstance(ensemble, str) else ensemble
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError(
-            f"ensemble={ensemble!r} names no model. Give all, one model's name, or a list such as "
-            "'ensemble=[resnext50,densenet161]'."
-        )
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"ensemble={ensemble!r} names a model twice. Name each once.")
-    for name in names:
-        check_folder_name("ensemble", name)  # whether it has been trained is looked at where the runs are
-    return tuple(names)
+    if ensemble == "all":
+        return PAPER_BACKBONES
+    remedy = "Give all, one model's name, or a list such as 'ensemble=[resnext50,densenet161]'."
+    return _names("ensemble", ensemble, "model", remedy)  # whether they are trained is looked at where the runs are
 
 
 def ensemble_name(ensemble: object, tag: object = "") -> str:
@@ -31,11 +24,16 @@ def ensemble_name(ensemble: object, tag: object = "") -> str:
 
 def run_tags(tag: object) -> tuple[str, ...]:
     """Return the tags that ``tag`` names: one, or a list of those whose runs are averaged."""
-    tags = (tag,) if isinstance(tag, str) else tag
-    if not isinstance(tags, list | tuple) or not tags or not all(isinstance(name, str) for name in tags):
-        raise ConfigurationError(f"tag={tag!r} names no run. Give one tag, or a list such as 'tag=[seed0,seed1]'.")
-    if len(set(tags)) < len(tags):
-        raise ConfigurationError(f"tag={tag!r} names a run twice. Name each once.")
-    for name in tags:
-        check_folder_name("tag", name)
-    return tuple(tags)
+    return _names("tag", tag, "run", "Give one tag, or a list such as 'tag=[seed0,seed1]'.")
+
+
+def _names(key: str, value: object, kind: str, remedy: str) -> tuple[str, ...]:
+    """Return the folder names that a setting gives, one or a list. ``kind``: of what they are."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"{key}={value!r} names no {kind}. {remedy}")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"{key}={value!r} names a {kind} twice. Name each once.")
+    for name in names:
+        check_folder_name(key, name)
+    return tuple(names)

@@ -1,7 +1,5 @@
 """Rules within one group of settings, beyond types, ranges and choices, which stand on the fields of the schema."""
 
-from importlib.util import find_spec
-
 from cnr_iemn.config.schema.fields import check_folder_name
 from cnr_iemn.config.schema.settings import (
     BalancingSettings,
@@ -13,6 +11,7 @@ from cnr_iemn.config.schema.settings import (
 )
 from cnr_iemn.constants import BACKBONES, INPUT_CHANNELS, MEDIASTINAL_WINDOW, PAPER_CHANNELS, TIMM_SOURCES
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.utils.packages import require_package
 
 
 def check_data(data: DataSettings) -> None:
@@ -148,19 +147,3 @@ def check_part(number: int | None, count: int | None) -> None:
         )
     if number is not None and count is not None and number >= count:
         raise ConfigurationError(f"part={number} is not one of the {count} parts. Give 0 to {count - 1}.")
-
-
-def require_package(package: str, key: str, alternative: str, *, extra: str | None = None) -> None:
-    """Check that an optional package is installed.
-
-    Args:
-        package: Its import name.
-        key: The setting that needs it.
-        alternative: The end of the sentence, what to do without it.
-        extra: Name of the extra, where it is not the package's.
-    """
-    if find_spec(package) is None:
-        raise ConfigurationError(
-            f"{key} needs the package {package}, which is not installed. Install it with "
-            f"pip install '.[{extra or package}]', {alternative}."
-        )

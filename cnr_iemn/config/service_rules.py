@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cnr_iemn.config.group_rules import require_package
 from cnr_iemn.config.schema.prediction import PredictSettings
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.utils.packages import require_package
 
 
 def check_service(settings: PredictSettings) -> None:

@@ -13,7 +13,6 @@ from cnr_iemn.config.group_rules import (
     check_model,
     check_part,
     check_trainer,
-    require_package,
 )
 from cnr_iemn.config.schema.aggregate import AggregateSettings
 from cnr_iemn.config.schema.fields import check_fields, check_folder_name, setting_paths
@@ -22,6 +21,7 @@ from cnr_iemn.config.schema.settings import PrepareSettings, TrainSettings, Tune
 from cnr_iemn.config.search_space import search_space
 from cnr_iemn.config.service_rules import check_service
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.utils.packages import require_package
 from cnr_iemn.utils.shell_words import override
 from cnr_iemn.utils.writable import require_writable
 
@@ -119,10 +119,7 @@ def _check_pseudo_labels(settings: TrainSettings) -> None:
     value = settings.data.pseudo_labels
     if value is None:
         return
-    study, slash, tag = value.partition("/")
-    for name in (study, tag) if slash else (study,):
-        check_folder_name("data.pseudo_labels", name)
-    if study == settings.study:
+    if _check_study("data.pseudo_labels", value) == settings.study:
         raise ConfigurationError(
             f"data.pseudo_labels={value} is this very study: its runs and those that learn from them would have "
             "the same names. Give another study=."
@@ -251,9 +248,15 @@ def _check_scoring(settings: AggregateSettings) -> None:
         raise ConfigurationError("compare= and evaluate= are two tasks. Give one, then the other.")
     check_folder_name("compare_on", settings.compare_on)
     if not settings.compare.endswith(".csv"):  # a table of published predictions
-        study, slash, name = settings.compare.partition("/")
-        for folder in (study, name) if slash else (study,):
-            check_folder_name("compare", folder)
+        _check_study("compare", settings.compare)
+
+
+def _check_study(key: str, value: str) -> str:
+    """Check the names in a study, or in a study and a folder in it, joined by a slash. Returns the study's."""
+    study, slash, folder = value.partition("/")
+    for name in (study, folder) if slash else (study,):
+        check_folder_name(key, name)
+    return study
 
 
 def _check_repeats(key: str, names: Sequence[str], reference_key: str, reference: str) -> None:

@@ -21,6 +21,7 @@ from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import SliceOutputs, half_precision, predict_slices, slice_outputs
 from cnr_iemn.stage1.training.hardware import Hardware
+from cnr_iemn.utils.packages import require_package
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,7 @@ def choose_engine(name: str, hardware: Hardware) -> str:
         raise ConfigurationError(
             f"engine={name} computes on the CPU, and a GPU was chosen. Add gpus=0, or give engine=auto for the GPU."
         )
-    if not installed:
-        raise ConfigurationError(
-            f"engine={name} needs the package openvino, which is not installed. Install it with "
-            "pip install '.[engines]', or give engine=torch."
-        )
+    require_package("openvino", f"engine={name}", "or give engine=torch", extra="engines")
     try:
         _core()
     except (ImportError, AttributeError, OSError, RuntimeError) as error:  # a broken or foreign installation

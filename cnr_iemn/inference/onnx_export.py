@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import predict_slices, slice_outputs
 from cnr_iemn.utils.atomic_io import write_bytes_atomic
+from cnr_iemn.utils.packages import require_package
 
 INPUTS = ("image", "position")
 OUTPUTS = ("class_probabilities", "region_probabilities")
@@ -44,7 +44,7 @@ def export_onnx(network: SliceNetwork, path: Path, *, image_size: int) -> None:
     Raises:
         ConfigurationError: The extra ``portable`` is not installed, or this backbone cannot be exported.
     """
-    check_portable("onnx=true", "onnxscript")
+    require_package("onnxscript", "onnx=true", "or give onnx=false", extra="portable")
     model = _Probabilities(network.cpu().float()).eval()
     # two slices: the exporter would take a batch of one for a constant
     example = torch.rand(2, 3, image_size, image_size), torch.rand(2, 2)
@@ -77,7 +77,7 @@ def largest_difference(network: SliceNetwork, path: Path, batches: Iterable[dict
     Raises:
         ConfigurationError: The extra ``portable`` is not installed.
     """
-    check_portable("onnx=true", "onnxruntime")
+    require_package("onnxruntime", "onnx=true", "or give onnx=false", extra="portable")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -95,13 +95,3 @@ def largest_difference(network: SliceNetwork, path: Path, batches: Iterable[dict
 
 def _is_array(values: NDArray[np.float32] | None) -> bool:
     return values is not None
-
-
-def check_portable(setting: str, *packages: str) -> None:
-    """Check that the packages that a setting needs are installed. Raises ConfigurationError."""
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise ConfigurationError(
-            f"{setting} needs the package {missing[0]}, which is not installed. Install it with "
-            "pip install '.[portable]'."
-        )

@@ -16,6 +16,7 @@ from pydicom import dcmread
 from cnr_iemn.errors import CnrIemnError, ConfigurationError
 from cnr_iemn.service.outbox import OUTGOING, UNSENT, Outbox
 from cnr_iemn.utils.atomic_io import write_text_atomic
+from cnr_iemn.utils.packages import require_package
 from cnr_iemn.utils.text import visible
 
 if TYPE_CHECKING:
@@ -71,10 +72,9 @@ def send(receiver: Receiver, paths: Sequence[Path], *, title: str = "CNR-IEMN") 
         SendingError: The receiver cannot be reached, or refuses an object.
         ConfigurationError: The extra ``pacs`` is missing.
     """
-    try:
-        from pynetdicom import AE
-    except ModuleNotFoundError as error:
-        raise ConfigurationError("receiver= needs pynetdicom. Install it: pip install '.[pacs]'.") from error
+    require_package("pynetdicom", "receiver=", "or leave receiver out", extra="pacs")
+    from pynetdicom import AE
+
     datasets = [dcmread(path) for path in paths]
     entity = AE(title)
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT

@@ -78,12 +78,15 @@ def parse_json(
     try:
         return TypeAdapter(shape).validate_json(text, strict=True, extra=extra)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "its content"
         raise refusal(
-            f"{source} is damaged, or was written by another version of the project ({_quoted(where)}: "
-            f"{first['msg']}). {again}"
+            f"{source} is damaged, or was written by another version of the project ({first_fault(error)}). {again}"
         ) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return place and kind of the first fault that pydantic has found, without the value there."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{_quoted('.'.join(map(str, first['loc'])) or 'its content')}: {first['msg']}"
 
 
 def _quoted(value: object) -> str:

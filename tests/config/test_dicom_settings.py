@@ -24,6 +24,6 @@ def test_dicom_is_refused_before_any_work_unless_it_may_identify(
 def test_without_the_extra_the_message_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cnr_iemn.config.group_rules.find_spec", lambda _: None)
+    monkeypatch.setattr("cnr_iemn.utils.packages.find_spec", lambda _: None)
     assert entry_point("predict")(["input=/nowhere", "study=x", "dicom=true", "identify=true"]) == 2
     assert "pip install '.[dicom]'" in capsys.readouterr().err

@@ -1,8 +1,7 @@
 """Backbones of timm with the paper's heads, on its small test_* models."""
 
-import builtins
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -61,14 +60,7 @@ def test_an_unknown_pretrained_tag_is_refused() -> None:
 
 
 def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "timm":
-            raise ModuleNotFoundError(name)
-        return plain(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigurationError, match=r"pip install '\.\[timm\]'"):
         SliceNetwork("test_resnet", library="timm")
 

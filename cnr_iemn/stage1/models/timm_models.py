@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cnr_iemn.constants import TIMM_SOURCES
 from cnr_iemn.errors import ConfigurationError, WeightsError
 from cnr_iemn.stage1.models.tensor_files import UnusableFileError, require_fit, require_tensors
+from cnr_iemn.utils.packages import require_package
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 NO_STATISTICS: Statistics = ((0.0,) * 3, (1.0,) * 3)
@@ -86,13 +87,9 @@ def create_timm_model(
         ConfigurationError: timm is not installed, has no such name, or the model has no such rate or size.
         WeightsError: Weights cannot be loaded, or are another model's.
     """
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"model.library=timm (model.name={name}) needs the package timm, which is not installed. Install it with "
-            "pip install '.[timm]', or take a backbone of the paper."
-        ) from error
+    require_package("timm", f"model.library=timm (model.name={name})", "or use a backbone of the paper")
+    import timm
+
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)

@@ -23,6 +23,7 @@ from cnr_iemn.stage1.models.tensor_files import (
     require_tensors,
 )
 from cnr_iemn.utils.atomic_io import sha256_of_file, write_bytes_atomic
+from cnr_iemn.utils.json_io import first_fault
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def resumable(folder: Path, network: Mapping[str, Tensor], run_id: str) -> Path 
                 )
             return path
         except (UnusableFileError, ValidationError) as error:
-            fault = str(error) if isinstance(error, UnusableFileError) else _first(error)
+            fault = str(error) if isinstance(error, UnusableFileError) else first_fault(error)
         os.replace(path, path.with_name(f"{path.name}.damaged"))
         log.warning("%s is damaged (%s) and set aside: the run goes on from the one before it, if any.", path, fault)
     return None
@@ -230,8 +231,3 @@ def network_state(content: object) -> dict[str, Tensor]:
         raise UnusableFileError("it has no state_dict")
     prefix = "network."
     return require_tensors({str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)})
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"

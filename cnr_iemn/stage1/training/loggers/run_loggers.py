@@ -19,6 +19,7 @@ from cnr_iemn.stage1.training.loggers.wandb_logger import WandbRun, WorstSlice, 
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.trainer import FittedRun
 from cnr_iemn.statistics.metrics import NO_SLICES
+from cnr_iemn.utils.packages import require_package
 
 _RUN_TAG = "cnr_iemn_run_id"
 """Tag of an MLflow run: the random name that run.json and its checkpoints share, which a resumed run keeps."""
@@ -77,15 +78,10 @@ def log_outcome(
 
 
 def _tensorboard(folder: Path) -> Logger:
+    require_package("tensorboard", "logger=tensorboard", "or use logger=csv")
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    try:
-        return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "logger=tensorboard needs the package tensorboard, which is not installed. Install it with "
-            "pip install '.[tensorboard]', or use logger=csv."
-        ) from error
+    return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
 
 
 @contextmanager
