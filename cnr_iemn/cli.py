@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cnr_iemn import __version__
 from cnr_iemn.utils.console import print_error, print_text
+from cnr_iemn.utils.shell_words import program_name
 
 COMMANDS = ("prepare", "train", "tune", "aggregate", "predict", "export")
 _INFO = "Versions, device, extras and studies; --json as one JSON object; runs=FOLDER names another folder of studies."
@@ -17,7 +18,8 @@ def main() -> int:
     """Run the command that the first word names and return its exit code."""
     first, *words = sys.argv[1:] or ["--help"]
     if first in COMMANDS:
-        return run_command(first, words)
+        with program_name("cnr-iemn" if Path(sys.argv[0]).name == "cnr-iemn" else "python -m cnr_iemn"):
+            return run_command(first, words)
     if first == "info":
         from cnr_iemn.info import show_info
 

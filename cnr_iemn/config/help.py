@@ -9,6 +9,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from cnr_iemn.utils.shell_words import command
+
 _KEY = re.compile(r"(\s*)([A-Za-z_][\w-]*):(\s.*)?")
 _COMMENT = re.compile(r"(?:^|\s)#\s?(.*)")
 _FLAGS = """\
@@ -39,7 +41,8 @@ def command_help(name: str, words: Sequence[str], folder: Path, docstring: str) 
         if (folder / group).is_dir() and (choice is None or (folder / group / f"{choice}.yaml").is_file())
     }
     keys = DictConfig({key: value for key, value in config.items_ex(resolve=False) if key != "hydra"})
-    summary, *examples = [line for line in docstring.splitlines() if line]
+    summary, *lines = [line for line in docstring.splitlines() if line]
+    examples = [line.replace(f"python {name}.py", command(name), 1) for line in lines]
     width = min(max(shutil.get_terminal_size().columns, _NARROW), _WIDE)
     sections = [
         summary,

@@ -1,14 +1,18 @@
 """Commands and overrides as text that works when it is pasted into a shell: quoted for Hydra, then for the shell."""
 
+import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cnr_iemn.constants import BACKBONES
 
 _PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan)$)[a-z_/][a-z0-9_./+%@-]*", re.IGNORECASE)
 """Text that Hydra's parser reads as it stands, and as text."""
+_PROGRAM = "CNR_IEMN_PROGRAM"
+"""Environment variable with the program that runs the commands, where no script of a checkout does."""
 
 
 def hydra_text(text: str) -> str:
@@ -52,7 +56,7 @@ def shell(*words: str) -> str:
 
 
 def command(script: str, *words: str) -> str:
-    """Return the line that runs an entry point.
+    """Return the line that runs an entry point, as the present one was run: from a checkout or by ``cnr-iemn``.
 
     Args:
         script: ``train``, ``prepare``, ``predict``, ``aggregate`` or ``export``.
@@ -61,7 +65,21 @@ def command(script: str, *words: str) -> str:
     Returns:
         A line for a POSIX shell.
     """
-    return shell("python", f"{script}.py", *words)
+    program = os.environ.get(_PROGRAM)
+    return shell(*(["python", f"{script}.py"] if program is None else [*program.split(), script]), *words)
+
+
+@contextmanager
+def program_name(name: str) -> Iterator[None]:
+    """Have ``command`` name a program, such as ``cnr-iemn``, while the block runs; also in processes started in it."""
+    before = os.environ.get(_PROGRAM)
+    os.environ[_PROGRAM] = name
+    try:
+        yield
+    finally:
+        os.environ.pop(_PROGRAM)
+        if before is not None:
+            os.environ[_PROGRAM] = before
 
 
 def study_words(study: str, runs: Path | None = None) -> list[str]:

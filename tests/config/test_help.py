@@ -8,6 +8,7 @@ import pytest
 import cnr_iemn
 from cnr_iemn.cli import COMMANDS, main
 from cnr_iemn.config.help import file_comments
+from cnr_iemn.utils.shell_words import command, program_name
 from tests.pipeline import entry_point
 
 SEARCHED = ("tag", "overwrite", "resume")
@@ -82,6 +83,16 @@ def test_the_command_lists_its_commands(words, code, capsys, monkeypatch):
     assert main() == code
     printed = "".join(capsys.readouterr())
     assert all(f"\n  {name} " in printed for name in (*COMMANDS, "info"))
+
+
+@pytest.mark.parametrize(("program", "line"), [("cnr-iemn", "cnr-iemn export"), ("x.py", "python -m cnr_iemn export")])
+def test_examples_and_commands_name_the_program_that_was_run(program, line, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [f"/opt/bin/{program}", "export", "--help"])
+    assert main() == 0
+    assert f"  {line} study=covid_ct_md output=/data/bundle\n" in capsys.readouterr().out
+    assert command("export") == "python export.py"
+    with program_name("cnr-iemn"):
+        assert command("predict", "study=a b") == "cnr-iemn predict 'study=a b'"
 
 
 def test_the_version(capsys, monkeypatch):
