@@ -129,8 +129,8 @@ def paint_inside(image: Array, x: Array, y: Array, u: float, pixel: float, *, an
         heart = ellipse(x - hx * w - tilt, y - hy * b, share * w * slim - 2, 0.93 * share * w * slim - 2)
         vessels = np.minimum(vessels, heart)
     blend(image, BLOOD, coverage(vessels, pixel) * inside)
-    gullet = np.hypot(x - 6, y - 0.47 * b) - 7
-    blend(image, BLOOD, coverage(np.minimum(gullet, ellipse(x, y - 0.8 * b, 30, 26)), 2 * pixel) * inside)
+    oesophagus = np.hypot(x - 6, y - 0.47 * b) - 7
+    blend(image, BLOOD, coverage(np.minimum(oesophagus, ellipse(x, y - 0.8 * b, 30, 26)), 2 * pixel) * inside)
     depth = anatomy.diaphragm(x, y)
     if u > float(depth.min()):
         below_dome = coverage((depth + 2 - u) * 0.7, pixel) * inside
