@@ -1,6 +1,6 @@
 """Fields of the settings: which hold text, which values they take, and their names in dotted form."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -86,21 +86,21 @@ def check_folder_name(key: str, value: str) -> None:
 
 def setting_paths(key: str, value: object) -> tuple[str, ...]:
     """Return the paths of a setting that is null, one path or a list of them. Raises ConfigurationError."""
-    paths = () if value is None else (value,) if isinstance(value, str) else value
-    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) and path for path in paths):
+    paths = tuple(path for path in _as_sequence(value) if isinstance(path, str) and path)
+    if len(paths) < len(_as_sequence(value)):
         raise ConfigurationError(f"{key}={value!r} names no file. Give a path, or a list: '{key}=[a,b]'.")
-    return tuple(paths)
+    return paths
 
 
 def setting_choices(key: str, value: object, choices: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words of a setting that is null, one word or a list of them. Raises ConfigurationError."""
-    words = () if value is None else (value,) if isinstance(value, str) else value
-    if not isinstance(words, list | tuple) or not set(words) <= set(choices):
+    """Return the choices of a setting that is null, one of them or a list. Raises ConfigurationError."""
+    chosen = tuple(entry for entry in _as_sequence(value) if isinstance(entry, str) and entry in choices)
+    if len(chosen) < len(_as_sequence(value)):
         raise ConfigurationError(
             f"{key}={value} is not known. Choose one of {', '.join(choices)}, or several: '{key}=[{choices[0]},"
             f"{choices[1]}]'."
         )
-    return tuple(dict.fromkeys(words))
+    return tuple(dict.fromkeys(chosen))
 
 
 def setting_numbers(key: str, value: object) -> tuple[float, ...]:
@@ -108,13 +108,18 @@ def setting_numbers(key: str, value: object) -> tuple[float, ...]:
 
     Raises ConfigurationError.
     """
-    numbers = () if value is None else value if isinstance(value, list | tuple) else (value,)
-    if not all(isinstance(number, int | float) and 0 < number < 1 for number in numbers):
+    numbers = tuple(float(entry) for entry in _as_sequence(value) if isinstance(entry, int | float) and 0 < entry < 1)
+    if len(numbers) < len(_as_sequence(value)):
         raise ConfigurationError(
             f"{key}={value} is not a share of the scans. Give a number above 0 and below 1, or several: "
             f"'{key}=[0.05,0.2]'."
         )
-    return tuple(float(number) for number in numbers)
+    return numbers
+
+
+def _as_sequence(value: object) -> Sequence[object]:
+    """Return what a setting holds that may be null, one value or a list of them."""
+    return () if value is None else value if isinstance(value, list | tuple) else (value,)
 
 
 def _check_value(key: str, value: Any, annotations: list[Any]) -> None:
