@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -106,15 +106,9 @@ def _refuse() -> NoReturn:
     raise _ElsewhereError
 
 
-@contextmanager
-def _scan_lock(root: Path, scan_id: str, when_taken: Callable[[], None]) -> Iterator[None]:
-    """Hold a scan's lock, and remove its file in the end. ``when_taken``: as of ``exclusive``."""
-    path = root / f".{scan_id}.lock"
-    with exclusive(path, when_taken):
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _scan_lock(root: Path, scan_id: str, when_taken: Callable[[], None]) -> AbstractContextManager[None]:
+    """Return the lock of a scan, whose file goes in the end. ``when_taken``: as of ``exclusive``."""
+    return exclusive(root / f".{scan_id}.lock", when_taken, remove=True)
 
 
 def _prepare_all(

@@ -187,11 +187,13 @@ def write_folder_atomic(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, when_taken: Callable[[], None], *, shared: bool = False) -> Iterator[None]:
+def exclusive(
+    path: Path, when_taken: Callable[[], None], *, shared: bool = False, remove: bool = False
+) -> Iterator[None]:
     """Hold the lock on a file, made where missing; it is free again when its process ends, however that comes.
 
     ``when_taken`` is called where another process holds it: it raises, or this waits. ``shared``: others that share it
-    may hold it, too.
+    may hold it, too. ``remove``: the file goes in the end.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
@@ -204,7 +206,11 @@ def exclusive(path: Path, when_taken: Callable[[], None], *, shared: bool = Fals
                 fcntl.flock(lock, kind)
             if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 continue  # its owner has removed it meanwhile
-            yield
+            try:
+                yield
+            finally:
+                if remove:
+                    path.unlink(missing_ok=True)
             return
 
 

@@ -110,7 +110,7 @@ def open_store(
     store, failures = prepare_store(
         cohort, settings, cache=Path(ingest.cache), workers=workers, verify=verify, progress=progress
     )
-    store_refusals(store, {scan.scan_id for scan in cohort.scans}, reasons(failures))
+    store_refusals(store, {scan.scan_id for scan in cohort.scans}, failures)
     headers = partial(show_progress, verb="Reading headers of", unit="scans")
     store_demographics(cohort, store, headers=ingest.demographics, workers=workers, progress=headers)
     return store, failures
