@@ -4,7 +4,7 @@ The entry points print the message without a traceback and exit with code 2 (see
 else is raised is a fault of the program and keeps its traceback.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from traceback import extract_tb
@@ -100,7 +100,20 @@ def reasons(refusals: Mapping[str, ScanError]) -> dict[str, str]:
 
 
 class InputError(CnrIemnError):
-    """Every scan of an input was refused."""
+    """Every scan of an input was refused.
+
+    Args:
+        reason: Which scans, and why.
+        codes: Why, for programs: of all scans, each once.
+    """
+
+    def __init__(self, reason: str, codes: Sequence[RefusalCode]) -> None:
+        super().__init__(reason, codes)
+        self.reason = reason
+        self.codes = tuple(codes)
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class CohortError(CnrIemnError):

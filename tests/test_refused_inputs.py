@@ -176,6 +176,7 @@ def test_each_kind_is_answered_alike_and_each_refusal_as_documented(
     table = pd.read_csv(output / "refused.csv").set_index("scan")
     assert table["reason"].to_dict() == document["refused"]
     assert table["code"].to_dict() == {f"bad{k:02d}": CODES[reason] for k, reason in enumerate(BAD)}
+    assert document["codes"] == table["code"].to_dict()
     run = read_json(report, RunReport, again="")
     assert (run.status, run.exit_code, run.scans, run.answered) == ("partial", 1, len(BAD) + 3, 3)
     assert run.error is not None

@@ -1,4 +1,4 @@
-"""What the files of a scan are, without reading them: so that a change of them shows."""
+"""What the files of a scan are, so that a change of them shows: without reading them, or by their content."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cnr_iemn.ct.io.folders import folders_with_files
 from cnr_iemn.ct.io.image_stack import ImageStack
+from cnr_iemn.utils.atomic_io import sha256_of_file
 
 
 def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
@@ -27,6 +28,12 @@ def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
         for path in files
     )
     return hashlib.sha256(json.dumps([place, entries]).encode()).hexdigest()
+
+
+def content_signature(folder: Path) -> str:
+    """Return a hash over the content of a scan's files, whatever their names, order and times are."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256("".join(sorted(map(sha256_of_file, files))).encode()).hexdigest()
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -54,9 +54,9 @@ class DicomWriter:
         """Write the files of a scan; return which they are, or why there are none."""
         scan_id = result.scan_id
         try:
-            return {"dicom": {"files": self._write(result, self._read(result)), "refused": None}}
+            return {"dicom": {"files": self._write(result, self._read(result)), "refused": None, "code": None}}
         except ScanError as error:
-            return {"dicom": {"files": [], "refused": refusal(scan_id, error, costs=NO_DICOM)}}
+            return {"dicom": {"files": [], "refused": refusal(scan_id, error, costs=NO_DICOM), "code": error.code}}
 
     def close(self) -> None:
         """End the process that reads."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,12 +91,19 @@ class AnswerFolder:
         output: The output folder.
         request: ``request_digest`` of this command; answers of another one are given again.
         engine: What must have run the networks; None for any.
-        names: Let the answers tell, as a hash, how files of the input are called.
+        signature: Of a scan's files; an answer is of these files.
     """
 
-    def __init__(self, output: Path, request: str, *, engine: str | None = None, names: bool = True) -> None:
+    def __init__(
+        self,
+        output: Path,
+        request: str,
+        *,
+        engine: str | None = None,
+        signature: Callable[[Source], str] = source_signature,
+    ) -> None:
         self.output, self.folder = output, output / FOLDER
-        self._request, self._engine, self._names = request, engine, names
+        self._request, self._engine, self._signature = request, engine, signature
         self._sources: dict[str, str] = {}
 
     @contextmanager
@@ -137,7 +144,7 @@ class AnswerFolder:
     def jobs(self, scans: Sequence[tuple[str, Source]]) -> Iterator[tuple[str, Source]]:
         """Yield the scans; what their files are is noted before they are read, so that a later change shows."""
         for scan_id, source in scans:
-            self._sources[scan_id] = source_signature(source, names=self._names)
+            self._sources[scan_id] = self._signature(source)
             yield scan_id, source
 
     def pending(self, scans: Sequence[tuple[str, Source]], *, redo: str) -> list[tuple[str, Source]]:
@@ -162,7 +169,7 @@ class AnswerFolder:
             record["request"] == self._request
             and (self._engine is None or answer.engine == self._engine)
             and (refused or answer.refused is None)
-            and record["source"] == source_signature(source, names=self._names)
+            and record["source"] == self._signature(source)
             and all((self.output / name).is_file() for name in answer.files)
         )
 
@@ -203,11 +210,6 @@ class AnswerFolder:
             entry = _read_record(path)
             remove_files(self.output, () if entry is None else entry[0]["files"])
             path.unlink(missing_ok=True)
-
-    def clear(self, scan_ids: Iterable[str]) -> None:
-        """Remove the answers for scans, such as the refusals where there is nothing else to keep."""
-        for scan_id in scan_ids:
-            self._path(scan_id).unlink(missing_ok=True)
 
     def _path(self, scan_id: str) -> Path:
         return self.folder / f"{file_stem(scan_id)}{_SUFFIX}"

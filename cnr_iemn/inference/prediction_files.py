@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from cnr_iemn.constants import notice_for
 from cnr_iemn.errors import RunError
 from cnr_iemn.inference.answers import FOLDER, Answer, AnswerFolder, remove_files
-from cnr_iemn.inference.prediction_summary import Summary, summarize, write_refusals
+from cnr_iemn.inference.prediction_summary import REFUSALS, Summary, summarize, write_refusals
 from cnr_iemn.inference.scan_result import PredictionDocument, ScanPrediction
 from cnr_iemn.schemas import SCHEMA_VERSION, NewScansMetadata, calibrated_columns, probability_columns
 from cnr_iemn.stage2.ensemble import LoadedEnsemble
@@ -20,6 +20,7 @@ from cnr_iemn.utils.atomic_io import atomic_file, json_text
 from cnr_iemn.utils.json_io import read_json
 from cnr_iemn.utils.spreadsheet import people_csv
 
+_DOCUMENT, _TABLES = "predictions.json", ("predictions.csv", "slices.csv", "predictions.parquet")
 _MARK = ".complete"
 """Beside the answers once predictions.json is made from them: it names no file that they do not."""
 _NO_SCANS = '\n "scans": []'
@@ -49,14 +50,15 @@ def join_answers(
 ) -> Summary:
     """Write the files of an output folder from the answers for these scans, and return their summary.
 
-    Where no scan has a prediction nothing is written, and the refusals are not kept. ``missing``: scans whose part has
-    not answered them yet. Raises RunError as ``write_prediction_files`` does.
+    Where no scan has a prediction, the refusals are not kept, and earlier predictions, whose scans have changed or
+    gone, are removed. ``missing``: scans whose part has not answered them yet. Raises RunError as
+    ``write_prediction_files`` does.
     """
     summary = summarize(answers, scan_ids, missing=missing)
     if summary.predicted:
         write_prediction_files(answers, summary, loaded)
     elif not summary.missing:
-        answers.clear(summary.refused)
+        _remove_predictions(answers)
     return summary
 
 
@@ -73,10 +75,10 @@ def write_prediction_files(answers: AnswerFolder, summary: Summary, loaded: Load
     """
     folder = answers.output
     new = NewScans(StoredScans(answers, summary.predicted), _metadata(summary, loaded))
-    earlier = set() if (folder / FOLDER / _MARK).is_file() else earlier_files(folder / "predictions.json")
+    earlier = set() if (folder / FOLDER / _MARK).is_file() else earlier_files(folder / _DOCUMENT)
     head = _document_head(summary, loaded)
-    _write_document(folder / "predictions.json", head, _predictions(answers, summary))
-    for name, rows in (("predictions.csv", _scan_rows), ("slices.csv", _slice_rows)):
+    _write_document(folder / _DOCUMENT, head, _predictions(answers, summary))
+    for name, rows in zip(_TABLES, (_scan_rows, _slice_rows), strict=False):
         tables = (pd.DataFrame(rows(head, prediction)) for prediction in _predictions(answers, summary))
         with atomic_file(folder / name) as file:
             for k, table in enumerate(tables):
@@ -86,6 +88,16 @@ def write_prediction_files(answers: AnswerFolder, summary: Summary, loaded: Load
     answers.remove_others([*summary.predicted, *summary.refused, *summary.missing])
     remove_files(folder, earlier - summary.files)
     (folder / FOLDER / _MARK).touch()
+
+
+def _remove_predictions(answers: AnswerFolder) -> None:
+    """Leave no answer, and no file of this or an earlier prediction: predictions.json goes before what it names."""
+    folder = answers.output
+    earlier = earlier_files(folder / _DOCUMENT)
+    for name in (_DOCUMENT, *_TABLES, REFUSALS, f"{FOLDER}/{_MARK}"):
+        (folder / name).unlink(missing_ok=True)
+    answers.remove_others(())
+    remove_files(folder, earlier)
 
 
 def _stored(answers: AnswerFolder, scan_id: str) -> Answer:
@@ -132,6 +144,7 @@ def _document_head(summary: Summary, loaded: LoadedEnsemble) -> PredictionDocume
         "engine": " and ".join(sorted(summary.engines)),
         "scans": [],
         "refused": dict(summary.refused),
+        "codes": {refusal.scan_id: refusal.code.value for refusal in summary.refusals},
     }
     notice = notice_for(study=ensemble.phantom, scans=summary.phantom)
     return document if notice is None else {"notice": notice, **document}

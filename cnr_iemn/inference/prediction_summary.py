@@ -32,7 +32,7 @@ class Summary:
         predicted: The scans with a prediction, in the order of the input.
         refusals: The refused scans, in the order of the input.
         missing: Scans without an answer.
-        without_dicom: Why there are no DICOM files, by scan with a prediction.
+        without_dicom: Scans with a prediction that got no DICOM files, in the order of the input.
         files: Of single scans, relative to the output folder.
         engines: What ran the networks.
         phantom: Some scan is synthetic.
@@ -42,7 +42,7 @@ class Summary:
     predicted: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    without_dicom: dict[str, str] = field(default_factory=dict)
+    without_dicom: list[Refusal] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
     engines: set[str] = field(default_factory=set)
     phantom: bool = False
@@ -51,13 +51,17 @@ class Summary:
     @property
     def refused(self) -> dict[str, str]:
         """Reason by refused scan."""
-        return {refusal.scan_id: refusal.reason for refusal in self.refusals}
+        return _reasons(self.refusals)
 
     @property
     def share(self) -> float:
         """Scans with a prediction, as a share of all; 1 of none."""
         n_scans = len(self.predicted) + len(self.refusals) + len(self.missing)
         return len(self.predicted) / n_scans if n_scans else 1.0
+
+
+def _reasons(refusals: Sequence[Refusal]) -> dict[str, str]:
+    return {refusal.scan_id: refusal.reason for refusal in refusals}
 
 
 def summarize(answers: AnswerFolder, scan_ids: Iterable[str], *, missing: Collection[str] = ()) -> Summary:
@@ -82,7 +86,8 @@ def summarize(answers: AnswerFolder, scan_ids: Iterable[str], *, missing: Collec
         summary.channels = answer.probabilities.networks.shape[2]
         dicom = answer.prediction["dicom"]
         if dicom is not None and dicom["refused"] is not None:
-            summary.without_dicom[scan_id] = dicom["refused"]
+            assert dicom["code"] is not None
+            summary.without_dicom.append(Refusal(scan_id, dicom["refused"], dicom["code"]))
     return summary
 
 
@@ -134,7 +139,8 @@ def raise_if_incomplete(summary: Summary, answers: AnswerFolder, *, whole: bool 
             write_refusals(answers.output, summary.refusals)
             write_text_atomic(path, exclusion_text(refused))
         reasons = grouped(refused, rest=str(path))
-        raise InputError(f"None of the {len(refused)} scans of the input can be classified:\n{reasons}")
+        codes = sorted({refusal.code for refusal in summary.refusals})
+        raise InputError(f"None of the {len(refused)} scans of the input can be classified:\n{reasons}", codes)
     problems = []
     if missing:
         problems.append(
@@ -144,7 +150,7 @@ def raise_if_incomplete(summary: Summary, answers: AnswerFolder, *, whole: bool 
     if refused:
         problems.append(f"{len(refused)} of {n_scans} scans were refused:\n{grouped(refused, rest=rest)}")
     if summary.without_dicom:
-        reasons = grouped(summary.without_dicom, rest=rest)
+        reasons = grouped(_reasons(summary.without_dicom), rest=rest)
         n_without = len(summary.without_dicom)
         problems.append(f"{n_without} of {n_predicted} scans with a prediction got no DICOM:\n{reasons}")
     if problems:

@@ -46,6 +46,8 @@ class RunReport:
         scans: Number of scans in the input; None where they were not found.
         answered: Number of scans with a prediction, of earlier commands too; where interrupted, of this one alone.
         refusals: Ids of the refused scans by ``RefusalCode``, likewise.
+        without_dicom: Ids of the scans that got a prediction and no DICOM files by ``RefusalCode``; empty where
+            interrupted.
     """
 
     status: str = "done"
@@ -64,6 +66,7 @@ class RunReport:
     scans: int | None = None
     answered: int = 0
     refusals: dict[str, list[str]] = field(default_factory=dict)
+    without_dicom: dict[str, list[str]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -139,6 +142,8 @@ class RunReporter:
         self.report.answered, self.report.refusals = len(summary.predicted), {}
         for refusal in summary.refusals:
             self.add(refusal)
+        for refusal in summary.without_dicom:
+            self.report.without_dicom.setdefault(refusal.code.value, []).append(refusal.scan_id)
 
 
 def _words(error: BaseException) -> str:

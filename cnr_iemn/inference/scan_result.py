@@ -33,10 +33,11 @@ class SlicePrediction(TypedDict):
 
 
 class DicomFiles(TypedDict):
-    """Paths below the output folder, or the reason why there are none."""
+    """Paths below the output folder, or the reason why there are none and its ``RefusalCode``."""
 
     files: list[str]
     refused: str | None
+    code: RefusalCode | None
 
 
 ScanPrediction = TypedDict(
@@ -73,6 +74,7 @@ class PredictionDocument(TypedDict):
     engine: str
     scans: list[ScanPrediction]
     refused: dict[str, str]
+    codes: dict[str, str]  # RefusalCode by refused scan
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from cnr_iemn.inference.prediction_writer import PredictionWriter, ScanOutput
 from cnr_iemn.inference.predictor import Predictor, load_ensemble
 from cnr_iemn.inference.run_report import RunReporter
 from cnr_iemn.inference.sources.hub import local_bundle
+from cnr_iemn.inference.sources.local_input import LocalInput
 from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.stage1.training.hardware import choose_hardware
 from cnr_iemn.stage2.ensemble import LoadedEnsemble
@@ -42,14 +43,14 @@ def load_predictor(settings: PredictSettings) -> Predictor:
 
 
 def answer_input(
-    settings: PredictSettings, predictor: Predictor, source: Path, reporter: RunReporter
+    settings: PredictSettings, predictor: Predictor, source: LocalInput, reporter: RunReporter
 ) -> tuple[Summary, AnswerFolder]:
     """Answer the scans of a folder or file that have no answer yet, and join the answers unless they are a part.
 
     Args:
         settings: Of predict.py.
         predictor: Of ``load_predictor``.
-        source: The input on this disk.
+        source: The input's scans on this disk.
         reporter: Takes note of the stages and results.
 
     Raises:
@@ -57,7 +58,7 @@ def answer_input(
     """
     ensemble = predictor.loaded
     with reporter.stage("find"):
-        scans = find_new_scans(source, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
+        scans = find_new_scans(source.path, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
     if settings.part is not None:
         scans = [scan for scan in scans if shard_of(scan[0], settings.parts) == settings.part]
     folder = output_folder(
@@ -68,7 +69,7 @@ def answer_input(
         folder,
         request_digest(ensemble, settings.request),
         engine=None if settings.engine == "auto" else predictor.engine,
-        names=not settings.anonymise_ids,
+        signature=source.signature,
     )
     with answers.lock(settings.part_name):
         missing: list[str] = []

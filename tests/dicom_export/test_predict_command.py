@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cnr_iemn.inference.run_report import RunReport
 from cnr_iemn.stage2.ensemble import signed_text
+from cnr_iemn.utils.json_io import read_json
 from tests.dicom_export.dicom_scans import dciodvfy_errors, phantom_with_uids
 from tests.pipeline import MODELS, entry_point
 from tests.planted import leaks
@@ -35,9 +37,11 @@ def test_a_failure_costs_a_scan_its_dicom_files_but_not_its_prediction(
     assert len(list((out / "dicom" / "P1").iterdir())) == 2
     (first,) = json.loads((out / "predictions.json").read_text())["scans"]
     monkeypatch.setattr("cnr_iemn.dicom_export.writer.structured_report", fails)
-    assert entry_point("predict")([*words, "redo=all"]) == 1
+    assert entry_point("predict")([*words, "redo=all", f"report={tmp_path / 'run.json'}"]) == 1
+    assert read_json(tmp_path / "run.json", RunReport, again="").without_dicom == {"program-fault": ["P1"]}
     (answer,) = json.loads((out / "predictions.json").read_text())["scans"]
     assert answer["dicom"]["refused"].startswith("P1: the program failed on it (TypeError in test_predict_command.py")
+    assert answer["dicom"]["code"] == "program-fault"
     assert answer["dicom"]["refused"].endswith("the prediction is in predictions.json. Please report this fault.")
     assert answer["probabilities"] == first["probabilities"]
     assert not (out / "dicom" / "P1").exists()

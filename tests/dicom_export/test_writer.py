@@ -108,7 +108,10 @@ def test_each_scan_gets_all_its_files_or_the_reason_and_other_scans_continue(del
     assert set(scans) == {*WRITTEN, "shared", "patient"}
     assert all(len(answer["probabilities"]) == 3 for answer in scans.values())
     for scan in WRITTEN:
-        assert scans[scan]["dicom"] == {"files": [f"dicom/{scan}/{name}" for name in FILES], "refused": None}
+        files = [f"dicom/{scan}/{name}" for name in FILES]
+        assert scans[scan]["dicom"] == {"files": files, "refused": None, "code": None}
+    codes = {scan: scans[scan]["dicom"]["code"] for scan in ("shared", "patient")}
+    assert codes == {"shared": "dicom-identifiers", "patient": "dicom-source"}
     reasons = {scan: scans[scan]["dicom"]["refused"] for scan in ("shared", "patient")}
     assert "images lack SOPInstanceUID (anonymised?)" in reasons["shared"]
     assert "this study was trained on phantoms" in reasons["patient"]

@@ -116,13 +116,13 @@ def server() -> Iterator[Server]:
 def test_all_ct_series_of_a_study_are_scans(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.token, server.page = "secret", 2
     monkeypatch.setenv(TOKEN, "secret")
-    with local_input(f"{server.address}?StudyInstanceUID={STUDY}") as source:
-        found = find_new_scans(source, anonymous=False)
+    with local_input(f"{server.address}?StudyInstanceUID={STUDY}") as given:
+        found = find_new_scans(given.path, anonymous=False)
         assert [scan for scan, _ in found] == ["series-1", "series-2"]
         for (_, path), (name, slices) in zip(found, reversed(server.series.items()), strict=True):
             assert isinstance(path, Path)
             np.testing.assert_array_equal(read_scan(path).hu, read_scan(write(tmp_path / name, slices)).hu)
-    assert not source.exists()
+    assert not given.path.exists()
     assert any("Modality=CT" in path for path in server.asked)
 
 
@@ -169,15 +169,32 @@ def test_an_orthanc_gives_back_what_it_was_sent(orthanc: str, tmp_path: Path) ->
             with urlopen(Request(f"http://{orthanc}/instances", data=encoded(ds), method="POST")) as answer:
                 assert answer.status == 200
         write(tmp_path / "sent" / f"{k}", slices)
-    with local_input(f"dicomweb+http://{orthanc}/dicom-web?StudyInstanceUID={STUDY}") as source:
-        for (_, path), k in zip(find_new_scans(source, anonymous=False), (4, 5), strict=True):
+    with local_input(f"dicomweb+http://{orthanc}/dicom-web?StudyInstanceUID={STUDY}") as given:
+        for (_, path), k in zip(find_new_scans(given.path, anonymous=False), (4, 5), strict=True):
             assert isinstance(path, Path)
             np.testing.assert_array_equal(read_scan(path).hu, read_scan(tmp_path / "sent" / f"{k}").hu)
+    assert signatures(f"dicomweb+http://{orthanc}/dicom-web") == signatures(f"dicomweb+http://{orthanc}/dicom-web")
+
+
+def signatures(address: str) -> dict[str, str]:
+    """Return the signature of each scan of a study."""
+    with local_input(f"{address}?StudyInstanceUID={STUDY}") as given:
+        return {scan: given.signature(path) for scan, path in find_new_scans(given.path, anonymous=False)}
+
+
+def test_series_are_known_again_by_their_content(server: Server) -> None:
+    """Whatever order a server gives the instances in."""
+    first = signatures(server.address)
+    server.series["1.4"].reverse()
+    assert signatures(server.address) == first
+    server.series["1.4"][0].PixelData = bytes(len(server.series["1.4"][0].PixelData))
+    second = signatures(server.address)
+    assert {scan for scan in first if first[scan] != second[scan]} == {"series-1"}  # of the lowest number
 
 
 def test_one_series(server: Server) -> None:
-    with local_input(f"{server.address}?StudyInstanceUID={STUDY}&SeriesInstanceUID=1.5") as source:
-        ((_, path),) = find_new_scans(source, anonymous=False)
+    with local_input(f"{server.address}?StudyInstanceUID={STUDY}&SeriesInstanceUID=1.5") as given:
+        ((_, path),) = find_new_scans(given.path, anonymous=False)
         assert isinstance(path, Path)
         assert len(read_scan(path).hu) == 5
 

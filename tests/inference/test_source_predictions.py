@@ -1,4 +1,4 @@
-"""The same scans from each source are answered alike."""
+"""The same scans from each source are answered alike, and by the same command once."""
 
 import json
 import shutil
@@ -16,7 +16,9 @@ from tests.pipeline import MODELS, entry_point
 pytestmark = pytest.mark.slow
 
 
-def test_a_list_a_zip_and_a_dicomdir_are_answered_as_a_folder(tiny_study: Path, tmp_path: Path) -> None:
+def test_a_list_a_zip_and_a_dicomdir_are_answered_as_a_folder(
+    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
     folder = tmp_path / "in"
     for name in ("P004", "P005"):
@@ -40,6 +42,10 @@ def test_a_list_a_zip_and_a_dicomdir_are_answered_as_a_folder(tiny_study: Path, 
         document = json.loads((output / "predictions.json").read_text())
         answers[name] = {scan["scan"]: scan["probabilities"] for scan in document["scans"]}
         assert read_json(report, RunReport, again="").answered == 2
+        capsys.readouterr()
+        assert entry_point("predict")([*words, "join=true"]) == 0  # which takes what the command would not do again
+        assert entry_point("predict")(words) == 0
+        assert "Each of the 2 scans has an answer" in capsys.readouterr().out
     first, *others = answers.values()
     assert list(first) == ["P004", "P005"]
     for other in others:

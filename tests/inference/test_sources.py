@@ -83,21 +83,21 @@ def pack(path: Path, root: Path) -> Path:
 
 def test_a_zip_of_several_scans_is_unpacked_while_it_is_used(scans: Path, tmp_path: Path) -> None:
     packed = pack(tmp_path / "cohort.zip", scans)
-    with local_input(str(packed)) as source:
-        found = find_new_scans(source, anonymous=False)
+    with local_input(str(packed)) as given:
+        found = find_new_scans(given.path, anonymous=False)
         assert [scan for scan, _ in found] == ["a/CT", "b/CT", "P3"]
         for scan, path in found:
             assert isinstance(path, Path)
             np.testing.assert_array_equal(read_scan(path).hu, read_scan(scans / scan).hu)
-    assert not source.exists()
+    assert not given.path.exists()
 
 
 def test_a_zip_of_one_scan_is_left_to_its_reader(scans: Path, tmp_path: Path) -> None:
     one = pack(tmp_path / "one.zip", scans / "P3")
     write(scans / "P3" / "more", make_slices(4, series="1.2"))
     for packed in (one, pack(tmp_path / "two_folders.zip", scans / "P3")):
-        with local_input(str(packed)) as source:
-            assert source == packed
+        with local_input(str(packed)) as given:
+            assert given.path == packed
 
 
 def test_a_hostile_zip_of_several_scans_writes_nothing_outside_and_is_refused(scans: Path, tmp_path: Path) -> None:
@@ -105,16 +105,16 @@ def test_a_hostile_zip_of_several_scans_writes_nothing_outside_and_is_refused(sc
     before = sorted(tmp_path.rglob("*"))
     with zipfile.ZipFile(packed, "a") as archive:
         archive.writestr("../../../../outside.dcm", b"x")
-    with local_input(str(packed)) as source:
-        assert source == packed
+    with local_input(str(packed)) as given:
+        assert given.path == packed
         with pytest.raises(ScanError) as caught:
-            read_scan(source)
+            read_scan(given.path)
     assert caught.value.code is RefusalCode.UNSAFE_ZIP
     assert sorted(tmp_path.rglob("*")) == before
     cut = tmp_path / "cut.zip"
     cut.write_bytes(packed.read_bytes()[:-200])
-    with local_input(str(cut)) as source, pytest.raises(ScanError) as caught:
-        read_scan(source)
+    with local_input(str(cut)) as given, pytest.raises(ScanError) as caught:
+        read_scan(given.path)
     assert caught.value.code is RefusalCode.DAMAGED_ZIP
 
 
@@ -149,14 +149,14 @@ def medium(tmp_path: Path) -> Path:
 
 
 def test_a_dicomdir_gives_its_ct_series(medium: Path) -> None:
-    with local_input(str(medium)) as source:
-        found = find_new_scans(source, anonymous=False)
+    with local_input(str(medium)) as given:
+        found = find_new_scans(given.path, anonymous=False)
         assert [scan for scan, _ in found] == ["series-1", "series-2"]
         counts = [len(read_scan(path).hu) for _, path in found if isinstance(path, Path)]
         assert sorted(counts) == [5, 6]
-        names = [name for _, _, files in os.walk(source) for name in files]
+        names = [name for _, _, files in os.walk(given.path) for name in files]
         assert not any("Doe" in name or "1.1" in name for name in names)
-    assert not source.exists()
+    assert not given.path.exists()
 
 
 def test_a_dicomdir_whose_files_are_missing_is_refused(medium: Path) -> None:
@@ -195,7 +195,46 @@ def test_damaged_dicomdirs_are_refused_or_read(medium: Path) -> None:
     assert len(kinds) > 1
 
 
+def signatures(source: Path, *, anonymous: bool = False) -> dict[str, str]:
+    """Return the signature of each scan of an input."""
+    with local_input(str(source), anonymous=anonymous) as given:
+        return {scan: given.signature(path) for scan, path in find_new_scans(given.path, anonymous=anonymous)}
+
+
+@pytest.mark.parametrize("kind", ["zip", "DICOMDIR"])
+def test_scans_in_temporary_folders_are_known_again(kind: str, request: pytest.FixtureRequest) -> None:
+    """By the archive, or by the medium and the files of the series; another time shows."""
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    if kind == "zip":
+        source = pack(tmp_path / "cohort.zip", request.getfixturevalue("scans"))
+    else:
+        source = request.getfixturevalue("medium")
+    first, hidden = signatures(source), signatures(source, anonymous=True)
+    assert len(first) == len(hidden) == (3 if kind == "zip" else 2)
+    assert signatures(source) == first
+    assert set(first.values()).isdisjoint(hidden.values())
+    os.utime(source, (1, 1))
+    assert set(first.values()).isdisjoint(signatures(source).values())
+
+
+def test_a_changed_file_of_a_medium_changes_its_series_alone(medium: Path) -> None:
+    first = signatures(medium)
+    with local_input(str(medium)) as given:
+        victim = next((given.path / "series-2").iterdir()).resolve()
+    os.utime(victim, (1, 1))
+    second = signatures(medium)
+    assert {scan for scan in first if first[scan] != second[scan]} == {"series-2"}
+
+
+def test_an_archive_that_is_replaced_while_it_is_read_shows(scans: Path, tmp_path: Path) -> None:
+    packed = pack(tmp_path / "cohort.zip", scans)
+    with local_input(str(packed)) as given:
+        os.utime(packed, (1, 1))
+        noted = given.signature(given.path)
+    assert noted not in signatures(packed).values()
+
+
 def test_other_inputs_are_left_as_they_are(scans: Path, tmp_path: Path) -> None:
     for path in (scans, tmp_path / "none", scans / "P3" / "IM0000.dcm"):
-        with local_input(str(path)) as source:
-            assert source == path
+        with local_input(str(path)) as given:
+            assert given.path == path

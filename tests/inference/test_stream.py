@@ -134,6 +134,27 @@ def test_the_same_command_predicts_only_what_has_changed(
     assert len(calls) == 11
 
 
+def test_where_all_scans_are_refused_nothing_earlier_stays(
+    tiny_study: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, out, predict = tmp_path / "scans", tmp_path / "out", entry_point("predict")
+    for name in ("P001", "bad"):
+        shutil.copytree(source / name, scans / name)
+    words = [*words_for(tiny_study, scans), f"output={out}"]
+    assert predict([*words, "pages=true"]) == 1
+    assert set(contents(out)) == {*TABLES, "refused.csv", "P001.html"}
+    (out / "notes.txt").write_text("of a reader")
+    victim = min((scans / "P001").iterdir())
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-200])
+    assert predict([*words, "pages=true"]) == 2
+    assert "None of the 2 scans of the input can be classified" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+    victim.write_bytes(whole)
+    assert predict([*words, "pages=true"]) == 1
+    assert set(contents(out)) == {*TABLES, "refused.csv", "P001.html", "notes.txt"}
+
+
 def test_a_page_belongs_to_its_answer(tiny_study: Path, source: Path, tmp_path: Path, calls: list[int]) -> None:
     words = words_for(tiny_study, source / "P001")
     out, predict = tmp_path / "out", entry_point("predict")
