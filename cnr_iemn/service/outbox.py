@@ -2,30 +2,39 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from typing_extensions import TypedDict
 
+from cnr_iemn.errors import RunError
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.service.inbox import Series, free_path
-from cnr_iemn.utils.atomic_io import finished_folder, json_text, write_text_atomic
+from cnr_iemn.utils.atomic_io import finished_folder, json_text, sha256_of_file, write_text_atomic
 from cnr_iemn.utils.json_io import read_json
 
 RECORD, HEARTBEAT, EVENTS = "series.json", "heartbeat.json", "events.jsonl"
 OUTGOING, UNSENT = "outgoing", "unsent"
 """Folders of the outbox: what is to be sent to the receiver, and what could not be."""
+_OBJECTS = "dicom/*/*.dcm"
+_AGAIN = "Remove the folder and move its series back into the inbox: it is predicted again."
 
 
 class SeriesRecord(TypedDict):
-    """``series.json`` in the folder of an answer. ``refused``: the reason, None where there is an answer."""
+    """``series.json`` in the folder of an answer.
+
+    ``refused``: the reason, None where there is an answer. ``codes``: those of its refused scans, each once.
+    ``objects``: the SHA-256 of the answer's DICOM files, by their path in the folder.
+    """
 
     schema_version: int
     series: str
     signature: str
     refused: str | None
+    codes: list[str]
+    objects: dict[str, str]
 
 
 class Heartbeat(TypedDict):
@@ -50,11 +59,8 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._answered = {(record["series"], record["signature"]): record["refused"] for record in self._records()}
-
-    def _records(self) -> Iterator[SeriesRecord]:
-        for path in sorted(self.folder.glob(f"*/{RECORD}")):
-            yield read_json(path, SeriesRecord, again="Remove the folder, and its series is predicted again.")
+        records = (_read_record(path.parent) for path in sorted(folder.glob(f"*/{RECORD}")))
+        self._answered = {(record["series"], record["signature"]): record["refused"] for record in records}
 
     def is_answered(self, series: Series) -> bool:
         """Return whether these files of the series have their folder already."""
@@ -63,6 +69,23 @@ class Outbox:
     def refusal(self, series: Series) -> str | None:
         """Return why an answered series was refused; None where it was not."""
         return self._answered[series.name, series.signature]
+
+    def objects(self, name: str) -> list[Path]:
+        """Return the DICOM files of an answer, which ``name`` is the folder of.
+
+        Raises RunError where one is damaged; such a series counts as not answered, should it come again.
+        """
+        folder = self.folder / name
+        record = _read_record(folder)
+        for path, digest in record["objects"].items():
+            try:
+                damage = None if sha256_of_file(folder / path) == digest else "its checksum differs"
+            except OSError as error:
+                damage = error.strerror
+            if damage is not None:
+                self._answered.pop((record["series"], record["signature"]), None)
+                raise RunError(f"{name}/{path} is damaged ({damage}). {_AGAIN}")
+        return [folder / path for path in record["objects"]]
 
     def place(self, series: Series) -> Path:
         """Return the folder that the answer to a series takes."""
@@ -74,21 +97,25 @@ class Outbox:
         """Give a folder to fill, which appears as ``place`` when the block ends, whole."""
         with finished_folder(place) as folder:
             yield folder
-            self._write_record(folder, series, None)
+            self._write_record(folder, series, None, ())
         self._answered[series.name, series.signature] = None
 
-    def refuse(self, series: Series, reason: str) -> None:
-        """Leave a folder that says why a series has no answer."""
+    def refuse(self, series: Series, reason: str, codes: Sequence[str] = ()) -> None:
+        """Leave a folder that says why a series has no answer. ``codes``: of its refused scans, each once."""
         with finished_folder(self.place(series)) as folder:
-            self._write_record(folder, series, reason)
+            self._write_record(folder, series, reason, codes)
         self._answered[series.name, series.signature] = reason
 
-    def _write_record(self, folder: Path, series: Series, refused: str | None) -> None:
+    def _write_record(self, folder: Path, series: Series, refused: str | None, codes: Sequence[str]) -> None:
         record: SeriesRecord = {
             "schema_version": SCHEMA_VERSION,
             "series": series.name,
             "signature": series.signature,
             "refused": refused,
+            "codes": list(codes),
+            "objects": {
+                path.relative_to(folder).as_posix(): sha256_of_file(path) for path in sorted(folder.glob(_OBJECTS))
+            },
         }
         write_text_atomic(folder / RECORD, json_text(record))
 
@@ -105,11 +132,15 @@ class Outbox:
         }
         write_text_atomic(self.folder / HEARTBEAT, json_text(heartbeat))
 
-    def log(self, event: str, **values: str | float) -> None:
+    def log(self, event: str, **values: str | float | list[str]) -> None:
         """Add a line to ``events.jsonl``. ``event``: taken, answered, refused, failed, sent, unsent, started, ended."""
         line = json.dumps({"time": now_text(), "event": event, **values}) + "\n"
         with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
             file.write(line)
+
+
+def _read_record(folder: Path) -> SeriesRecord:
+    return read_json(folder / RECORD, SeriesRecord, again=_AGAIN)
 
 
 def now_text() -> str:

@@ -1,7 +1,8 @@
 """DICOM objects to a receiver by C-STORE (PS3.4, annex B), with the extra ``pacs``: again until it takes them.
 
 What is to be sent has a file of its name in ``outgoing/`` of the outbox, made before the answer appears. It is removed
-when the receiver has every object, and goes to ``unsent/`` with the reason when the attempts are used up.
+when the receiver has every object, and goes to ``unsent/`` with the reason when the attempts are used up, or at once
+where an object is damaged.
 """
 
 import logging
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 
-from cnr_iemn.errors import CnrIemnError, ConfigurationError
+from cnr_iemn.ct.io.dicom_file import PARSE_ERRORS
+from cnr_iemn.errors import CnrIemnError, ConfigurationError, RunError
 from cnr_iemn.service.outbox import OUTGOING, UNSENT, Outbox
 from cnr_iemn.utils.atomic_io import write_text_atomic
 from cnr_iemn.utils.packages import require_package
@@ -21,6 +23,7 @@ from cnr_iemn.utils.text import visible
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
     from pynetdicom.association import Association
 
 log = logging.getLogger(__name__)
@@ -69,33 +72,42 @@ def send(receiver: Receiver, paths: Sequence[Path], *, title: str = "CNR-IEMN") 
         title: The sender's application entity title.
 
     Raises:
-        SendingError: The receiver cannot be reached, or refuses an object.
+        SendingError: The receiver cannot be reached, or refuses an object; or an object is damaged.
         ConfigurationError: The extra ``pacs`` is missing.
     """
     require_package("pynetdicom", "receiver=", "or leave receiver out", extra="pacs")
     from pynetdicom import AE
 
-    datasets = [dcmread(path) for path in paths]
+    datasets = [_read(path) for path in paths]
     entity = AE(title)
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT
-    for syntax in {(data.SOPClassUID, data.file_meta.TransferSyntaxUID) for data in datasets}:
+    for syntax in {syntax for _, syntax in datasets}:
         entity.add_requested_context(*syntax)
     association = entity.associate(receiver.host, receiver.port, ae_title=receiver.title)
     if not association.is_established:
         reason = "it refuses the association" if association.is_rejected else "no connection"
         raise SendingError(f"{receiver}: {reason}. Check its address, its title and that it is running.")
     try:
-        for path, data in zip(paths, datasets, strict=True):
+        for path, (data, _) in zip(paths, datasets, strict=True):
             _store(association, data, path, receiver)
     finally:
         association.release()
+
+
+def _read(path: Path) -> "tuple[Dataset, tuple[UID, UID]]":
+    """Return an object with its class and transfer syntax. Raises SendingError."""
+    try:
+        data = dcmread(path)
+        return data, (data.SOPClassUID, data.file_meta.TransferSyntaxUID)
+    except (*PARSE_ERRORS, OSError) as error:  # whose words may quote the file
+        raise SendingError(f"{path.name} cannot be read as DICOM ({type(error).__name__}).") from error
 
 
 def _store(association: "Association", data: "Dataset", path: Path, receiver: Receiver) -> None:
     """Send one object. Raises SendingError unless the receiver has stored it."""
     try:
         status = association.send_c_store(data)
-    except (RuntimeError, ValueError) as error:  # the connection is gone; no context for the object's class
+    except (RuntimeError, *PARSE_ERRORS) as error:  # the connection is gone; a value cannot be encoded
         raise SendingError(f"{receiver}: {path.name} could not be sent ({type(error).__name__}).") from error
     code = status.get("Status")
     if code is None:
@@ -130,7 +142,8 @@ class Sender:
         return sum(1 for name in (OUTGOING, UNSENT) for _ in (self._outbox.folder / name).iterdir())
 
     def announce(self, place: Path) -> None:
-        """Note that the answer which will appear as ``place`` is to be sent."""
+        """Note that the answer which will appear as ``place`` is to be sent, whatever became of an earlier one."""
+        (self._outbox.folder / UNSENT / place.name).unlink(missing_ok=True)
         write_text_atomic(self._outbox.folder / OUTGOING / place.name, "")
 
     def withdraw(self, place: Path) -> None:
@@ -141,20 +154,26 @@ class Sender:
         """Send every answer whose time has come. ``now``: seconds of a clock that never goes back."""
         for note in sorted((self._outbox.folder / OUTGOING).iterdir()):
             attempts = self._attempts.setdefault(note.name, _Attempts())
-            folder = self._outbox.folder / note.name
-            if (
-                now < attempts.next_time or not folder.is_dir()
-            ):  # without it: the answer was interrupted, and comes again
-                continue
+            if now < attempts.next_time or not (self._outbox.folder / note.name).is_dir():
+                continue  # without its folder: the answer was interrupted, and comes again
             try:
-                send(self._receiver, sorted(folder.glob("dicom/*/*.dcm")))
+                send(self._receiver, self._objects(note.name))
             except SendingError as error:
                 self._note_failure(note, attempts, str(error), now)
+            except RunError as error:
+                self._give_up(note, str(error))
             else:
                 note.unlink()
                 del self._attempts[note.name]
                 self._outbox.log("sent", series=note.name, receiver=str(self._receiver))
                 log.info("sent %s to %s", visible(note.name), self._receiver)
+
+    def _objects(self, name: str) -> list[Path]:
+        """Return what is to be sent of an answer. Raises RunError where no attempt could succeed."""
+        objects = self._outbox.objects(name)
+        if not objects:
+            raise RunError(f"{name} has no DICOM files; its predictions.json says why.")
+        return objects
 
     def _note_failure(self, note: Path, attempts: _Attempts, reason: str, now: float) -> None:
         attempts.count += 1
@@ -163,10 +182,14 @@ class Sender:
         if attempts.count < ATTEMPTS:
             log.warning("%s: not sent (attempt %d of %d): %s", visible(note.name), attempts.count, ATTEMPTS, reason)
             return
+        self._give_up(note, reason)
+
+    def _give_up(self, note: Path, reason: str) -> None:
+        """Move a note to ``unsent/``, with the reason and what to do."""
         target = self._outbox.folder / UNSENT / note.name
         again = f"Its files are in {note.name}/. To send them again, move this file to {OUTGOING}/."
         write_text_atomic(target, f"{reason}\n{again}\n")
         note.unlink()
         del self._attempts[note.name]
         self._outbox.log("unsent", series=note.name, reason=reason)
-        log.warning("%s: not sent after %d attempts: %s See %s.", visible(note.name), ATTEMPTS, reason, target)
+        log.warning("%s: not sent: %s See %s.", visible(note.name), reason, target)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnr_iemn.errors import CnrIemnError
+from cnr_iemn.errors import CnrIemnError, InputError
 from cnr_iemn.service.inbox import Inbox, Series
 from cnr_iemn.service.outbox import Outbox
 from cnr_iemn.service.receiver import Sender
@@ -94,9 +94,10 @@ class Watch:
             log.info("%s: files were added while it was predicted; it waits until they settle.", visible(series.name))
             return
         except CnrIemnError as error:
-            self.outbox.refuse(series, str(error))
+            codes = [code.value for code in error.codes] if isinstance(error, InputError) else []
+            self.outbox.refuse(series, str(error), codes)
             self._refused += 1
-            self.outbox.log("refused", series=series.name, reason=str(error))
+            self.outbox.log("refused", series=series.name, reason=str(error), codes=codes)
             log.warning("%s: refused: %s", visible(series.name), error)
             self.inbox.finish(series, refused=str(error))
             return

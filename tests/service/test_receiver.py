@@ -1,5 +1,7 @@
 """Answers are sent by C-STORE to a real receiver; one that refuses, breaks off or is down loses nothing."""
 
+import json
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +125,59 @@ def test_attempts_are_limited_and_the_rest_is_kept(tmp_path: Path, monkeypatch: 
         Sender(outbox, receiver).send_due(0)
     assert len(received) == 2
     assert sender.n_unsent == 0
+
+
+def flip_last_byte(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])  # which pydicom reads
+
+
+@pytest.mark.parametrize("damage", [cut, flip_last_byte, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_object_goes_to_unsent_and_the_next_answer_is_sent(
+    damage: Callable[[Path], object], tmp_path: Path
+) -> None:
+    for name in "AB":
+        put(tmp_path / "in", name)
+    outbox, received = Outbox(tmp_path / "out"), list[UID]()
+    inbox = Inbox(tmp_path / "in", settle_seconds=0)
+    with storage(keep_in(received)) as receiver:
+        sender = Sender(outbox, receiver)
+        Watch(inbox, outbox, answer).look()  # it sends nothing
+        for name in "AB":
+            sender.announce(tmp_path / "out" / name)
+        damage(tmp_path / "out/A/dicom/A/report.dcm")
+        sender.send_due(0)
+        assert len(received) == 2  # of B
+        note = (tmp_path / "out/unsent/A").read_text()
+        assert note.startswith("A/dicom/A/report.dcm is damaged (")
+        assert "Remove the folder and move its series back into the inbox" in note
+        assert sender.n_unsent == 1
+        events = [json.loads(line) for line in (tmp_path / "out/events.jsonl").read_text().splitlines()]
+        assert [entry["event"] for entry in events if entry.get("series") == "A"][-1] == "unsent"
+        shutil.rmtree(tmp_path / "out/A")  # as the note says
+        (tmp_path / "in/done/A").rename(tmp_path / "in/A")
+        Watch(inbox, outbox, answer, sender).look()
+    assert len(received) == 4
+    assert sender.n_unsent == 0
+
+
+def test_an_answer_without_dicom_files_goes_to_unsent(tmp_path: Path) -> None:
+    put(tmp_path / "in", "A")
+    outbox = Outbox(tmp_path / "out")
+    sender = Sender(outbox, Receiver("PACS", "127.0.0.1", free_port()))
+    Watch(Inbox(tmp_path / "in", settle_seconds=0), outbox, lambda *_: None, sender).look()
+    assert "A has no DICOM files; its predictions.json says why." in (tmp_path / "out/unsent/A").read_text()
+
+
+def test_a_file_that_is_no_dicom_is_not_sent(tmp_path: Path) -> None:
+    path = make_files(tmp_path, 1)[0]
+    path.write_bytes(b"x" * 200)
+    with pytest.raises(SendingError, match=r"0\.dcm cannot be read as DICOM \(InvalidDicomError\)"):
+        send(Receiver("PACS", "127.0.0.1", free_port()), [path])
 
 
 @pytest.mark.parametrize("text", ["host:104", "A@host", "A@host:0", "A@host:70000", "@h:1", "A" * 17 + "@h:1"])

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,21 +76,31 @@ def test_results_stand_in_the_study_that_they_are_of(tiny_study: Path, tmp_path:
     assert events == ["started", "taken", "answered", "sent", "ended"]
 
 
+def events(outbox: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (outbox / "events.jsonl").read_text().splitlines()]
+
+
 def test_one_series_after_the_other_is_answered_with_the_networks_loaded_once(tiny_study: Path, tmp_path: Path) -> None:
     inbox, outbox = tmp_path / "inbox", tmp_path / "outbox"
     inbox.mkdir()
     (inbox / "text.txt").write_text("no scan")
+    shutil.copytree(phantom_with_uids(tiny_study), inbox / "cut")
+    victim = min((inbox / "cut").iterdir())
+    victim.write_bytes(victim.read_bytes()[:-200])
     (inbox / "P1").symlink_to(phantom_with_uids(tiny_study))
     process = start(tiny_study, inbox, outbox, "keep=true")
     try:
-        wait_for(lambda: len(list(outbox.glob("*/series.json"))) == 2, process)
+        wait_for(lambda: len(list(outbox.glob("*/series.json"))) == 3, process)
     finally:
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert {path.name for path in inbox.iterdir()} == {".lock", "text.txt", "P1"}
+    assert {path.name for path in inbox.iterdir()} == {".lock", "text.txt", "cut", "P1"}
     assert (outbox / "P1" / "predictions.json").is_file()
     assert json.loads((outbox / "text.txt" / "series.json").read_text())["refused"]
+    assert json.loads((outbox / "cut" / "series.json").read_text())["codes"] == ["damaged-pixels"]
+    (entry,) = (entry for entry in events(outbox) if (entry["event"], entry.get("series")) == ("refused", "cut"))
+    assert entry["codes"] == ["damaged-pixels"]
 
 
 @pytest.mark.parametrize(
