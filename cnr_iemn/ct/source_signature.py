@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from cnr_iemn.ct.io.folders import folders_with_files
@@ -22,11 +23,11 @@ def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
     place = str(source.resolve()) if names else ""
     if source.is_file():
         return hashlib.sha256(json.dumps([place, *_size_and_time(source)]).encode()).hexdigest()
-    entries = sorted(
-        (str(path.relative_to(source)) if names else "", *_size_and_time(path))
-        for _, files, _ in folders_with_files(source, lambda *_: None)  # reading refuses such a folder
-        for path in files
-    )
+    entries = []
+    for folder, files, _ in folders_with_files(source, lambda *_: None):  # reading refuses a folder out of reach
+        below = "" if folder == source else f"{folder.relative_to(source)}{os.sep}"
+        entries += [(f"{below}{path.name}" if names else "", *_size_and_time(path)) for path in files]
+    entries.sort()
     return hashlib.sha256(json.dumps([place, entries]).encode()).hexdigest()
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -35,6 +36,8 @@ _Job = tuple[Path, ScanRecord, PixelSettings]
 ELSEWHERE: Literal["elsewhere"] = "elsewhere"
 """The outcome of a scan that another process prepares at this moment."""
 _Outcome = ScanError | Literal["elsewhere"] | None
+_LOOKS = 16
+"""Scans whose source files are looked at together: on a network disk each look waits for the server."""
 
 
 def prepare_store(
@@ -64,8 +67,8 @@ def prepare_store(
     """
     store = SliceStore.locate(cohort, settings, cache=cache)
     failures: dict[str, ScanError] = {}
-    current = dict.fromkeys(scan.scan_id for scan in cohort.scans if _is_current(store, scan))
-    damaged = store.damaged_files(list(current)) if verify else {}
+    current = _current_scans(store, cohort)
+    damaged = store.damaged_files([scan.scan_id for scan in cohort.scans if scan.scan_id in current]) if verify else {}
     pending = [scan for scan in cohort.scans if scan.scan_id not in current or scan.scan_id in damaged]
     if not pending:
         return store, failures
@@ -224,6 +227,16 @@ def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan, signatur
     acquisition = asdict(prepared.acquisition)
     source = {"files": signature, "source_sha256": prepared.source_sha256, "acquisition": acquisition}
     (folder / "source.json").write_text(json_text(source), encoding="utf-8")
+
+
+def _current_scans(store: SliceStore, cohort: Cohort) -> set[str]:
+    """Return the scans of the cohort that need not be prepared."""
+    threads = ThreadPoolExecutor(_LOOKS)
+    try:
+        results = threads.map(partial(_is_current, store), cohort.scans)
+        return {scan.scan_id for scan, current in zip(cohort.scans, results, strict=True) if current}
+    finally:
+        threads.shutdown(cancel_futures=True)  # Ctrl-C waits for the looks of the moment alone
 
 
 def _is_current(store: SliceStore, scan: ScanRecord) -> bool:
