@@ -3,6 +3,8 @@
 python -m benchmarks.scale --runs runs --study demo --ensemble resnext50 --scans SCANS --numbers 200 1000 5000
 python -m benchmarks.scale --find 100000      # finding alone, of folders with one empty file each beside one scan
 
+``unchanged`` and ``again`` are the same commands once more, which find nothing to do but to look at every scan.
+
 The scans are folders of hard links to a few small scans, in turn: neighbours of one series would be one scan. Each
 measurement is a process of its own, and the number of scans that it found is checked.
 """
@@ -92,15 +94,12 @@ def main() -> None:
             rows = [f"{k:06d},{folder}/scans/{k // 1000:03d}/P{k:06d},{'ab'[k % 2]}" for k in range(count)]
             (folder / "scans.csv").write_text("\n".join(["scan_id,path,class", *rows]) + "\n", encoding="utf-8")
             cohort = ["data=manifest", f"data.csv={folder / 'scans.csv'}", "data.classes=[a,b]", "ingest.size=64"]
+            prepare = ["prepare.py", *cohort, f"ingest.cache={folder / 'cache'}"]
             words = [*study, f"input={folder / 'scans'}", f"output={folder / 'out'}", "pages=false", "engine=torch"]
             measurements += [
                 measure("find", count, ["-c", FIND, str(folder / "scans")], expected=f"{count}\n"),
-                measure(
-                    "prepare",
-                    count,
-                    ["prepare.py", *cohort, f"ingest.cache={folder / 'cache'}"],
-                    expected=f"{count} of {count} scans are in",
-                ),
+                measure("prepare", count, prepare, expected=f"{count} of {count} scans are in"),
+                measure("unchanged", count, prepare, expected=f"{count} of {count} scans are in"),
                 measure("predict", count, ["predict.py", *words], expected=f"{count}/{count} "),
                 measure("again", count, ["predict.py", *words], expected=f"Each of the {count} scans has an answer"),
             ]
