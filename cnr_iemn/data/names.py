@@ -7,7 +7,7 @@ from cnr_iemn.errors import CohortError
 _ID_BYTES = 200  # of 255 that file systems take: while a scan is written, its folder has a longer name
 _CLASS_LETTERS = 80
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # invisible: control, format, surrogate, line and paragraph characters
-_STORE_FILES = {"report.html", "report.json", "settings.json"}  # in the folder of the scans
+_STORE_FILES = {"refusals.json", "report.html", "report.json", "settings.json"}  # in the folder of the scans
 _NO_NAMES = {"nan", "na", "null", "none", "missing", "unknown", "unlabelled", "unlabeled", "tbd"}
 """Words for a missing value, without case, spaces and punctuation."""
 _WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("com", "lpt") for k in range(10))}

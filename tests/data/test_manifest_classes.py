@@ -151,6 +151,7 @@ def test_the_healthy_class_and_the_counts_are_told(tmp_path: Path) -> None:
 FAULTY_IDS = [
     "x" * 300,
     "ä" * 125,
+    "refusals.json",
     "report.html",
     "Settings.JSON",
     "a.",
