@@ -61,6 +61,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     store = run_store(runs.first_run)
     runs.check_store(store)
     ensemble = describe_ensemble(runs, method=method_name(settings.primary_method))
+    ensemble = with_training_scans(ensemble, store, runs.training_labels, ensemble.classes)
     register_plan(folder := root / settings.study / "ensembles" / name, settings.plan, settings)
     repeats = find_repeats(root, runs, ensemble, name, seeds=settings.seeds, splits=settings.splits)
     origin = provenance(runs, booster_seed=booster.seed)
@@ -75,16 +76,15 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
         seed=booster.seed,
     )
     results.metrics["scan_flow"] = study_flow(runs, store, left_out=origin["left_out"])
-    if settings.ablations:
-        from cnr_iemn.evaluation.ablation import ablate  # torch
+    if settings.ablations or settings.robustness:
+        from cnr_iemn.evaluation.robustness.network_evidence import add_network_evidence  # torch
 
-        plain = ensemble, store, results.patients, results.slices, results.predict
-        results.metrics["ablations"] = ablate(root / settings.study, *plain, gpus=settings.gpus, space=results.space)
+        options = {key: getattr(settings, key) for key in ("ablations", "robustness", "gpus")}
+        add_network_evidence(folder, results, ensemble, store, runs.first_run, **options)
     write_results(folder, results)
     appendix = write_checklists(folder, settings.checklists, runs, results, store, origin)
     curves = read_training_curves(runs.runs)
     write_report(folder, results, store, origin, study=settings.study, training=curves, appendix=appendix)
-    ensemble = with_training_scans(ensemble, store, runs.training_labels, ensemble.classes)
     write_ensemble(folder, replace(ensemble, calibration=results.calibration, files=file_digests(folder)))
     following = predict_command(settings.study, name, root)
     printer.study(results.metrics, folder, following, verbose=settings.verbose, seconds=results.seconds)

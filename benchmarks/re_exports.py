@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates, zoom
+from scipy.ndimage import map_coordinates, zoom
 
+from cnr_iemn.ct.perturbations import SHARP_NOISE_HU, as_hu, sharp_kernel, smooth_kernel
 from cnr_iemn.phantom.protocol import draw_protocol
 from cnr_iemn.phantom.random_fields import stream
 from cnr_iemn.phantom.renderer import PhantomScan, render_scan
@@ -16,7 +17,6 @@ from cnr_iemn.phantom.renderer import PhantomScan, render_scan
 Volume = NDArray[np.int16]
 Spacing = tuple[float, float, float]
 Scan = tuple[Volume, Spacing]
-_SHARP_NOISE = 25.0  # HU
 _OTHER_SEED = 1_000_003
 
 
@@ -28,8 +28,8 @@ def re_exports(hu: Volume, spacing: Spacing, rng: np.random.Generator) -> dict[s
         "other matrix": other_matrix(hu, spacing, rng.uniform(0.7, 1.3)),
         "without the first slice": (hu[1:], spacing),
         "without the last slice": (hu[:-1], spacing),
-        "smooth kernel": (smooth_kernel(hu, rng.uniform(0.3, 0.6)), spacing),
-        "sharp kernel": (sharp_kernel(hu, rng), spacing),
+        "smooth kernel": (_smooth(hu, rng.uniform(0.3, 0.6)), spacing),
+        "sharp kernel": (_sharp(hu, rng), spacing),
         "all of these": _all_of_these(distance, rng),
     }
 
@@ -40,26 +40,24 @@ def other_slice_distance(hu: Volume, spacing: Spacing, factor: float) -> Scan:
     depth = np.linspace(0, len(hu) - 1, n)
     grid = np.meshgrid(depth, np.arange(hu.shape[1]), np.arange(hu.shape[2]), indexing="ij")
     volume = map_coordinates(hu.astype(np.float32), grid, order=1)
-    return _as_hu(volume), (spacing[0] * (len(hu) - 1) / (n - 1), *spacing[1:])
+    return as_hu(volume), (spacing[0] * (len(hu) - 1) / (n - 1), *spacing[1:])
 
 
 def other_matrix(hu: Volume, spacing: Spacing, factor: float) -> Scan:
     """Return the same field of view on a matrix of ``factor`` times as many rows and columns."""
     volume = zoom(hu.astype(np.float32), (1, factor, factor), order=1)
-    return _as_hu(volume), (spacing[0], *(side * hu.shape[1] / volume.shape[1] for side in spacing[1:]))
+    return as_hu(volume), (spacing[0], *(side * hu.shape[1] / volume.shape[1] for side in spacing[1:]))
 
 
-def smooth_kernel(hu: Volume, deviation: float) -> Volume:
+def _smooth(hu: Volume, deviation: float) -> Volume:
     """Return the slices blurred by a Gaussian. ``deviation``: in pixels."""
-    return _as_hu(gaussian_filter(hu.astype(np.float32), (0, deviation, deviation)))
+    return smooth_kernel(hu, (deviation, deviation))
 
 
-def sharp_kernel(hu: Volume, rng: np.random.Generator) -> Volume:
+def _sharp(hu: Volume, rng: np.random.Generator) -> Volume:
     """Return the slices sharper, with the noise that comes with it."""
-    volume = hu.astype(np.float32)
-    edges = volume - gaussian_filter(volume, (0, 0.5, 0.5))
-    noise = rng.normal(0, _SHARP_NOISE, hu.shape)
-    return _as_hu(volume + rng.uniform(0.5, 1.0) * edges + noise)
+    noise = rng.normal(0, SHARP_NOISE_HU, hu.shape)
+    return sharp_kernel(hu, (0.5, 0.5), gain=rng.uniform(0.5, 1.0), noise=noise)
 
 
 def same_body(scan: PhantomScan, *, n_slices: tuple[int, int]) -> Scan:
@@ -74,8 +72,4 @@ def same_body(scan: PhantomScan, *, n_slices: tuple[int, int]) -> Scan:
 
 def _all_of_these(scan: Scan, rng: np.random.Generator) -> Scan:
     hu, spacing = other_matrix(scan[0][1:], scan[1], rng.uniform(0.7, 1.3))
-    return (smooth_kernel(hu, 0.5) if rng.random() < 0.5 else sharp_kernel(hu, rng)), spacing
-
-
-def _as_hu(volume: NDArray[np.floating]) -> Volume:
-    return np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
+    return (_smooth(hu, 0.5) if rng.random() < 0.5 else _sharp(hu, rng)), spacing

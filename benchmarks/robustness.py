@@ -4,7 +4,7 @@ python -m benchmarks.robustness --study demo [--runs runs] [--scans 4] [--input 
     [--json robustness.json]
 
 Takes ``--scans`` validation scans of each class of a phantom study and all scans below ``--input``. Applies each
-perturbation of ``benchmarks.perturbations``, erases the lungs, and erases everything else. Reports the share of slices
+perturbation of ``cnr_iemn.ct.perturbations``, erases the lungs, and erases everything else. Reports the share of slices
 that keep their class (over all networks), the number of scans that change theirs, the largest change of a scan's
 probability, the mean change of the group percentages, and the change of the lung volume. Then inserts phantom lesions
 of increasing density and size into healthy scans and reports the probability of infection of the slices that they
@@ -24,12 +24,12 @@ from rich.table import Table
 
 from benchmarks.common import add_study_options, make_parser, run_record, write_json
 from benchmarks.insertions import measure_insertions, summarise
-from benchmarks.perturbations import PERTURBATIONS, THICK
 from benchmarks.single_lesions import prepare
 from cnr_iemn.config.ensemble_names import ensemble_name
 from cnr_iemn.constants import PHANTOM_NOTICE
 from cnr_iemn.ct.io.discovery import find_scans
 from cnr_iemn.ct.io.reader import read_scan
+from cnr_iemn.ct.perturbations import PERTURBATIONS, THICK
 from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.ct.volume import Volume
 from cnr_iemn.evaluation.ablation import LUNGS, OUTSIDE, Alteration, alterations
@@ -141,8 +141,8 @@ def measure_changes(study: Study, paths: Mapping[str, Path]) -> dict[str, Change
         volume = read_scan(path)
         original = prepare(volume, study.ensemble.pixels)
         before = study.predict(original)
-        for name, perturb in PERTURBATIONS.items():
-            after = study.predict(prepare(perturb(volume), study.ensemble.pixels))
+        for name, perturbation in PERTURBATIONS.items():
+            after = study.predict(prepare(volume, study.ensemble.pixels, perturbation))
             changes.setdefault(name, Change()).add(before, after, pairs=name == THICK)
         n = len(volume.hu)
         for name, alter in alterations(n, n, np.random.default_rng(0), inputs=set()).items():

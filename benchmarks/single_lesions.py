@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnr_iemn.ct.lungs import segment_lungs
+from cnr_iemn.ct.perturbations import UNPERTURBED, Perturbation
 from cnr_iemn.ct.preprocess import PreparedScan, lung_square, prepare_volume
 from cnr_iemn.ct.resize import resize_mask
 from cnr_iemn.ct.volume import Volume
@@ -55,9 +56,10 @@ def to_volume(scan: PhantomScan) -> Volume:
     return Volume(scan.hu, scan.spacing_mm, scan.z_mm, (), True, "")
 
 
-def prepare(volume: Volume, pixels: PixelSettings) -> PreparedScan:
-    """Prepare a scan with the settings of a study."""
-    return prepare_volume(volume, size=pixels.size, lungs=pixels.lungs, window=pixels.window, crop=pixels.crop)
+def prepare(volume: Volume, pixels: PixelSettings, perturbation: Perturbation = UNPERTURBED) -> PreparedScan:
+    """Prepare a scan, changed by the perturbation, with the settings of a study."""
+    volume, window = perturbation.apply(volume, pixels.window)
+    return prepare_volume(volume, size=pixels.size, lungs=pixels.lungs, window=window, crop=pixels.crop)
 
 
 def render_subject(

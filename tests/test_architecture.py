@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "stage2": {"utils", "config", "ct", "data", "statistics", "stage1"},
     "tuning": {"utils", "config", "data", "stage1"},
     "inference": {"utils", "ct", "data", "stage1", "stage2"},
-    "evaluation": {"utils", "data", "statistics", "stage1", "stage2", "inference"},
+    "evaluation": {"utils", "ct", "data", "statistics", "stage1", "stage2", "inference"},
     "report": {"utils", "config", "ct", "data", "statistics", "stage1", "stage2", "inference", "evaluation"},
     "dicom_export": {"utils", "ct", "stage2", "inference"},
     "service": {"utils", "config", "ct", "stage1", "stage2", "inference", "report", "dicom_export"},

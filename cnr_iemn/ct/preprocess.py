@@ -13,6 +13,7 @@ from cnr_iemn.ct.io.hounsfield import AIR_HU
 from cnr_iemn.ct.io.image_stack import ImageStack, read_images
 from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.ct.lungs import segment_lungs
+from cnr_iemn.ct.perturbations import UNPERTURBED, Perturbation
 from cnr_iemn.ct.resize import resize_mask, resize_square
 from cnr_iemn.ct.volume import Volume, check_lengths
 from cnr_iemn.ct.window import window_to_uint8
@@ -73,6 +74,7 @@ def prepare_scan(
     scan: str | None = None,
     numbered: bool = False,
     display: bool = False,
+    perturbation: Perturbation = UNPERTURBED,
 ) -> PreparedScan:
     """Read a scan, segment its lungs at full resolution, window it, and resize both to ``size`` pixels a side.
 
@@ -86,9 +88,10 @@ def prepare_scan(
         scan: What messages call the scan.
         numbered: Messages call a file by its number in place of its name.
         display: Keep slices for a reader, too.
+        perturbation: A change of the scan before its lungs are found.
 
     Raises:
-        ScanError: The scan cannot be read.
+        ScanError: The scan cannot be read, or not be changed so.
         ConfigurationError: There is no such method, or no such window.
     """
     if isinstance(source, ImageStack):
@@ -96,6 +99,7 @@ def prepare_scan(
         check_lengths(source.scan_id, "voxels", *volume.spacing_mm)
     else:
         volume = read_scan(source, read_options, scan=scan, numbered=numbered)
+    volume, window = perturbation.apply(volume, window)
     return prepare_volume(volume, size=size, lungs=lungs, window=window, crop=crop, display=display)
 
 

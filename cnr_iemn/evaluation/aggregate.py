@@ -132,6 +132,7 @@ def assemble_results(
         **validation,
         **evidence,
         "ablations": None,
+        "robustness": None,
         "contributions": None if shap is None else shap.summary(),
         **_variant_metrics(variants, predictions, fit, mode),
         **_backbone_metrics(study),

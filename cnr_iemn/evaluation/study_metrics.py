@@ -13,6 +13,7 @@ from cnr_iemn.evaluation.method_comparison import MethodChoice, MethodMetrics
 from cnr_iemn.evaluation.near_duplicates import NearDuplicates
 from cnr_iemn.evaluation.operating_point import OperatingPoint
 from cnr_iemn.evaluation.permutation_test import PermutationTest
+from cnr_iemn.evaluation.robustness.robustness_metrics import Robustness
 from cnr_iemn.evaluation.scan_metrics import ScanMetrics
 from cnr_iemn.evaluation.shortcut_audit import ShortcutAudit
 from cnr_iemn.evaluation.subgroups.population import PopulationMetrics
@@ -203,6 +204,7 @@ class StudyMetrics(
 
     contributions: dict[str, dict[str, list[float]]] | None
     ablations: Ablations | None
+    robustness: Robustness | None
 
 
 class _Bootstrap(TypedDict):

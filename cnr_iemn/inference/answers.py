@@ -200,7 +200,7 @@ class AnswerFolder:
         if scan is not None:
             tensors = {"z_mm": scan.z_mm, "networks": np.ascontiguousarray(scan.networks)}
         text = json.dumps(record)
-        metadata = {"answer": text, "sha256": _digest(text, tensors)}
+        metadata = {"answer": text, "sha256": content_sha256(text, tensors)}
         write_bytes_atomic(self._path(answer.scan_id), save(tensors, metadata=metadata))
 
     def remove_others(self, scan_ids: Sequence[str]) -> None:
@@ -241,7 +241,7 @@ def _read_record(path: Path) -> tuple[_Record, NewScan | None] | None:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         text = metadata.get("answer", "")
-        if metadata.get("sha256") != _digest(text, tensors):
+        if metadata.get("sha256") != content_sha256(text, tensors):
             return None
         record = _RECORD.validate_python(json.loads(text))
     except (OSError, SafetensorError, ValidationError, json.JSONDecodeError):
@@ -251,7 +251,8 @@ def _read_record(path: Path) -> tuple[_Record, NewScan | None] | None:
     return record, NewScan(tensors["z_mm"], record["phantom"], record["grey_sha256"], tensors["networks"])
 
 
-def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+def content_sha256(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of a file's text and tensors, by which damage shows."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         digest.update(tensors[name].tobytes())

@@ -12,6 +12,7 @@ from cnr_iemn.constants import N_GROUPS
 from cnr_iemn.ct.io.discovery import find_scans, scan_ids
 from cnr_iemn.ct.io.folders import folders_with_files, is_litter, natural_key
 from cnr_iemn.ct.io.image_stack import SUFFIXES, ImageStack
+from cnr_iemn.ct.perturbations import UNPERTURBED, Perturbation
 from cnr_iemn.ct.preprocess import PreparedScan, prepare_scan
 from cnr_iemn.data.readers.manifest import read_inputs
 from cnr_iemn.data.slice_store import PixelSettings
@@ -154,6 +155,7 @@ def prepare_new_scan(
     *,
     training: TrainingScans = UNKNOWN_SCANS,
     display: bool = False,
+    perturbation: Perturbation = UNPERTURBED,
 ) -> PreparedScan:
     """Return a scan that can be classified, with any doubts among its findings.
 
@@ -165,6 +167,7 @@ def prepare_new_scan(
         job: Its id and source.
         training: What the study was trained on.
         display: Keep slices for a reader.
+        perturbation: A change of the scan before its lungs are found.
 
     Raises:
         ScanError: It cannot be read or classified.
@@ -172,7 +175,9 @@ def prepare_new_scan(
     scan_id, source = job
     try:
         _check_values(scan_id, source, training)
-        prepared = prepare_scan(source, **vars(pixels), scan=scan_id, numbered=anonymous, display=display)
+        prepared = prepare_scan(
+            source, **vars(pixels), scan=scan_id, numbered=anonymous, display=display, perturbation=perturbation
+        )
         n_slices = min(N_GROUPS, training.fewest_slices) if isinstance(source, ImageStack) else N_GROUPS
         return check_prepared(prepared, scan_id, min_slices=n_slices)
     except (CnrIemnError, MemoryError):

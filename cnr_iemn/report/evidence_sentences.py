@@ -1,8 +1,9 @@
-"""The evidence for a result in a few sentences: permutation test, calibration, audit, near-duplicates, methods."""
+"""The evidence for a result in a few sentences: test, calibration, audit, near-duplicates, robustness, methods."""
 
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.population.sentences import subgroup_sentence
 from cnr_iemn.report.tables import difference_text, percentage
+from cnr_iemn.report.tables.robustness import robustness_sentence
 
 
 def evidence_sentences(metrics: StudyMetrics) -> tuple[str, ...]:
@@ -13,6 +14,7 @@ def evidence_sentences(metrics: StudyMetrics) -> tuple[str, ...]:
         _audit_sentence(metrics),
         subgroup_sentence(metrics),
         _near_duplicate_sentence(metrics),
+        robustness_sentence(metrics),
         _method_sentence(metrics),
     )
     return tuple(filter(None, sentences))

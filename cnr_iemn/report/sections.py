@@ -90,6 +90,13 @@ def _accuracy_sections(
             details=tables["shortcuts"][1:],
         ),
         Section("duplicates", "Near-duplicates", tables=tables["duplicates"]),
+        Section(
+            "robustness",
+            "Robustness",
+            "The validation scans are read again with one small change each, for the same networks and stage 2.",
+            drawings=_figures(drawings, "robustness"),
+            tables=tables["robustness"],
+        ),
     ]
 
 

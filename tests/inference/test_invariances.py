@@ -20,7 +20,6 @@ from pydicom.encaps import generate_frames
 
 from benchmarks.insert_lesion import insert_lesion
 from benchmarks.insertions import ground_glass_lesion, growth_steps
-from benchmarks.perturbations import add_offset, flip, merge_slice_pairs, shift
 from benchmarks.robustness import Change, ScanPrediction, Study
 from benchmarks.single_lesions import prepare
 from cnr_iemn.ct.io.reader import read_scan
@@ -253,19 +252,6 @@ def test_a_lesion_stays_within_its_height_and_the_lungs() -> None:
     assert not (changed & ~lungs).any()
     np.testing.assert_array_equal(grown.hu[~changed], -900)
     assert -600 < grown.hu[4, 20, 19] < -200  # -400 HU and a texture of 45
-
-
-def test_perturbations_by_hand() -> None:
-    hu = np.arange(5 * 4 * 4, dtype=np.int16).reshape(5, 4, 4)
-    volume = Volume(hu, (2.0, 1.0, 1.0), np.array([8.0, 6, 4, 2, 0]), (), True, "")
-    doubled = merge_slice_pairs(volume)
-    np.testing.assert_array_equal(doubled.hu, [(hu[0] + hu[1]) // 2, (hu[2] + hu[3]) // 2])
-    assert doubled.spacing_mm == (4.0, 1.0, 1.0)
-    assert doubled.z_mm.tolist() == [7, 3]
-    np.testing.assert_array_equal(flip(flip(volume)).hu, hu)
-    np.testing.assert_array_equal(shift(volume).hu[:, :2, :2], hu[:, 2:, 2:])
-    assert (shift(volume).hu[:, 2:] < -900).all()
-    assert add_offset(replace(volume, hu=hu - 1024), -10).hu.min() == -1024
 
 
 def test_changes_by_hand() -> None:

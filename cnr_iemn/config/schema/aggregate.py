@@ -43,6 +43,7 @@ class AggregateSettings:
     every table. ``evaluate``: predictions of predict.py, a file or a list;
     ``labels``: their true classes, a CSV file a set. ``compare``: another study, or study/ensemble, on the same scans;
     ``compare_on``: the validation scans, or a set that both have scored. ``ablations``: of the networks' input.
+    ``robustness``: whether the validation scans are read again, perturbed (``evaluation.robustness``).
     ``tag``: of the runs, or a list of tags, one for each seed, whose means are joined.
     ``checklist``: reporting checklists to fill, one or a list.
     ``plan``: a YAML file, see ``evaluation.clinical.analysis_plan``.
@@ -70,6 +71,7 @@ class AggregateSettings:
     plan: str | None = field(default=None, metadata=PATH)
     checklist: Any = field(default=None, metadata=TEXTS)
     ablations: bool = False
+    robustness: bool = False
     gpus: _OneGpu | None = None
     tag: Any = field(default="seed0", metadata=TEXTS)
     runs: str = field(default="runs", metadata=PATH)

@@ -26,6 +26,7 @@ SETTINGS = (
     "permutations",
     "refits",
     "ablations",
+    "robustness",
     "seeds",
     "splits",
 )

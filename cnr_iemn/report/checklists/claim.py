@@ -42,7 +42,7 @@ CLAIM = Checklist(
         Item("27", _TRAINING, "how models were combined", ("ensemble",)),
         Item("28", _EVALUATION, "metrics of performance", ("metrics",)),
         Item("29", _EVALUATION, "tests and intervals", ("uncertainty",)),
-        Item("30", _EVALUATION, "robustness or sensitivity", ("stability", "ablations", "subgroups")),
+        Item("30", _EVALUATION, "robustness or sensitivity", ("stability", "ablations", "robustness", "subgroups")),
         Item("31", _EVALUATION, "explanations, and how they were checked", ("attribution",), "how they were checked"),
         Item("32", _EVALUATION, "evaluation on internal data", ("internal",)),
         Item("33", _EVALUATION, "testing on external data", ("external",)),

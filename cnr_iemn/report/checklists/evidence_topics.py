@@ -7,6 +7,7 @@ from cnr_iemn.report.checklists.checklist import Statement
 from cnr_iemn.report.tables import percent, percentage, with_interval
 from cnr_iemn.report.tables.clinical import ratio_text
 from cnr_iemn.report.tables.plan import plan_sentence
+from cnr_iemn.report.tables.robustness import robustness_sentence
 from cnr_iemn.schemas import READER
 from cnr_iemn.statistics.confidence_intervals import RESAMPLES
 
@@ -53,6 +54,12 @@ def ablations(metrics: StudyMetrics) -> Statement | None:
     rows = metrics["ablations"]["rows"]
     texts = "; ".join(f"{name}: accuracy {percentage(row['accuracy'])}" for name, row in rows.items())
     return Statement(f"The networks on altered images: {texts}.", "Shortcut audit", _FILE)
+
+
+def robustness(metrics: StudyMetrics) -> Statement | None:
+    """Return how many answers change with perturbed scans; None where it was not measured."""
+    text = robustness_sentence(metrics)
+    return Statement(text, "Robustness", _FILE) if text else None
 
 
 def attribution(metrics: StudyMetrics) -> Statement | None:

@@ -59,6 +59,7 @@ TOPICS: Mapping[str, Topic] = {
     "uncertainty": Topic("metrics", evidence_topics.uncertainty),
     "stability": Topic("metrics", evidence_topics.stability),
     "ablations": Topic("metrics", evidence_topics.ablations),
+    "robustness": Topic("metrics", evidence_topics.robustness),
     "attribution": Topic("metrics", evidence_topics.attribution),
     "discrimination": Topic("metrics", result_topics.discrimination),
     "rates": Topic("metrics", result_topics.rates),

@@ -8,6 +8,7 @@ from cnr_iemn.report.figures.calibration import reliability_figure, risk_figure
 from cnr_iemn.report.figures.decision import decision_figure
 from cnr_iemn.report.figures.discrimination import precision_recall_figure, roc_figure
 from cnr_iemn.report.figures.results import accuracy_figure, confusion_figure, method_figure
+from cnr_iemn.report.figures.robustness import robustness_figure
 from cnr_iemn.report.figures.training import training_figure
 from cnr_iemn.report.population.flow_figure import flow_figure
 from cnr_iemn.report.svg import Drawing
@@ -36,6 +37,8 @@ def study_figures(
         drawings.append(decision_figure(metrics, metrics["clinical_use"]))
     if metrics["calibration"] is not None:
         drawings += [reliability_figure(metrics), risk_figure(metrics)]
+    if metrics["robustness"] is not None:
+        drawings.append(robustness_figure(metrics, metrics["robustness"]))
     if metrics["methods"] is not None:
         drawings.append(method_figure(metrics))
     if training:

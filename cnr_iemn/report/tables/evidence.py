@@ -36,6 +36,7 @@ from cnr_iemn.report.tables.results import (
     paper_comparison_table,
     paper_result_table,
 )
+from cnr_iemn.report.tables.robustness import robustness_table
 from cnr_iemn.report.tables.stability import stability_table
 from cnr_iemn.stage2.abstention import ByClass, Undecided
 from cnr_iemn.stage2.calibration_metrics import Calibration
@@ -44,7 +45,16 @@ from cnr_iemn.statistics.confidence_intervals import RESAMPLES, Estimate, Metric
 from cnr_iemn.statistics.paired_tests import Comparison
 
 Topic = Literal[
-    "confidence", "comparisons", "variants", "paper", "probabilities", "clinical", "shortcuts", "duplicates", "methods"
+    "confidence",
+    "comparisons",
+    "variants",
+    "paper",
+    "probabilities",
+    "clinical",
+    "shortcuts",
+    "duplicates",
+    "robustness",
+    "methods",
 ]
 METRIC_TITLES: dict[MetricName, str] = {
     "accuracy": "accuracy",
@@ -90,6 +100,7 @@ def evidence_by_topic(metrics: StudyMetrics) -> dict[Topic, tuple[ResultTable, .
         "clinical": clinical_tables(metrics),
         "shortcuts": tuple(shortcuts),
         "duplicates": () if metrics["near_duplicates"] is None else (near_duplicate_table(metrics),),
+        "robustness": () if metrics["robustness"] is None else (robustness_table(metrics),),
         "methods": () if metrics["methods"] is None else (method_table(metrics),),
     }
 

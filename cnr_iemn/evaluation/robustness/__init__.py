@@ -1,0 +1,1 @@
+"""Evidence from perturbed scans: how many answers change."""
