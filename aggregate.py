@@ -91,7 +91,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     if settings.logger.name == "wandb":
         from cnr_iemn.report.wandb_report import log_ensemble
 
-        log_ensemble(settings.logger, folder, results.metrics, study=settings.study, name=name)
+        log_ensemble(settings.logger, folder, results.metrics, results.patients, study=settings.study, name=name)
     return float(results.metrics["accuracy"] or 0)
 
 

@@ -183,7 +183,7 @@ def test_an_ensemble_logs_its_tables_and_figures_to_wandb(
         monkeypatch.delenv(name)
     shutil.copytree(tiny_study / "runs" / "tiny" / "resnext50", tmp_path / "tiny" / "resnext50")
     command = [f"runs={tmp_path}", "study=tiny", "ensemble=resnext50", "permutations=0", "methods=false"]
-    assert entry_point("aggregate")([*command, "logger=wandb"]) == 0
+    assert entry_point("aggregate")([*command, "logger=wandb", "robustness=true", "gpus=0"]) == 0
     folder = tmp_path / "tiny" / "ensembles" / "resnext50"
     (started,) = folder.glob("wandb/offline-run-*")
     records = wandb_records(started)
@@ -203,6 +203,18 @@ def test_an_ensemble_logs_its_tables_and_figures_to_wandb(
     table = json.loads((started / "files" / item["table/Table_2_Scans.path"]).read_text())
     assert table["data"][0][0] == "ResNeXt-50 alone"
     assert table["data"][0][1].startswith(f"{100 * metrics['accuracy']:.2f} [")
+    patients = pd.read_csv(folder / "patients.csv")
+    held_out = patients[patients["split"] == "validation"]
+    document = json.loads((started / "files" / item["table/validation_scans.path"]).read_text())
+    scans = pd.DataFrame(document["data"], columns=document["columns"])
+    probabilities = [f"p_{label}" for label in metrics["classes"]]
+    assert scans.columns.tolist() == ["scan_id", "label", "predicted", "correct", *probabilities]  # and no patient
+    assert scans["scan_id"].tolist() == held_out["scan_id"].tolist()
+    np.testing.assert_allclose(scans[probabilities], held_out[probabilities], atol=1e-9)
+    counts = json.loads((started / "files" / item["table/confusion_matrix.path"]).read_text())["data"]
+    assert [[int(cell) for cell in row[1:4]] for row in counts] == metrics["confusion_matrix"]
+    robustness = json.loads((started / "files" / item["table/Answers_for_perturbed_scans.path"]).read_text())
+    assert [row[0] for row in robustness["data"]] == list(metrics["robustness"]["rows"])
     assert not list(started.rglob("*.jpg")) + list(started.rglob("report*"))
 
 

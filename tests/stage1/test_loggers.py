@@ -52,6 +52,9 @@ def test_mlflow_keeps_scalars_and_settings_and_a_resumed_run_goes_on(
     run.start({"configuration": {}}, "")
     with run_loggers(LoggerSettings(name="mlflow"), run, {"seed": 7}, sweep="a") as (logger,):
         logger.log_metrics({"val/slice_accuracy": 0.75}, step=3)
+        store = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")  # another one, while the run goes on
+        (entry,) = store.search_runs([store.get_experiment_by_name("study").experiment_id])
+        assert (entry.info.status, entry.data.metrics) == ("RUNNING", {"val/slice_accuracy": 0.75})
 
     def stopped() -> None:
         with run_loggers(LoggerSettings(name="mlflow"), run, {"seed": 7}) as (logger,):
