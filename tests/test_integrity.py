@@ -26,12 +26,12 @@ from cnr_iemn.stage1.training.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
     drop_training_state,
+    load_weights,
     resumable,
     strip_checkpoint,
 )
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import RunScans, stored_pixels
-from cnr_iemn.stage1.training.trainer import load_weights
 from cnr_iemn.stage2.booster import save_booster, train_booster
 from cnr_iemn.stage2.ensemble import Member, load_ensemble_method, read_ensemble
 from cnr_iemn.stage2.methods.boosted import FittedBooster

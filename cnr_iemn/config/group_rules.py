@@ -1,5 +1,6 @@
 """Rules within one group of settings, beyond types, ranges and choices, which stand on the fields of the schema."""
 
+from cnr_iemn.config.schema.debug import DebugSettings
 from cnr_iemn.config.schema.fields import check_folder_name
 from cnr_iemn.config.schema.settings import (
     BalancingSettings,
@@ -135,6 +136,15 @@ def check_logger(logger: LoggerSettings) -> None:
         raise ConfigurationError(
             f"logger.log_checkpoint=true keeps the checkpoint as a W&B artifact, which logger={logger.name} cannot do. "
             "Add logger=wandb, or leave it out: the run's folder holds its checkpoints anyway."
+        )
+
+
+def check_debug(debug: DebugSettings) -> None:
+    """Check that at most one mode is on. Raises ConfigurationError."""
+    if len(debug.modes) > 1:
+        raise ConfigurationError(
+            f"debug.* turns on {' and '.join(debug.modes)}, and a run has one debug mode. Give debug=fast, "
+            "debug=overfit or debug=profile."
         )
 
 

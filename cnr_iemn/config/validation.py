@@ -8,6 +8,7 @@ from cnr_iemn.config.group_rules import (
     check_balancing,
     check_channels,
     check_data,
+    check_debug,
     check_ingest,
     check_logger,
     check_model,
@@ -41,6 +42,7 @@ def check_settings(settings: object) -> None:
         check_balancing(settings.balancing)
         check_trainer(settings.trainer, settings.data)
         check_logger(settings.logger)
+        check_debug(settings.debug)
     if isinstance(settings, PrepareSettings):
         check_part(settings.part, settings.parts)
     if isinstance(settings, TuneSettings):
@@ -172,6 +174,8 @@ def _check_search(settings: TuneSettings) -> None:
             "A search chooses the folds and folders of its runs itself and resumes where it was interrupted, so that "
             "data.fold, tag and overwrite cannot be given. Leave them out; another search.name= begins anew."
         )
+    if settings.debug.mode is not None:
+        raise ConfigurationError("debug= is for train.py: a search measures whole trainings. Leave it out.")
     search_space(search.space)
 
 

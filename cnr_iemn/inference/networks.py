@@ -15,8 +15,8 @@ from cnr_iemn.stage1.data.datamodule import PixelSource, SliceDataset, SliceTabl
 from cnr_iemn.stage1.data.input_channels import InputChannels
 from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.predict import SliceOutputs, require_finite
+from cnr_iemn.stage1.training.checkpoints import load_weights
 from cnr_iemn.stage1.training.hardware import Hardware
-from cnr_iemn.stage1.training.trainer import load_weights
 from cnr_iemn.stage2.ensemble import Ensemble, Member
 from cnr_iemn.stage2.feature_space import FeatureSpace
 from cnr_iemn.stage2.out_of_fold import with_scores

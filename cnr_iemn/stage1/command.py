@@ -73,7 +73,9 @@ def train_rank(settings: TrainSettings, invocation: Invocation | None = None) ->
 
 def _assist(settings: TrainSettings, hardware: Hardware) -> None:
     folder = RunFolder.from_settings(settings)
-    if not settings.overwrite and (folder.record() or {}).get("status") == "finished":
+    record = folder.record() or {}
+    trains = settings.overwrite or settings.debug.mode is not None or "debug" in record
+    if not trains and record.get("status") == "finished":
         return  # rank 0 has nothing to do either
     cohort = study_data.open_cohort(settings.data, settings.ingest)
     TrainRun(settings, cohort=cohort, roles=assign_roles(settings, cohort), hardware=hardware).assist()
@@ -85,13 +87,16 @@ def _lead(settings: TrainSettings, hardware: Hardware, invocation: Invocation | 
     _check(settings, cohort, roles)
     folder = RunFolder.from_settings(settings)
     configuration = reproducible_config(settings)
+    if settings.debug.mode is not None and not settings.overwrite:
+        folder.require_replaceable()
     score = folder.finished_score(configuration, overwrite=settings.overwrite, resume=settings.resume)
     if score is not None:
         study_data.require_same_scans(folder, settings, cohort, roles)
         log.info("%s is finished with this configuration: nothing to do. overwrite=true trains it again.", folder.path)
         return score
     require_writable("runs", folder.path)
-    require_server(settings.logger)
+    if settings.debug.mode is None:
+        require_server(settings.logger)
     log.info("%s: %s, %d scans; %s", folder.path, cohort.name, len(cohort.scans), hardware)
     for note in cohort_notes(cohort, roles.split, settings.data):
         log.info("%s", note)
@@ -101,6 +106,9 @@ def _lead(settings: TrainSettings, hardware: Hardware, invocation: Invocation | 
     require_distinct(run.store, roles.split)
     study_data.slice_table(cohort, run.store, list(cohort.scans))  # labels that do not fit a scan begin no study
     with folder.lock():
+        if settings.debug.mode is not None:
+            run.debug()
+            return math.nan
         save_split(folder.path.parents[1], cohort, roles.split)
         return run.execute()
 

@@ -11,7 +11,7 @@ from cnr_iemn.config.help import file_comments
 from cnr_iemn.utils.shell_words import command, program_name
 from tests.pipeline import entry_point
 
-SEARCHED = ("tag", "overwrite", "resume")
+SEARCHED = ("tag", "overwrite", "resume", "debug")
 """Of train.py, which tune.py sets itself."""
 
 

@@ -16,9 +16,9 @@ from cnr_iemn.errors import CohortError, ConfigurationError
 from cnr_iemn.stage1.data.datamodule import SliceDataset, SliceTable
 from cnr_iemn.stage1.models.losses import focal_loss, lobe_loss
 from cnr_iemn.stage1.models.network import SliceNetwork
+from cnr_iemn.stage1.training.checkpoints import load_weights
 from cnr_iemn.stage1.training.lightning_module import SliceClassifier
 from cnr_iemn.stage1.training.run_record import RunScans
-from cnr_iemn.stage1.training.trainer import load_weights
 from tests.config.test_configuration import compose
 from tests.stage1.test_datamodule import SIZE, Scans
 

@@ -8,7 +8,7 @@ import torch
 
 from cnr_iemn.errors import RunError
 from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.training.trainer import load_weights
+from cnr_iemn.stage1.training.checkpoints import load_weights
 from cnr_iemn.stage2.booster import load_booster
 
 

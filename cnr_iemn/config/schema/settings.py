@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import MISSING
 
+from cnr_iemn.config.schema.debug import DebugSettings
 from cnr_iemn.config.schema.fields import PATH, FolderName, OneOf
 from cnr_iemn.constants import INPUT_WINDOW, PAPER_CHANNELS
 from cnr_iemn.errors import ConfigurationError
@@ -235,12 +236,13 @@ class TrainSettings:
     balancing: BalancingSettings = field(default_factory=BalancingSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: LoggerSettings = MISSING
+    debug: DebugSettings = field(default_factory=DebugSettings)
 
     @property
     def run_tag(self) -> str:
-        """Name of the run within its model: what was given, or seed<s>, or seed<s>-fold<k>."""
+        """Name of the run within its model: what was given, or seed<s>, or seed<s>-fold<k>; or debug-<mode>."""
         fold = "" if self.data.fold is None else f"-fold{self.data.fold}"
-        return self.tag or f"seed{self.seed}{fold}"
+        return self.tag or (f"debug-{self.debug.mode}" if self.debug.mode else f"seed{self.seed}{fold}")
 
 
 @dataclass

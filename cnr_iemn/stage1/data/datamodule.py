@@ -217,6 +217,8 @@ class SliceDataModule(pl.LightningDataModule):
         self.accumulate = accumulate
         self.for_gpu = for_gpu
         self.sample_classes = sample_classes
+        self.same_order = False
+        """Whether every epoch has the order of the first one, for Lightning's ``overfit_batches``."""
         self.first_epoch = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -230,7 +232,7 @@ class SliceDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Return the loader of this rank's share of each epoch."""
         classes = self.training.item_labels if self.sample_classes else None
-        shuffle = EpochShuffle(len(self.training), seed=self.seed, classes=classes)
+        shuffle = EpochShuffle(len(self.training), seed=self.seed, classes=classes, repeat=self.same_order)
         shuffle.set_epoch(self.first_epoch)  # the trainer does so only after workers have loaded their first batches
         processes, rank = self._share()
         batches = SharedBatches(

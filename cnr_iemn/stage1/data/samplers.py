@@ -23,17 +23,19 @@ class EpochShuffle(Sampler[int]):
         n: Number of items, and of what an epoch shows.
         seed: Of the order.
         classes: Class of each item, int [n], where the classes are to be sampled alike.
+        repeat: Whether every epoch has the order of the first one.
     """
 
-    def __init__(self, n: int, *, seed: int, classes: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, n: int, *, seed: int, classes: NDArray[np.int64] | None = None, repeat: bool = False) -> None:
         self.n = n
         self.seed = seed
         self.epoch = 0
+        self.repeat = repeat
         self._classes = [] if classes is None else [np.flatnonzero(classes == k) for k in np.unique(classes)]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
-        self.epoch = epoch
+        self.epoch = 0 if self.repeat else epoch
 
     def __len__(self) -> int:
         return self.n

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from cnr_iemn.errors import RunError
+from cnr_iemn.stage1.models.network import SliceNetwork
 from cnr_iemn.stage1.models.tensor_files import (
     UnusableFileError,
     read_tensors,
@@ -231,3 +232,26 @@ def network_state(content: object) -> dict[str, Tensor]:
         raise UnusableFileError("it has no state_dict")
     prefix = "network."
     return require_tensors({str(k).removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)})
+
+
+def load_weights(network: SliceNetwork, path: Path) -> None:
+    """Load the network's weights from a checkpoint of a run. Nothing but tensors and plain values is unpickled.
+
+    Raises RunError where it holds anything else: a pickle can run code of its own.
+    """
+    try:
+        content = read_tensors(path, refusal=RunError)
+    except UnusableFileError as error:
+        raise RunError(
+            f"{path} is not a checkpoint of a run, or holds more than tensors and plain values, which could run code "
+            f"of its own: nothing of it was run ({error}). Take the checkpoint that train.py wrote, or train again."
+        ) from error
+    try:
+        state = network.without_lobe_head(network_state(content))
+        require_fit(state, network.state_dict())
+    except UnusableFileError as error:
+        raise RunError(
+            f"{path} holds no weights of {network.backbone} that can be used: {error}. Take the checkpoint that "
+            "train.py has written, or train again (overwrite=true)."
+        ) from error
+    network.load_state_dict(state)

@@ -275,3 +275,17 @@ class RankShard:
         shards: list[NDArray[Number] | None] = [None] * self.processes
         torch.distributed.all_gather_object(shards, values)
         return np.concatenate(cast(list[NDArray[Number]], shards))
+
+
+def require_one_run(trainer: pl.Trainer, name: tuple[str, str, str]) -> None:
+    """Raise ConfigurationError, in all processes, where they were started for several runs.
+
+    ``name``: study, model and tag of this process's run.
+    """
+    first = trainer.strategy.broadcast(name)
+    if not trainer.strategy.reduce_boolean_decision(name == first):
+        raise ConfigurationError(
+            f"The {trainer.world_size} processes that were started train one run together, and were given several "
+            f"({'/'.join(name)} beside {'/'.join(first)}). For a run in each of them give trainer.gpus=1, or "
+            "trainer.gpus=0 trainer.cpu_processes=1."
+        )

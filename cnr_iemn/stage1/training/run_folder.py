@@ -115,6 +115,8 @@ class RunFolder:
         if overwrite:
             return None
         record = self.record()
+        if record is not None and "debug" in record:
+            return None  # nobody misses it
         if record is None:
             if self.path.exists() and any(self.path.glob("[!.]*")):
                 raise RunError(f"{self.path} holds no run.json, so it is not known what made it. {_REMEDY}")
@@ -133,6 +135,13 @@ class RunFolder:
         if not finished:
             return None
         return math.nan if record["score"] is None else float(record["score"])
+
+    def require_replaceable(self) -> None:
+        """Raise RunError where a debug run would take the place of a run whose results count."""
+        if self.path.exists() and "debug" not in (self.record() or {}):
+            raise RunError(
+                f"{self.path} is no debug run, and one would replace it. Leave tag= out, or give another one."
+            )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -197,6 +206,8 @@ def finished_runs(runs: Path, study: str, models: tuple[str, ...], tag: str) -> 
         record = run.record()
         if record is None:
             missing.append(f"{model} has no run {tag}")
+        elif "debug" in record:
+            missing.append(f"{model}'s run {tag} is a debug run ({record['debug']}), which predicts nothing")
         elif record["status"] != "finished":
             missing.append(f"{model}'s run {tag} was interrupted")
         elif not run.predictions.is_file():

@@ -26,6 +26,7 @@ _RUNTIME_ONLY = {
     "resume": None,
     "runs": None,
     "logger": None,
+    "debug": None,
     "trainer": ("gpus", "nodes", "cpu_processes", "workers", "keep_last"),
     "ingest": ("cache", "workers", "demographics"),
 }
@@ -101,6 +102,7 @@ class RunRecord(TypedDict, total=False):
     ended: str
     predictions_sha256: str
     wandb_id: str
+    debug: str
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ def new_record(
     return {
         **({"notice": PHANTOM_NOTICE} if phantom else {}),
         "command": command,
+        **({"debug": settings.debug.mode} if settings.debug.mode else {}),
         "configuration": reproducible_config(settings),
         "cohort": {"name": cohort.name, "root": str(cohort.root), "n_scans": len(cohort.scans)},
         "store": str(store),

@@ -27,13 +27,14 @@ from cnr_iemn.stage1.training.checkpoints import drop_training_state
 from cnr_iemn.stage1.training.cohort_outputs import cohort_outputs
 from cnr_iemn.stage1.training.distributed import loader_workers
 from cnr_iemn.stage1.training.hardware import Hardware, deterministic
+from cnr_iemn.stage1.training.lightning_module import SliceClassifier
 from cnr_iemn.stage1.training.loggers.accuracy_messages import validation_sentence
 from cnr_iemn.stage1.training.loggers.run_loggers import log_outcome, run_loggers
 from cnr_iemn.stage1.training.roles import Roles
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.run_record import Invocation, new_record, reproducible_config
 from cnr_iemn.stage1.training.tasks import BAGS, build_task, shuffle_seed
-from cnr_iemn.stage1.training.trainer import TUNING_METRIC, FittedRun, fit
+from cnr_iemn.stage1.training.trainer import TUNING_METRIC, FittedRun, debug_fit, fit
 from cnr_iemn.statistics.metrics import evaluate_slices
 from cnr_iemn.utils.atomic_io import sha256_of_file, write_text_atomic
 
@@ -101,8 +102,18 @@ class TrainRun:
         self.folder.finish(status="finished", score=fitted.metrics[TUNING_METRIC])
         return fitted.metrics[TUNING_METRIC]
 
+    def debug(self) -> None:
+        """Train as the debug mode says, without loggers, checkpoints and predictions."""
+        with self._recorded():
+            self._debug_fit()
+        self.folder.finish(status="finished", score=None)
+        log.info("wrote %s: a debug run, which aggregate.py does not take", self.folder.path)
+
     def assist(self) -> None:
         """Do the work of a rank above 0: rank 0 has checked everything and writes everything."""
+        if self.settings.debug.mode is not None:
+            self._debug_fit()
+            return
         fitted, _ = self._fit([])
         self._predict_cohort(fitted)
 
@@ -145,7 +156,7 @@ class TrainRun:
             hardware=str(self.hardware),
             command=self.invocation.command,
         )
-        if self.settings.overwrite or self.folder.record() is None:
+        if self.settings.overwrite or "debug" in (self.folder.record() or {"debug": ""}):
             self.folder.start(record, to_yaml(self.settings))
         else:
             self.store.require_intact([scan.scan_id for scan in self.cohort.scans])
@@ -170,9 +181,34 @@ class TrainRun:
             raise
 
     def _fit(self, loggers: list[Logger], callback: Callback | None = None) -> tuple[FittedRun, SliceDataModule]:
-        settings, trainer = self.settings, self.settings.trainer
-        classifier, data = build_task(
-            settings,
+        classifier, data = self._task()
+        fitted = fit(
+            classifier,
+            data,
+            self.folder,
+            hardware=self.hardware,
+            settings=self.settings.trainer,
+            loggers=loggers,
+            extra_callback=callback,
+        )
+        return fitted, data
+
+    def _debug_fit(self) -> None:
+        settings = self.settings
+        classifier, data = self._task()
+        data.same_order = settings.debug.overfit_batches > 0
+        debug_fit(
+            classifier,
+            data,
+            self.folder,
+            hardware=self.hardware,
+            settings=settings.trainer,
+            debug=settings.debug,
+        )
+
+    def _task(self) -> tuple[SliceClassifier, SliceDataModule]:
+        return build_task(
+            self.settings,
             self.network,
             cohort=self.cohort,
             store=self.store,
@@ -180,16 +216,6 @@ class TrainRun:
             workers=self._workers,
             for_gpu=self.hardware.on_gpu,
         )
-        fitted = fit(
-            classifier,
-            data,
-            self.folder,
-            hardware=self.hardware,
-            settings=trainer,
-            loggers=loggers,
-            extra_callback=callback,
-        )
-        return fitted, data
 
     @property
     def _workers(self) -> int:

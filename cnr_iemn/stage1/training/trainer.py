@@ -7,18 +7,18 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
 
+from cnr_iemn.config.schema.debug import DebugSettings
 from cnr_iemn.config.schema.settings import TrainerSettings
-from cnr_iemn.errors import ConfigurationError, RunError, TrainingError
+from cnr_iemn.errors import RunError, TrainingError
 from cnr_iemn.stage1.data.datamodule import SliceDataModule
-from cnr_iemn.stage1.models.network import SliceNetwork
-from cnr_iemn.stage1.models.tensor_files import UnusableFileError, read_tensors, require_fit
 from cnr_iemn.stage1.training.callbacks import (
     AveragedWeights,
     EpochSeed,
@@ -31,11 +31,12 @@ from cnr_iemn.stage1.training.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
-    network_state,
+    load_weights,
     resumable,
     strip_checkpoint,
 )
-from cnr_iemn.stage1.training.distributed import BroadcastBuffers, first_process, trainer_arguments
+from cnr_iemn.stage1.training.distributed import BroadcastBuffers, first_process, require_one_run, trainer_arguments
+from cnr_iemn.stage1.training.failures import training_failure
 from cnr_iemn.stage1.training.hardware import Hardware, cudnn_benchmark, deterministic
 from cnr_iemn.stage1.training.lightning_module import SliceClassifier
 from cnr_iemn.stage1.training.loggers.accuracy_messages import AccuracyGap
@@ -45,9 +46,6 @@ from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.utils.atomic_io import sha256_of_file
 
 _LOG_INTERVAL = 10
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "unable to find an engine")
-"""Messages of torch for too little memory without an error class: on the CPU, in cuBLAS, in cuDNN."""
-_LOST_LOADER = "DataLoader worker"
 TUNING_METRIC = "val/slice_balanced_accuracy"
 """Objective of a tuning study: most slices are healthy, and plain accuracy would reward a constant answer."""
 
@@ -104,17 +102,55 @@ def fit(
         TrainingError: The loss is not finite, or the memory too small.
         RunError: The checkpoints are not this run's.
     """
+    best = BestCheckpoint(run.checkpoints, classifier.checkpoint_metric)
+    callbacks = _epoch_callbacks(classifier, data, run, settings, hardware, best, extra_callback)
+    if loggers:
+        callbacks += [StepMetrics(interval=_LOG_INTERVAL), ConfusionChart()]
+    trainer, table = _make_trainer(data, run, hardware, settings, callbacks, logger=loggers or False)
+    _train(trainer, classifier, data, run, hardware, settings)
+    return _select_checkpoint(trainer, classifier, data, run, settings, table, best)
+
+
+def debug_fit(
+    classifier: SliceClassifier,
+    data: SliceDataModule,
+    run: RunFolder,
+    *,
+    hardware: Hardware,
+    settings: TrainerSettings,
+    debug: DebugSettings,
+) -> dict[str, float]:
+    """Train as a debug mode does, without loggers and checkpoints; return the metrics of the last epoch.
+
+    The arguments are those of ``fit``; a profile is written into the run's folder. Raises TrainingError as ``fit``.
+    """
+    profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "fast_dev_run": debug.fast_dev_run,
+        "overfit_batches": debug.overfit_batches,
+        "profiler": profilers[debug.profiler](run.path, "profile") if debug.profiler else None,
+    }
+    trainer, table = _make_trainer(data, run, hardware, settings, [BroadcastBuffers()], **options)
+    _train(trainer, classifier, data, run, hardware, settings)
+    return table.metrics
+
+
+def _make_trainer(
+    data: SliceDataModule,
+    run: RunFolder,
+    hardware: Hardware,
+    settings: TrainerSettings,
+    callbacks: list[Callback],
+    **options: Any,
+) -> tuple[pl.Trainer, MetricsCsv]:
+    """Return Lightning's Trainer and its table of metrics. ``callbacks``: beside those of every training."""
     interactive = first_process() and sys.stderr.isatty() and sys.stdout.isatty()
     table = MetricsCsv(run.path / "metrics.csv", verbose=not interactive)
-    best = BestCheckpoint(run.checkpoints, classifier.checkpoint_metric)
     # Lightning's lines on devices and its advertisements; its warnings still come through
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    callbacks = _callbacks(classifier, data, run, settings, hardware, table, best, extra_callback)
-    if loggers:
-        callbacks += [StepMetrics(interval=_LOG_INTERVAL), ConfusionChart()]
-    if interactive:
-        callbacks.append(TrainingBar())
     arguments = trainer_arguments(hardware)
     trainer = pl.Trainer(
         **{**arguments, "plugins": [*arguments.get("plugins", []), AtomicCheckpointIO()]},
@@ -122,17 +158,34 @@ def fit(
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,
-        logger=loggers or False,
-        callbacks=callbacks,
+        callbacks=[
+            TermHandler(),
+            NanGuard(data.training.table),
+            table,
+            EpochSeed(data.seed),
+            *callbacks,
+            *([TrainingBar()] if interactive else []),
+        ],
         default_root_dir=run.path,
         enable_progress_bar=interactive,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        **options,
     )
+    return trainer, table
+
+
+def _train(
+    trainer: pl.Trainer,
+    classifier: SliceClassifier,
+    data: SliceDataModule,
+    run: RunFolder,
+    hardware: Hardware,
+    settings: TrainerSettings,
+) -> None:
     classifier.network.to(memory_format=torch.channels_last)
     with deterministic(settings.deterministic), cudnn_benchmark(hardware.on_gpu and not settings.deterministic):
         _fit_or_interrupt(trainer, classifier, data, run)
-    return _select_checkpoint(trainer, classifier, data, run, settings, table, best)
 
 
 def _select_checkpoint(
@@ -167,19 +220,17 @@ def _select_checkpoint(
     )
 
 
-def _callbacks(
+def _epoch_callbacks(
     classifier: SliceClassifier,
     data: SliceDataModule,
     run: RunFolder,
     settings: TrainerSettings,
     hardware: Hardware,
-    table: MetricsCsv,
     best: BestCheckpoint,
     extra_callback: Callback | None,
 ) -> list[Callback]:
-    callbacks: list[Callback] = [TermHandler(), NanGuard(data.training.table), table, EpochSeed(data.seed)]
     # trials of a study vary the augmentation by design, so that they need no AccuracyGap
-    callbacks.append(extra_callback or AccuracyGap(data, classifier.classes))
+    callbacks: list[Callback] = [extra_callback or AccuracyGap(data, classifier.classes)]
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema, hardware.device))
     callbacks.append(BroadcastBuffers())  # after the averages have taken their place
@@ -205,29 +256,6 @@ class TermHandler(Callback):
             signal.signal(signal.SIGTERM, self._handler)
 
 
-def load_weights(network: SliceNetwork, path: Path) -> None:
-    """Load the network's weights from a checkpoint of a run. Nothing but tensors and plain values is unpickled.
-
-    Raises RunError where it holds anything else: a pickle can run code of its own.
-    """
-    try:
-        content = read_tensors(path, refusal=RunError)
-    except UnusableFileError as error:
-        raise RunError(
-            f"{path} is not a checkpoint of a run, or holds more than tensors and plain values, which could run code "
-            f"of its own: nothing of it was run ({error}). Take the checkpoint that train.py wrote, or train again."
-        ) from error
-    try:
-        state = network.without_lobe_head(network_state(content))
-        require_fit(state, network.state_dict())
-    except UnusableFileError as error:
-        raise RunError(
-            f"{path} holds no weights of {network.backbone} that can be used: {error}. Take the checkpoint that "
-            "train.py has written, or train again (overwrite=true)."
-        ) from error
-    network.load_state_dict(state)
-
-
 def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: SliceDataModule, run: RunFolder) -> None:
     """Fit, from the checkpoint that the first process finds.
 
@@ -249,7 +277,7 @@ def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: Sl
             # its successor is not in the older releases of torch that we support
             warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
             trainer.strategy.setup_environment()  # so that the processes of a run can agree where it goes on
-            _require_one_run(trainer, run)
+            require_one_run(trainer, (run.study, run.model, run.tag))
             start = trainer.strategy.broadcast(
                 resumable(run.checkpoints, classifier.network.state_dict(), run.run_id)
                 if trainer.is_global_zero
@@ -262,39 +290,9 @@ def _fit_or_interrupt(trainer: pl.Trainer, classifier: SliceClassifier, data: Sl
             raise error.__context__ from None
         raise
     except (MemoryError, RuntimeError) as error:
-        reason = _training_failure(error, data)
+        reason = training_failure(error, data)
         if reason is None:
             raise
         raise TrainingError(reason) from error
     finally:
         signal.signal(signal.SIGINT, cast(signal.Handlers, handler))
-
-
-def _require_one_run(trainer: pl.Trainer, run: RunFolder) -> None:
-    """Raise ConfigurationError, in all processes, where they were started for several runs."""
-    name = (run.study, run.model, run.tag)
-    first = trainer.strategy.broadcast(name)
-    if not trainer.strategy.reduce_boolean_decision(name == first):
-        raise ConfigurationError(
-            f"The {trainer.world_size} processes that were started train one run together, and were given several "
-            f"({'/'.join(name)} beside {'/'.join(first)}). For a run in each of them give trainer.gpus=1, or "
-            "trainer.gpus=0 trainer.cpu_processes=1."
-        )
-
-
-def _training_failure(error: Exception, data: SliceDataModule) -> str | None:
-    """Return why the training cannot go on and what to do, None where the error is a fault of the program."""
-    message = (str(error).splitlines() or [""])[0][:200]
-    if _LOST_LOADER in str(error):
-        return (
-            f"A process that loads data was lost ({message}). Most often the shared memory for its batches is too "
-            "small, as in a container by default: give it more (docker's --shm-size), or lower trainer.workers, now "
-            f"{data.workers}; 0 loads without."
-        )
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
-        return (
-            f"The memory does not hold a batch ({message}). Raise trainer.accumulate, now {data.accumulate}: "
-            f"the same batch in more parts. Or lower trainer.batch_size, now {data.batch_size}, or model.image_size, "
-            f"now {data.training.image_size}."
-        )
-    return None
