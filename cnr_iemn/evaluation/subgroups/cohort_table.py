@@ -1,6 +1,6 @@
 """Table 1 of a paper: the cohort by class and side of the split, with missing values and standardised differences."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -32,7 +32,8 @@ class Stratum(TypedDict):
 class Differences(TypedDict):
     """Absolute standardised differences; None where one side has fewer than LEAST_SCANS scans, or nothing varies.
 
-    ``split``: of training and validation scans. ``classes``: the largest of two classes.
+    ``split``: of training and validation scans. ``classes``: the largest of two classes, of groups those without a
+    hidden number alone, which it would tell.
     """
 
     split: float | None
@@ -75,11 +76,8 @@ def cohort_table(
         classes: In their order.
     """
     labels, split = (patients[name].to_numpy(dtype=str) for name in ("label", "split"))
-    cells = {(label, side): (labels == label) & (split == side) for label in classes for side in (TRAINING, VALIDATION)}
-    cells = {stratum: rows for stratum, rows in cells.items() if rows.any()}
-    pairs = _Pairs(
-        (split == TRAINING, split == VALIDATION), tuple(combinations([labels == label for label in classes], 2))
-    )
+    cells = strata_of(patients, classes)
+    pairs = _Pairs((split == TRAINING, split == VALIDATION), {label: labels == label for label in classes})
     strata, table, values = list(cells.values()), groups.reindex(patients.index), numbers.reindex(patients.index)
     names = [name for name in NUMBERS if name in values and values[name].notna().any()]
     return {
@@ -89,16 +87,26 @@ def cohort_table(
     }
 
 
+def strata_of(patients: pd.DataFrame, classes: Sequence[str]) -> dict[tuple[str, str], Rows]:
+    """Return the rows of each class and side of the split that has scans, bool [scans] each."""
+    labels, split = (patients[name].to_numpy(dtype=str) for name in ("label", "split"))
+    cells = {(label, side): (labels == label) & (split == side) for label in classes for side in (TRAINING, VALIDATION)}
+    return {stratum: rows for stratum, rows in cells.items() if rows.any()}
+
+
 @dataclass(frozen=True)
 class _Pairs:
-    """Rows that are compared, bool [scans] each: the sides of the split, and every two classes."""
+    """Rows that are compared, bool [scans] each: the sides of the split, and every two of the ``classes`` by name."""
 
     split: tuple[Rows, Rows]
-    classes: tuple[tuple[Rows, Rows], ...]
+    classes: Mapping[str, Rows]
 
-    def differences(self, difference: Callable[[Rows, Rows], float | None]) -> Differences:
-        """Return the difference between the sides, and the largest between two classes."""
-        values = [value for pair in self.classes if (value := difference(*pair)) is not None]
+    def differences(
+        self, difference: Callable[[Rows, Rows], float | None], *, without: Collection[str] = ()
+    ) -> Differences:
+        """Return the difference between the sides, and the largest between two classes; some classes left out."""
+        classes = [rows for label, rows in self.classes.items() if label not in without]
+        values = [value for pair in combinations(classes, 2) if (value := difference(*pair)) is not None]
         return {"split": difference(*self.split), "classes": max(values, default=None)}
 
 
@@ -134,10 +142,12 @@ def _groups(column: pd.Series, strata: Mapping[tuple[str, str], Rows], pairs: _P
     def difference(first: Rows, second: Rows) -> float | None:
         return share_difference(*((inside[:-1] & rows).sum(axis=1) for rows in (first, second)))
 
+    # the difference of two classes follows from their numbers, and the other way round
+    hiding = {label for (label, _), column in zip(strata, hidden.T, strict=True) if column.any()}
     return {
         "counts": dict(zip(levels, cells, strict=False)),
         "missing": cells[-1],
-        "differences": pairs.differences(difference),
+        "differences": pairs.differences(difference, without=hiding),
     }
 
 

@@ -24,14 +24,14 @@ _TOLERANCE = 1e-9  # equal statistics may differ in rounding
 class Interaction(TypedDict):
     """Accuracy by groups of one variable.
 
-    ``groups``, ``n``: rated groups and their scans. ``p``: of the permutation test; ``p_holm``: adjusted for all
-    variables. ``detectable``: by how much the accuracy of the largest group must differ to be found with 80% power at
-    the level that Holm's correction starts from, 0 to 1; None where no difference would be.
+    ``groups``, ``n``: rated groups and their scans. ``p``: of the permutation test, rounded up to two digits: more of
+    them would tell hidden numbers, as the statistic would. ``p_holm``: adjusted for all variables. ``detectable``: by
+    how much the accuracy of the largest group must differ to be found with 80% power at the level that Holm's
+    correction starts from, 0 to 1; None where no difference would be.
     """
 
     groups: int
     n: int
-    statistic: float
     p: float
     p_holm: float
     detectable: float | None

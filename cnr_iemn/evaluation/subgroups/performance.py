@@ -1,5 +1,6 @@
 """Accuracy, sensitivity and calibration of the validation scans by groups of patients and scanners."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -117,6 +118,13 @@ def mean_estimate(values: NDArray[np.float64]) -> Estimate:
     return {"value": mean, "low": float(interval.low), "high": float(interval.high)}
 
 
+def rounded_up(p: float) -> float:
+    """Return a p value, above 0, with two significant digits, never smaller than it is."""
+    digits = 1 - math.floor(math.log10(p))
+    scale = 10.0**digits
+    return min(1.0, round(math.ceil(round(p * scale, 6)) / scale, digits))
+
+
 def _rated(variable: Variable) -> list[str]:
     return [level for level, group in variable["groups"].items() if group["accuracy"]["value"] is not None]
 
@@ -129,11 +137,11 @@ def _interaction(
     groups = np.array([levels.index(level) for level in column[rows]], dtype=np.int64)
     truth = np.array([list(classes).index(label) for label in inside["label"]], dtype=np.int64)
     correct = inside["correct"].to_numpy(dtype=bool)
-    statistic, p = association_test(correct, groups, truth, inside["patient"].tolist(), seed=seed)
+    _, exact = association_test(correct, groups, truth, inside["patient"].tolist(), seed=seed)
+    p = rounded_up(exact)
     return {
         "groups": len(levels),
         "n": len(inside),
-        "statistic": statistic,
         "p": p,
         "p_holm": p,
         "detectable": detectable_difference(np.bincount(groups).tolist(), float(correct.mean()), variables=variables),

@@ -5,7 +5,8 @@ from typing_extensions import TypedDict
 
 from cnr_iemn.data.demographics.group_table import coarse_table
 from cnr_iemn.data.scan_features import ScanFeatures
-from cnr_iemn.evaluation.subgroups.cohort_table import CohortTable, cohort_table
+from cnr_iemn.evaluation.subgroups.cohort_table import CohortTable, cohort_table, strata_of
+from cnr_iemn.evaluation.subgroups.nested_groups import without_telling_values
 from cnr_iemn.evaluation.subgroups.performance import Variable, subgroup_performance
 from cnr_iemn.evaluation.subgroups.scan_flow import ScanFlow
 from cnr_iemn.schemas import VALIDATION
@@ -36,6 +37,7 @@ def population_metrics(
     held_out = patients.index[patients["split"] == VALIDATION]
     # one grouping for both: from two, differences would tell what each of them hides
     groups = coarse_table(features.groups.reindex(patients.index), counted=held_out)
+    groups = without_telling_values(groups, strata_of(patients, classes))
     return {
         "cohort_table": cohort_table(patients, groups, features.shortcuts, classes),
         "subgroups": subgroup_performance(patients, groups, classes, temperature=temperature, seed=seed),

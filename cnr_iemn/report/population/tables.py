@@ -30,7 +30,8 @@ def cohort_result_table(metrics: StudyMetrics) -> ResultTable | None:
     caption = (
         "Numbers: median [25%, 75%]. SMD: absolute standardised difference between training and validation scans, and "
         "the largest between two classes (Austin 2009; of groups Yang and Dalton 2012); below 0.1 is called small. "
-        f"{NONE}: fewer than {LEAST_SCANS} scans, or nothing varies. {HIDDEN_NOTE} Rare values are merged."
+        f"{NONE}: fewer than {LEAST_SCANS} scans, or nothing varies. {HIDDEN_NOTE} Classes with such a number are left "
+        "out of their SMD. Rare values are merged; any: values that would tell such a number beside another variable."
     )
     title = "Scans by class and side of the split"
     return ResultTable(title, columns, tuple(rows), metrics.get("notice"), caption)
