@@ -99,10 +99,10 @@ def score(settings: AggregateSettings, name: str, printer: "ResultPrinter") -> f
     """Score labelled scans from elsewhere. Returns the accuracy; a missing prediction counts as wrong."""
     from cnr_iemn.evaluation.external_validation import score_external
 
-    predictions = [Path(path) for path in setting_paths("evaluate", settings.evaluate)]
-    labels = [Path(path) for path in setting_paths("labels", settings.labels)]
-    sets = score_external(Path(settings.runs), settings.study, name, predictions, labels)
-    printer.external(sets, Path(settings.runs) / settings.study / "ensembles" / name)
+    paths = [list(map(Path, setting_paths(key, getattr(settings, key)))) for key in ("evaluate", "labels")]
+    runs = Path(settings.runs)
+    sets = score_external(runs, settings.study, name, *paths, prevalences=settings.prevalences)
+    printer.external(sets, runs / settings.study / "ensembles" / name)
     return float(list(sets.values())[-1]["missing_as_wrong"]["accuracy"]["value"] or 0)  # of all sets together
 
 

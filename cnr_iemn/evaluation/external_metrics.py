@@ -4,6 +4,7 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
+from cnr_iemn.evaluation.clinical.clinical_use import ClinicalUse
 from cnr_iemn.evaluation.scan_metrics import ScanMetrics
 from cnr_iemn.evaluation.study_metrics import Identity
 from cnr_iemn.stage2.abstention import Undecided
@@ -69,9 +70,13 @@ class ExternalSetMetrics(ScanMetrics):
 
 
 class ExternalMetrics(ExternalSource, ExternalSetMetrics):
-    """metrics.json of an external set."""
+    """metrics.json of an external set.
+
+    ``clinical_use``: of the study's operating point; None without one, or where the set lacks its class or any other.
+    """
 
     n_phantom_scans: int
+    clinical_use: ClinicalUse | None
 
 
 def read_external_accuracies(folder: Path, method_sha256: str | None) -> list[ExternalAccuracy]:

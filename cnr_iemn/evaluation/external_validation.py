@@ -1,6 +1,7 @@
 """External validation of a trained ensemble: nothing is fitted, and missing predictions are counted."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,16 @@ import pandas as pd
 
 from cnr_iemn.data.label_files import TOGETHER, read_labels
 from cnr_iemn.errors import RunError
+from cnr_iemn.evaluation.clinical.clinical_use import ClinicalUse, clinical_use
 from cnr_iemn.evaluation.external_metrics import (
     ExternalCalibration,
     ExternalMetrics,
     ExternalSetMetrics,
     ExternalSource,
 )
+from cnr_iemn.evaluation.operating_point import OperatingPoint
 from cnr_iemn.evaluation.scan_metrics import scan_metrics
-from cnr_iemn.evaluation.study_metrics import Notice, write_metrics
+from cnr_iemn.evaluation.study_metrics import Notice, read_operating_point, write_metrics
 from cnr_iemn.schemas import SCHEMA_VERSION, NetworkId, probability_columns
 from cnr_iemn.stage2.abstention import measure_undecided
 from cnr_iemn.stage2.calibration import Calibrator, add_calibrated
@@ -31,7 +34,13 @@ from cnr_iemn.utils.text import listed
 
 
 def score_external(
-    runs: Path, study: str, name: str, predictions: Sequence[Path], labels: Sequence[Path]
+    runs: Path,
+    study: str,
+    name: str,
+    predictions: Sequence[Path],
+    labels: Sequence[Path],
+    *,
+    prevalences: Sequence[float] = (),
 ) -> dict[str, ExternalMetrics]:
     """Score external sets and write ``external/<set>/`` in the ensemble's folder.
 
@@ -41,16 +50,26 @@ def score_external(
         name: Of the ensemble.
         predictions: Files of predict.py.
         labels: A CSV file for each set.
+        prevalences: Of the operating point's class among new scans, for the counts to expect there.
 
     Returns:
         metrics.json of each set, in their order, and of all together where there are several.
 
     Raises:
         RunError, CohortError: The files do not belong together; then nothing is written.
+        ConfigurationError: There are prevalences, and the study has no operating point.
     """
     ensemble = read_ensemble(runs, study, name)
     folder = runs / study / "ensembles" / name
-    fitted = load_ensemble_method(folder, ensemble, again=aggregate_again(study, name, runs))
+    again = aggregate_again(study, name, runs)
+    fitted = load_ensemble_method(folder, ensemble, again=again)
+    decide = partial(
+        _clinical_use,
+        classes=ensemble.classes,
+        calibration=ensemble.calibration,
+        point=read_operating_point(folder, again=again),
+        prevalences=prevalences,
+    )
     files = {path: read_new_scans(path) for path in dict.fromkeys(predictions)}
     check_scorable(files, ensemble.networks, ensemble.method_sha256, ensemble.learnt_from)
     new = list(files.values())
@@ -65,6 +84,7 @@ def score_external(
             **source,
             "n_phantom_scans": int(rows.index.isin(phantoms).sum()),
             **_set_metrics(set_name, rows, ensemble.classes, calibration),
+            "clinical_use": decide(rows[rows["refused"] == ""]),
         }
         for set_name, rows in sets.items()
     }
@@ -119,6 +139,26 @@ def _set_metrics(
         "missing_as_wrong": _missing_as_wrong(patients, classes),
         "calibration": None if calibration is None else _measure_calibration(predicted, classes, calibration),
     }
+
+
+def _clinical_use(
+    patients: pd.DataFrame,
+    *,
+    classes: tuple[str, ...],
+    calibration: Calibrator | None,
+    point: OperatingPoint | None,
+    prevalences: Sequence[float],
+) -> ClinicalUse | None:
+    """Return what a decision on the study's operating point means for scans with a prediction."""
+    probabilities = patients[probability_columns(classes)].to_numpy(dtype=np.float64)
+    return clinical_use(
+        probabilities,
+        np.array([classes.index(label) for label in patients["label"]], dtype=np.int64),
+        classes,
+        point,
+        calibrated=None if calibration is None else calibration.calibrated(probabilities),
+        prevalences=prevalences,
+    )
 
 
 def check_scorable(

@@ -207,6 +207,10 @@ class StudyMetrics(
     robustness: Robustness | None
 
 
+class _Decision(TypedDict):
+    operating_point: OperatingPoint | None
+
+
 class _Bootstrap(TypedDict):
     macro_auc: Estimate
 
@@ -263,3 +267,12 @@ def read_replicate(folder: Path, *, again: str) -> Replicate:
         "macro_auc": metrics["intervals"]["patient_bootstrap"]["macro_auc"]["value"],
         "sensitivity": metrics["sensitivity"],
     }
+
+
+def read_operating_point(folder: Path, *, again: str) -> OperatingPoint | None:
+    """Return the operating point of an ensemble, None where no class has one. Raises RunError as ``read_identity``."""
+    listed = listed_files(folder, again=again)
+    if "metrics.json" not in listed:  # of an earlier version, which listed less
+        return None
+    path = require_listed(folder, "metrics.json", listed, again=again)
+    return read_json(path, _Decision, again=again, extra="ignore")["operating_point"]

@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 from statsmodels.stats.proportion import proportion_confint
 
 from cnr_iemn.constants import PAPER_BACKBONES, PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE, SPGC_CLASSES
-from cnr_iemn.errors import RunError
+from cnr_iemn.errors import ConfigurationError, RunError
 from cnr_iemn.evaluation.external_validation import score_external
 from cnr_iemn.report.tables.external import accuracy_table, external_tables
 from cnr_iemn.stage2.new_scans import write_new_scans
@@ -136,7 +136,8 @@ def test_files_hold_what_is_returned_and_one_set_has_no_other(sets: dict[str, di
 
 
 def test_tables_have_a_row_for_each_set_and_name_missing_results(sets: dict[str, dict[str, Any]]) -> None:
-    accuracy, sensitivity, calibration, undecided = external_tables(sets)
+    accuracy, sensitivity, calibration, undecided, *clinical = external_tables(sets)
+    assert clinical == []  # this study has no operating point
     assert [row[:2] for row in accuracy.rows] == [("T1", "10 of 10"), ("T2", "9 of 11"), ("together", "19 of 21")]
     caps = next(row for row in sensitivity.rows if row[0] == "T2, CAP")
     assert caps[4] == "2"
@@ -220,3 +221,52 @@ def test_real_scans_in_a_phantom_study_are_named(tmp_path: Path) -> None:
     metrics = score(tmp_path, "T1")["T1"]
     assert metrics["notice"] == PHANTOM_NOTICE
     assert "0 of the 10 scans are phantoms, the study is of phantoms" in str(accuracy_table([metrics]).caption)
+
+
+def test_a_decision_is_measured_at_the_threshold_of_the_study(tmp_path: Path) -> None:
+    """Ratios, counts and curve against their definitions; the threshold is the study's, nothing is fitted."""
+    booster, folder = write_study(tmp_path)
+    point: dict[str, Any] = {
+        "label": "COVID-19", "threshold": 0.4, "target_sensitivity": 0.9, "learnt_on": 30, "optimistic": False,
+        "training_sensitivity": 0.9, "training_specificity": 0.8,
+        "sensitivity": {"value": 0.9, "low": 0.7, "high": 1.0},
+        "specificity": {"value": 0.8, "low": 0.6, "high": 0.9},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps({"schema_version": 2, "operating_point": point}))
+    write_study(tmp_path)  # lists metrics.json
+    write_new_scans(tmp_path / "T1.parquet", make_new_scans(T1, skill=0.55, method_sha256=booster))
+    (tmp_path / "T1.csv").write_text(
+        "Study,Label\n" + "".join(f"{name},{scan.label}\n" for name, scan in T1.items()), encoding="utf-8"
+    )
+    arguments = tmp_path, "study", "two", [tmp_path / "T1.parquet"], [tmp_path / "T1.csv"]
+    (metrics,) = score_external(*arguments, prevalences=(0.05,)).values()
+    use = metrics["clinical_use"]
+    assert use is not None
+    table = pd.read_csv(folder / "external" / "T1" / "patients.csv")
+    positive, decision = table["label"] == "COVID-19", table["p_COVID-19"] >= 0.4
+    sensitivity, false_positives = decision[positive].mean(), decision[~positive].mean()
+    assert use["threshold"] == 0.4
+    assert use["counts"]["true_positives"] == (positive & decision).sum()
+    assert 0 < sensitivity < 1 or false_positives > 0
+    if false_positives:
+        assert use["positive_ratio"]["value"] == pytest.approx(sensitivity / false_positives)
+    assert use["negative_ratio"]["value"] == pytest.approx((1 - sensitivity) / (1 - false_positives))
+    assert [row["prevalence"] for row in use["expected"]] == [positive.mean(), 0.05]
+    curve = use["decision_curve"]
+    k = curve["thresholds"].index(0.3)
+    act = table["calibrated_COVID-19"] >= 0.3
+    benefit = (positive & act).mean() - (~positive & act).mean() * 0.3 / 0.7
+    assert curve["net_benefit"][k] == pytest.approx(benefit)
+    assert json.loads((folder / "external/T1/metrics.json").read_text())["clinical_use"] == use
+    *_, decided, expected, net = external_tables({"T1": metrics})
+    assert decided.title == "Decision for COVID-19 at a probability of 0.400, T1, scans"
+    assert [row[0] for row in expected.rows] == ["50.00%, as here", "5.00%"]
+    assert ("T1", "0.3") in [row[:2] for row in net.rows]
+    assert f"{1000 * benefit:.0f} [" in next(row[2] for row in net.rows if row[1] == "0.3")
+
+
+def test_without_an_operating_point_no_decision_is_claimed(runs: Path, sets: dict[str, dict[str, Any]]) -> None:
+    assert all(metrics["clinical_use"] is None for metrics in sets.values())
+    predictions, labels = [runs / "T1.parquet"], [runs / "T1-labels.csv"]
+    with pytest.raises(ConfigurationError, match="this study has none"):
+        score_external(runs, "study", "two", predictions, labels, prevalences=(0.05,))

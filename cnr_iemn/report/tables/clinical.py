@@ -1,5 +1,7 @@
 """Tables of a decision on one class: likelihood ratios, counts at a prevalence; precision of the sample size."""
 
+from collections.abc import Mapping
+
 from cnr_iemn.evaluation.clinical.clinical_use import ClinicalUse, ExpectedRates
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.tables import NONE, Cells, ResultTable, make_table, percent, percentage, with_interval
@@ -11,34 +13,40 @@ PER = 1000
 """Scans that expected counts are given for."""
 _INFINITE = "∞"
 _HALF_WIDTH = 0.05
+_CURVE_POINTS = (0.05, 0.1, 0.2, 0.3, 0.5)
+"""Threshold probabilities of the printed decision curve."""
 
 
 def clinical_tables(metrics: StudyMetrics) -> tuple[ResultTable, ...]:
     """Return the tables of a decision on one class, where it was measured, and the precision of the sample size."""
     use = metrics["clinical_use"]
-    tables = () if use is None else (decision_table(metrics, use), expected_table(metrics, use))
+    notice = metrics.get("notice")
+    tables = () if use is None else (decision_table(use, notice=notice), expected_table(use, notice=notice))
     return (*tables, precision_table(metrics))
 
 
-def decision_table(metrics: StudyMetrics, use: ClinicalUse) -> ResultTable:
-    """Return the counts of the decision at its threshold, and its likelihood ratios."""
+def decision_table(use: ClinicalUse, *, notice: str | None, scans: str = "") -> ResultTable:
+    """Return the counts of the decision at its threshold, and its likelihood ratios. ``scans``: of an external set."""
     counts, label = use["counts"], use["label"]
     above = counts["true_positives"], counts["false_positives"], ratio_text(use["positive_ratio"])
     below = counts["false_negatives"], counts["true_negatives"], ratio_text(use["negative_ratio"])
-    rows = ((f"{label} at or above the threshold", *map(str, above)), ("below it", *map(str, below)))
+    rows = ((f"{label} at or above the threshold", *map(str, above)), ("below the threshold", *map(str, below)))
     columns = ("decision", label, "other classes", "likelihood ratio, 95% interval")
     return ResultTable(
-        f"Decision for {label} at a probability of {use['threshold']:.3f}, scans",
+        f"Decision for {label} at a probability of {use['threshold']:.3f}, {scans}scans",
         columns,
         rows,
-        metrics.get("notice"),
+        notice,
         f"Likelihood ratio: how much more frequent the decision is among scans of {label} than among the others; "
         "Koopman's score interval.",
     )
 
 
-def expected_table(metrics: StudyMetrics, use: ClinicalUse) -> ResultTable:
-    """Return the counts to expect of 1000 scans at each prevalence, and the predictive values in percent."""
+def expected_table(use: ClinicalUse, *, notice: str | None, scans: str = "") -> ResultTable:
+    """Return the counts to expect of 1000 scans at each prevalence, and the predictive values in percent.
+
+    ``scans``: of an external set, for the title.
+    """
     label = use["label"]
     cells: Cells[ExpectedRates] = {
         f"{label} found": lambda row: _count(row["true_positives"]),
@@ -51,14 +59,36 @@ def expected_table(metrics: StudyMetrics, use: ClinicalUse) -> ResultTable:
     rows = [(f"{percentage(here['prevalence'])}, as here", here)]
     rows += [(percentage(row["prevalence"]), row) for row in elsewhere]
     return make_table(
-        f"Of {PER} scans, the decision for {label} at its threshold",
+        f"Of {PER} {scans}scans, the decision for {label} at its threshold",
         f"prevalence of {label}",
         rows,
         cells,
-        notice=metrics.get("notice"),
-        caption="Sensitivity and specificity of the validation scans with Wilson's intervals; those of the predictive "
+        notice=notice,
+        caption="Sensitivity and specificity of these scans with Wilson's intervals; those of the predictive "
         "values follow from the likelihood ratios. Another prevalence assumes the same sensitivity and the same mix of "
         "the other classes; other patients, scanners and severity change both. prevalence= adds rows.",
+    )
+
+
+def net_benefit_table(uses: Mapping[str, ClinicalUse], *, notice: str | None) -> ResultTable:
+    """Return some points of the decision curves of external sets. ``uses``: by set, of one class."""
+    first = next(iter(uses.values()))
+    rows = []
+    for name, use in uses.items():
+        curve = use["decision_curve"]
+        for threshold in _CURVE_POINTS:
+            k = curve["thresholds"].index(threshold)
+            value, low, high = (f"{PER * curve[key][k]:.0f}" for key in ("net_benefit", "low", "high"))
+            rows.append((name, f"{threshold:g}", f"{value} [{low}, {high}]", f"{PER * curve['act_on_all'][k]:.0f}"))
+    label = first["label"]
+    scale = "calibrated" if first["calibrated"] else "uncalibrated"
+    return ResultTable(
+        f"Net benefit for {label}, of {PER} external scans",
+        ("set", "threshold probability", f"act on the probability of {label}", "act on all"),
+        tuple(rows),
+        notice,
+        f"True positives less false positives at the rate that the threshold accepts; the {scale} probability, with a "
+        "pointwise 95% interval from Wilson's. Acting on none has 0. metrics.json has the whole curve.",
     )
 
 
@@ -90,8 +120,8 @@ def precision_table(metrics: StudyMetrics) -> ResultTable:
         rows,
         cells,
         notice=metrics.get("notice"),
-        caption="Half the length of Wilson's 95% interval at the value found here, at worst at a value of 50%. The "
-        "scans are taken for independent.",
+        caption="Half the length of Wilson's 95% interval at the value found here, at worst at a value of 50%. "
+        "Scans are treated as independent.",
     )
 
 

@@ -17,6 +17,7 @@ from cnr_iemn.report.tables import (
     training_scans,
     with_interval,
 )
+from cnr_iemn.report.tables.clinical import decision_table, expected_table, net_benefit_table
 from cnr_iemn.report.tables.evidence import ABSTENTION_CELLS, CALIBRATION_CELLS, CALIBRATION_TERMS, METRIC_TITLES
 from cnr_iemn.report.tables.results import ensemble_title, is_paper_ensemble
 from cnr_iemn.statistics.confidence_intervals import RESAMPLES, Proportions, wilson
@@ -32,7 +33,22 @@ def external_tables(sets: Mapping[str, ExternalMetrics]) -> tuple[ResultTable, .
     if calibrations:
         notice = metrics[0].get("notice")
         tables += [_calibration_table(calibrations, notice), _abstention_table(calibrations, notice)]
-    return tuple(tables)
+    return (*tables, *_clinical_tables(sets))
+
+
+def _clinical_tables(sets: Mapping[str, ExternalMetrics]) -> list[ResultTable]:
+    """Return decision, counts to expect and net benefit of the sets where a decision could be measured."""
+    uses = {name: scores["clinical_use"] for name, scores in sets.items() if scores["clinical_use"] is not None}
+    if not uses:
+        return []
+    notice = next(iter(sets.values())).get("notice")
+    tables = []
+    for name, use in uses.items():
+        tables += [
+            decision_table(use, notice=notice, scans=f"{name}, "),
+            expected_table(use, notice=notice, scans=f"{name} "),
+        ]
+    return [*tables, net_benefit_table(uses, notice=notice)]
 
 
 def accuracy_table(sets: Sequence[ExternalMetrics]) -> ResultTable:
