@@ -62,9 +62,9 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
     runs.check_store(store)
     ensemble = describe_ensemble(runs, method=method_name(settings.primary_method))
     ensemble = with_training_scans(ensemble, store, runs.training_labels, ensemble.classes)
-    register_plan(folder := root / settings.study / "ensembles" / name, settings.plan, settings)
+    register_plan(folder := root / settings.study / "ensembles" / name, settings.plan, settings, ensemble.classes)
     repeats = find_repeats(root, runs, ensemble, name, seeds=settings.seeds, splits=settings.splits)
-    origin = provenance(runs, booster_seed=booster.seed)
+    origin = provenance(runs, booster, method=ensemble.method)
     results = assemble_results(
         runs.predictions,
         summarise_store(store, runs.scans.index),
@@ -82,7 +82,7 @@ def aggregate(settings: AggregateSettings, name: str, printer: "ResultPrinter") 
         options = {key: getattr(settings, key) for key in ("ablations", "robustness", "gpus")}
         add_network_evidence(folder, results, ensemble, store, runs.first_run, **options)
     write_results(folder, results)
-    appendix = write_checklists(folder, settings.checklists, runs, results, store, origin)
+    appendix = write_checklists(folder, settings.checklists, runs, results, store, origin, study=settings.study)
     curves = read_training_curves(runs.runs)
     write_report(folder, results, store, origin, study=settings.study, training=curves, appendix=appendix)
     write_ensemble(folder, replace(ensemble, calibration=results.calibration, files=file_digests(folder)))

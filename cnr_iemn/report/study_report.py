@@ -1,4 +1,4 @@
-"""report.html of an ensemble, one self-contained page with the result first; its figures as files; the model card."""
+"""report.html of an ensemble, one self-contained page with the result first, and its figures as files."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,27 +15,23 @@ from cnr_iemn.constants import (
     PHANTOM_DISEASES,
     WEAK_LABELS_NOTICE,
 )
-from cnr_iemn.data.demographics.group_table import title_of
 from cnr_iemn.data.shortcut_features import kind_of
 from cnr_iemn.data.slice_store import SliceStore, StoredScan
 from cnr_iemn.evaluation.aggregate import Results
-from cnr_iemn.evaluation.external_metrics import read_external_accuracies
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
+from cnr_iemn.report.checklists.training_facts import CHANNEL_WORDS
 from cnr_iemn.report.evidence_sentences import evidence_sentences
 from cnr_iemn.report.figures import study_figures
-from cnr_iemn.report.headline import headline, key_figures, majority_sentence
+from cnr_iemn.report.headline import key_figures, majority_sentence
 from cnr_iemn.report.page_links import page_links
 from cnr_iemn.report.page_templates import page_templates
 from cnr_iemn.report.patient_rows import patient_rows
-from cnr_iemn.report.population.sentences import population_sentence
-from cnr_iemn.report.population.tables import population_tables, write_population_files
+from cnr_iemn.report.population.tables import write_population_files
 from cnr_iemn.report.quality_report import is_doubtful
 from cnr_iemn.report.sections import Section, sections
 from cnr_iemn.report.svg import PALETTE, Drawing
-from cnr_iemn.report.tables import with_interval
-from cnr_iemn.report.tables.evidence import evidence_tables
 from cnr_iemn.report.tables.provenance import provenance_tables
-from cnr_iemn.report.tables.results import ensemble_title, model_title, result_tables
+from cnr_iemn.report.tables.results import ensemble_title, model_title
 from cnr_iemn.report.training_curves import TrainingCurve
 from cnr_iemn.schemas import READER, VALIDATION, probability_columns
 from cnr_iemn.stage2.methods.registry import METHODS
@@ -43,19 +39,11 @@ from cnr_iemn.stage2.out_of_fold import OUT_OF_FOLD, PAPER
 from cnr_iemn.stage2.provenance import StudyProvenance
 from cnr_iemn.statistics.confidence_intervals import RESAMPLES
 from cnr_iemn.statistics.curves import class_curves
-from cnr_iemn.utils.atomic_io import json_text, sha256_of_file, write_text_atomic
+from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
 
 PAGE_BYTES = 5_000_000
 """Limit of the page's size, so that it can be mailed and opened on a phone."""
 _ROW_BYTES = 4_300_000
-_CHANNEL_WORDS = {
-    "grey": "grey image",
-    "mask": "lung mask",
-    "product": "lungs alone",
-    "previous": "the slice above",
-    "next": "the slice below",
-    "mediastinum": "mediastinal window",
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,7 @@ def write_report(
     training: Mapping[str, TrainingCurve] | None = None,
     appendix: Sequence[Section] = (),
 ) -> None:
-    """Write report.html, model_card.md, provenance.json, CSV files and figures/ into the ensemble's folder, each whole.
+    """Write report.html, provenance.json, CSV files and figures/ into the ensemble's folder, each whole.
 
     Args:
         folder: The ensemble's.
@@ -109,11 +97,8 @@ def write_report(
         "correct": [row for row in rows if row.correct],
         "n_without_row": len(held_out) - len(rows),
         "quality": data_quality([store.scan(scan_id) for scan_id in results.patients.index]),
-        "tables": [*population_tables(metrics), *result_tables(metrics), *evidence_tables(metrics)],
-        "external": external_accuracies(folder, method_file),
     }
-    for template, name in (("study.html", "report.html"), ("model_card.md", "model_card.md")):
-        write_text_atomic(folder / name, page_templates().get_template(template).render(context))
+    write_text_atomic(folder / "report.html", page_templates().get_template("study.html").render(context))
     write_population_files(folder, metrics)
 
 
@@ -124,13 +109,10 @@ def _context(metrics: StudyMetrics, provenance: StudyProvenance, study: str) -> 
         "classes": metrics["classes"],
         "study": study,
         "title": ensemble_title(metrics),
-        "headline": headline(metrics),
         "warnings": warnings(metrics, provenance),
         "key_figures": key_figures(metrics),
         "majority": majority_sentence(metrics),
         "evidence": evidence_sentences(metrics),
-        "population": population_sentence(metrics),
-        "subgroups": [title_of(name) for name in metrics["subgroups"]],
         "methods": methods_text(metrics, [run.get("channels", list(PAPER_CHANNELS)) for run in provenance["runs"]]),
         "provenance": provenance,
         "provenance_tables": provenance_tables(provenance),
@@ -146,19 +128,6 @@ def _write_figures(folder: Path, drawings: Mapping[str, Drawing]) -> None:
     for path in folder.glob("*.svg"):
         if path.stem not in drawings:
             path.unlink()
-
-
-def external_accuracies(folder: Path, method_file: str) -> dict[str, str]:
-    """Return the accuracy of each external set that this very fit of stage 2 was scored on, by set, in words.
-
-    ``method_file``: of the primary method, in the folder.
-    """
-    fitted = sha256_of_file(folder / method_file) if (folder / method_file).is_file() else None
-    return {
-        metrics["set"]: f"{with_interval(metrics['missing_as_wrong']['accuracy'])}, {metrics['n_predicted']} of "
-        f"{metrics['n_labelled']} scans predicted"
-        for metrics in read_external_accuracies(folder, fitted)
-    }
 
 
 def warnings(metrics: StudyMetrics, provenance: StudyProvenance) -> list[str]:
@@ -187,12 +156,12 @@ def warnings(metrics: StudyMetrics, provenance: StudyProvenance) -> list[str]:
 
 def methods_text(metrics: StudyMetrics, channels: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Return how the study was made, a paragraph for each stage. ``channels``: of each network's input."""
-    inputs = {tuple(_CHANNEL_WORDS[name] for name in names): None for names in channels}
+    inputs = {tuple(CHANNEL_WORDS[name] for name in names): None for names in channels}
     models = ", ".join(model_title(model) for model in metrics["models"])
     n_networks = len(metrics["models"])
-    networks = f"{n_networks} convolutional networks ({models}) assign"
+    networks = f"{n_networks} neural networks ({models}) assign"
     if n_networks == 1:
-        networks = f"a convolutional network ({models}) assigns"
+        networks = f"a neural network ({models}) assigns"
     percentages = ""
     if metrics["method"] == BOOSTER_METHOD:
         percentages = (

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnr_iemn.config.schema.aggregate import AggregateSettings
+from cnr_iemn.constants import SPGC_CLASSES
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.evaluation.clinical.analysis_plan import SETTINGS, deviations, read_plan, read_record, register_plan
 from cnr_iemn.report.tables.plan import plan_sentence, plan_table
@@ -26,9 +27,11 @@ def test_every_key_of_a_plan_is_a_setting() -> None:
 
 def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
     plan = written(tmp_path, PLAN)
-    record = register_plan(tmp_path / "a", plan, AggregateSettings(prevalence=[0.05]))
+    record = register_plan(tmp_path / "a", plan, AggregateSettings(prevalence=[0.05]), SPGC_CLASSES)
     other = "# a comment\n" + "\n".join(reversed(PLAN.replace("0.05", "[0.05]").splitlines()))
-    again = register_plan(tmp_path / "b", written(tmp_path, other, "b.yaml"), AggregateSettings(prevalence=0.05))
+    again = register_plan(
+        tmp_path / "b", written(tmp_path, other, "b.yaml"), AggregateSettings(prevalence=0.05), SPGC_CLASSES
+    )
     assert record is not None
     assert again is not None
     content = dict(sorted(read_plan(Path(plan)).items()))
@@ -38,35 +41,39 @@ def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
 
 
 def test_a_plan_before_the_scoring_and_one_after_it(tmp_path: Path) -> None:
-    first = register_plan(tmp_path / "new", written(tmp_path, PLAN), AggregateSettings(prevalence=0.05))
+    first = register_plan(tmp_path / "new", written(tmp_path, PLAN), AggregateSettings(prevalence=0.05), SPGC_CLASSES)
     assert first is not None
     assert "before the first scoring" in plan_sentence(first)
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "metrics.json").write_text("{}")
-    late = register_plan(tmp_path / "old", written(tmp_path, PLAN), AggregateSettings(prevalence=0.05))
+    late = register_plan(tmp_path / "old", written(tmp_path, PLAN), AggregateSettings(prevalence=0.05), SPGC_CLASSES)
     assert late is not None
     assert "after the first scoring" in plan_sentence(late)
 
 
 def test_the_same_plan_again_changes_nothing_and_another_is_an_amendment(tmp_path: Path) -> None:
     folder, plan = tmp_path / "ensemble", written(tmp_path, PLAN)
-    first = register_plan(folder, plan, AggregateSettings(prevalence=0.05))
+    first = register_plan(folder, plan, AggregateSettings(prevalence=0.05), SPGC_CLASSES)
     (folder / "metrics.json").write_text("{}")
-    second = register_plan(folder, plan, AggregateSettings(prevalence=0.05))
+    second = register_plan(folder, plan, AggregateSettings(prevalence=0.05), SPGC_CLASSES)
     assert first == second == read_record(folder)
-    third = register_plan(folder, written(tmp_path, PLAN.replace("0.9", "0.8")), AggregateSettings(prevalence=0.05))
+    third = register_plan(
+        folder, written(tmp_path, PLAN.replace("0.9", "0.8")), AggregateSettings(prevalence=0.05), SPGC_CLASSES
+    )
     assert third is not None
     assert [entry["after_scoring"] for entry in third["entries"]] == [False, True]
     assert "Amendments: 1, " in plan_sentence(third)
     assert deviations(third) == ["threshold_sensitivity"]
-    fourth = register_plan(folder, None, AggregateSettings(threshold_sensitivity=0.8))  # the plan stays
+    fourth = register_plan(folder, None, AggregateSettings(threshold_sensitivity=0.8), SPGC_CLASSES)  # the plan stays
     assert fourth is not None
     assert len(fourth["entries"]) == 2
     assert deviations(fourth) == ["prevalence"]
 
 
 def test_the_table_says_what_was_planned_and_what_was_done(tmp_path: Path) -> None:
-    record = register_plan(tmp_path / "e", written(tmp_path, PLAN), AggregateSettings(threshold_sensitivity=0.95))
+    record = register_plan(
+        tmp_path / "e", written(tmp_path, PLAN), AggregateSettings(threshold_sensitivity=0.95), SPGC_CLASSES
+    )
     assert record is not None
     rows = {row[0]: row[1:] for row in plan_table(record).rows}
     assert rows["threshold_sensitivity"] == ("0.9", "0.95", "deviates")
@@ -76,7 +83,7 @@ def test_the_table_says_what_was_planned_and_what_was_done(tmp_path: Path) -> No
 
 
 def test_without_a_plan_nothing_is_written(tmp_path: Path) -> None:
-    assert register_plan(tmp_path / "e", None, AggregateSettings()) is None
+    assert register_plan(tmp_path / "e", None, AggregateSettings(), SPGC_CLASSES) is None
     assert not (tmp_path / "e").exists()
 
 
@@ -94,7 +101,17 @@ def test_a_plan_that_cannot_be_read_is_refused_before_anything_is_written(
     text: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        register_plan(tmp_path / "e", written(tmp_path, text), AggregateSettings())
+        register_plan(tmp_path / "e", written(tmp_path, text), AggregateSettings(), SPGC_CLASSES)
     assert not (tmp_path / "e").exists()
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        register_plan(tmp_path / "e", str(tmp_path / "absent.yaml"), AggregateSettings())
+        register_plan(tmp_path / "e", str(tmp_path / "absent.yaml"), AggregateSettings(), SPGC_CLASSES)
+
+
+@pytest.mark.parametrize(("planned", "given", "deviates"), [
+    ("COVID-19", "auto", False), ("auto", "auto", False), ("CAP", "auto", True), ("COVID-19", "CAP", True),
+])  # fmt: skip
+def test_a_class_is_compared_by_what_auto_means(tmp_path: Path, planned: str, given: str, deviates: bool) -> None:
+    plan = written(tmp_path, f"threshold_class: {planned}")
+    record = register_plan(tmp_path / "a", plan, AggregateSettings(threshold_class=given), SPGC_CLASSES)
+    assert record is not None
+    assert deviations(record) == (["threshold_class"] if deviates else [])

@@ -14,6 +14,8 @@ from cnr_iemn.data.scan_features import ScanFeatures
 from cnr_iemn.evaluation.aggregate import Results, assemble_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.evaluation.subgroups.scan_flow import scan_flow
+from cnr_iemn.report.checklists.model_card import write_model_card
+from cnr_iemn.report.checklists.study_facts import StudyFacts
 from cnr_iemn.report.evidence_sentences import evidence_sentences
 from cnr_iemn.report.population.flow_figure import flow_figure
 from cnr_iemn.report.population.sentences import population_sentence, subgroup_sentence
@@ -83,6 +85,8 @@ def study() -> Results:
 def folder(study: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ensemble")
     write_report(path, study, store_of(SCANS), ORIGIN, study="a study")
+    facts = StudyFacts(metrics=study.metrics, provenance=ORIGIN)  # type: ignore[arg-type]
+    write_model_card(path, facts, study="a study")
     return path
 
 
@@ -107,7 +111,7 @@ def test_the_page_shows_flow_table_and_groups(folder: Path, study: Results) -> N
 def test_the_model_card_says_what_was_measured(folder: Path, study: Results) -> None:
     card = (folder / "model_card.md").read_text()
     assert "Known of the scans: sex, age, site, tube voltage. Not known: manufacturer." in card
-    assert "| accuracy by sex | see the table of groups |" in card
+    assert "| difference of accuracy between groups, tested by | sex, age, site, tube voltage |" in card
     assert "Validation scans by group" in card
     without = results(groups()[["tube_voltage"]])
     assert population_sentence(without.metrics) == (
@@ -151,7 +155,7 @@ def test_the_csv_files_are_the_tables(folder: Path, study: Results) -> None:
 
 def test_a_sentence_names_a_difference_or_none(study: Results) -> None:
     assert any(sentence.startswith("Subgroups: ") for sentence in evidence_sentences(study.metrics))
-    test: dict[str, Any] = {"groups": 2, "n": 98, "statistic": 1.0, "p": 0.2, "p_holm": 0.4, "detectable": 0.3}
+    test: dict[str, Any] = {"groups": 2, "n": 98, "p": 0.2, "p_holm": 0.4, "detectable": 0.3}
     metrics = {**study.metrics, "subgroups": {"sex": {"groups": {}, "interaction": test}}}
     assert "no difference of accuracy was found by sex" in subgroup_sentence(metrics)  # type: ignore[arg-type]
     test["p_holm"] = 0.01

@@ -1,7 +1,5 @@
-"""report.html and model_card.md are complete, self-contained, and escape names."""
+"""report.html is complete, self-contained, and escape names."""
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ import pytest
 
 from cnr_iemn.constants import BACKBONES, PHANTOM_NOTICE, SPGC_CLASSES
 from cnr_iemn.data.slice_store import PixelSettings, StoredScan
-from cnr_iemn.evaluation.aggregate import Results, assemble_results, write_results
+from cnr_iemn.evaluation.aggregate import Results, assemble_results
 from cnr_iemn.evaluation.evidence import EvidenceOptions
 from cnr_iemn.report import patient_rows as patients_module
 from cnr_iemn.report import study_report as study_module
@@ -147,7 +145,7 @@ def test_the_prediction_follows_the_notice(page: str, results: Results) -> None:
 
 def test_no_text_calls_a_permuted_mean_a_leak(page: str, folder: Path, results: Results) -> None:
     assert results.metrics["permutation_test"] is not None
-    assert "leak" not in (page + (folder / "model_card.md").read_text()).lower()
+    assert "leak" not in page.lower()
     assert study_module.warnings(results.metrics, ORIGIN) == [
         "The networks' checkpoints were selected on this very set (validation): the results are optimistic."
     ]
@@ -280,49 +278,16 @@ def test_names_are_text_and_never_html(tmp_path: Path) -> None:
     assert "a&amp;b$x$" in page
 
 
-def test_missing_analyses_have_no_section_and_the_card_says_so(tmp_path: Path) -> None:
+def test_missing_analyses_have_no_section(tmp_path: Path) -> None:
     found = study()
     metrics = {**found.metrics, "calibration": None, "operating_point": None, "clinical_use": None}
     assert metrics["permutation_test"] is metrics["audit"] is metrics["methods"] is None
     write_report(tmp_path, replace(found, metrics=metrics), store_of(SCANS), ORIGIN, study="x")
-    page, card = ((tmp_path / name).read_text() for name in ("report.html", "model_card.md"))
-    assert PHANTOM_NOTICE not in page + card
+    page = (tmp_path / "report.html").read_text()
+    assert PHANTOM_NOTICE not in page
     for absent in ("calibration", "shortcuts", "methods"):
         assert f'id="{absent}"' not in page
         assert f'href="#{absent}"' not in page
-    unmeasured = (
-        "permutation test of stage 2, p",
-        "expected calibration error, uncalibrated",
-        "AUC of the shortcut audit",
-    )
-    for figure in (*unmeasured, "accuracy on an external set"):
-        assert re.search(rf"\| {figure}[^|]*\| not measured \|", card)
-    assert not re.search(r"macro AUC \| not measured", card)
-
-
-def test_the_card_has_the_same_numbers(folder: Path, results: Results) -> None:
-    card, metrics = (folder / "model_card.md").read_text(), results.metrics
-    assert PHANTOM_NOTICE in card
-    assert f"| macro AUC | {metrics['intervals']['patient_bootstrap']['macro_auc']['value']:.3f} |" in card
-    assert f"| permutation test of stage 2, p | {metrics['permutation_test']['p']:.3f} |" in card
-    assert f"{100 * metrics['accuracy']:.2f} [" in card
-
-
-def test_the_card_has_the_external_sets_of_this_booster_only(results: Results, tmp_path: Path) -> None:
-    write_results(tmp_path, results)
-    own = hashlib.sha256((tmp_path / "booster.ubj").read_bytes()).hexdigest()
-    for name, booster in (("test-1", own), ("test-2", "another")):
-        accuracy = {"value": 0.75, "low": 0.5, "high": 0.9}
-        scored = {"schema_version": 2, "set": name, "method_sha256": booster, "n_predicted": 29, "n_labelled": 30}
-        (tmp_path / "external" / name).mkdir(parents=True)
-        (tmp_path / "external" / name / "metrics.json").write_text(
-            json.dumps({**scored, "missing_as_wrong": {"accuracy": accuracy, "sensitivity": {}}})
-        )
-    write_report(tmp_path, results, store_of(SCANS), ORIGIN, study="x")
-    card = (tmp_path / "model_card.md").read_text()
-    assert "| accuracy on the external set test-1, %, missing counted as wrong | 75.00 [50.0, 90.0], 29 of 30" in card
-    assert "test-2" not in card
-    assert "accuracy on an external set" not in card
 
 
 def test_figures_of_an_earlier_aggregation_are_removed(results: Results, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.aggregate import write_store
+from cnr_iemn.config.schema.aggregate import BoosterSettings
+from cnr_iemn.constants import BOOSTER_METHOD
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import RunError, StoreError
 from cnr_iemn.stage1.training.run_record import stored_pixels
@@ -98,7 +100,7 @@ def test_a_key_that_run_json_lacks_is_named(key: str, tmp_path: Path) -> None:
 def _use(joined: EnsembleRuns) -> None:
     """Read all that aggregation reads of run.json."""
     describe_ensemble(joined)
-    provenance(joined, booster_seed=0)
+    provenance(joined, BoosterSettings(), method=BOOSTER_METHOD)
     run_store(joined.first_run)
 
 

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NotRequired
 
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from typing_extensions import TypedDict
 
 from cnr_iemn.errors import ConfigurationError
+from cnr_iemn.evaluation.operating_point import threshold_class
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.utils.atomic_io import json_text, write_text_atomic
 from cnr_iemn.utils.json_io import read_json
@@ -31,6 +33,7 @@ SETTINGS = (
     "splits",
 )
 """Keys of aggregate.py that a plan can fix."""
+_CLASS = "threshold_class"
 TEXTS = ("hypothesis", "comparisons", "subgroups")
 """What a plan says in words, one text or a list of them; nobody can compare these with what was done."""
 
@@ -48,11 +51,15 @@ class PlanEntry(TypedDict):
 
 
 class PlanRecord(TypedDict):
-    """plan.json. ``entries``: the first plan and its amendments. ``settings``: of the last aggregation, as JSON."""
+    """plan.json. ``entries``: the first plan and its amendments. ``settings``: of the last aggregation, as JSON.
+
+    ``resolved``: what settings that are words for another value came to, as JSON.
+    """
 
     schema_version: int
     entries: list[PlanEntry]
     settings: dict[str, str]
+    resolved: NotRequired[dict[str, str]]
 
 
 def read_plan(path: Path) -> dict[str, str]:
@@ -93,7 +100,7 @@ def plan_sha256(plan: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(sorted(plan.items()))).encode()).hexdigest()
 
 
-def register_plan(folder: Path, path: str | None, settings: object) -> PlanRecord | None:
+def register_plan(folder: Path, path: str | None, settings: object, classes: Sequence[str]) -> PlanRecord | None:
     """Write plan.json before the validation scans are scored, and return it; None without a plan, now or before.
 
     Another plan than the last one is an amendment: both stay.
@@ -102,9 +109,10 @@ def register_plan(folder: Path, path: str | None, settings: object) -> PlanRecor
         folder: The ensemble's; a metrics.json in it says that the scans have been scored.
         path: plan=; None where the command names none.
         settings: Of this aggregation.
+        classes: Of the study.
 
     Raises:
-        ConfigurationError: The plan cannot be read.
+        ConfigurationError: The plan cannot be read, or a setting names no class of the study.
         RunError: An earlier plan.json is damaged.
     """
     record = read_record(folder)
@@ -121,7 +129,13 @@ def register_plan(folder: Path, path: str | None, settings: object) -> PlanRecor
         }
         entries = [*entries, entry]
     done = {key: _text(key, getattr(settings, key)) for key in SETTINGS}
-    written: PlanRecord = {"schema_version": SCHEMA_VERSION, "entries": entries, "settings": done}
+    label = threshold_class(getattr(settings, _CLASS), classes)
+    written: PlanRecord = {
+        "schema_version": SCHEMA_VERSION,
+        "entries": entries,
+        "settings": done,
+        "resolved": {_CLASS: _text(_CLASS, label)},
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / PLAN_FILE, json_text(written))
     return written
@@ -137,5 +151,9 @@ def read_record(folder: Path) -> PlanRecord | None:
 
 def deviations(record: PlanRecord) -> list[str]:
     """Return the planned settings with which the last aggregation did not run."""
-    planned = record["entries"][-1]["plan"]
-    return [key for key in SETTINGS if key in planned and planned[key] != record["settings"][key]]
+    planned, resolved = record["entries"][-1]["plan"], record.get("resolved", {})
+    return [
+        key
+        for key in SETTINGS
+        if key in planned and planned[key] not in (record["settings"][key], resolved.get(key, record["settings"][key]))
+    ]

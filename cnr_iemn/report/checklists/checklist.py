@@ -27,7 +27,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Statement:
-    """What a run says to an item. ``place``: the section of report.html that shows it. ``file``: that it rests on."""
+    """What a run says to an item.
+
+    ``place``: the section of report.html that shows it, '' where only the checklist does. ``file``: that it rests on,
+    as ``name``, ``name: key, key`` or ``name of each run: key``, joined by semicolons; tests open them.
+    """
 
     sentence: str
     place: str
@@ -81,7 +85,7 @@ class Answer:
     def row(self) -> tuple[str, ...]:
         """The cells of ``COLUMNS``."""
         places, files = (
-            "; ".join(dict.fromkeys(getattr(statement, name) for statement in self.statements))
+            "; ".join(dict.fromkeys(filter(None, (getattr(statement, name) for statement in self.statements))))
             for name in ("place", "file")
         )
         sentences = " ".join(statement.sentence for statement in self.statements)

@@ -32,10 +32,10 @@ def source(cohort: CohortFacts) -> Statement:
     """Return what the cohort is."""
     notice = f" {PHANTOM_NOTICE[0].upper()}{PHANTOM_NOTICE[1:]}." if cohort.phantom else ""
     return Statement(
-        f"Cohort {cohort.name}, read from {_READERS.get(cohort.reader, cohort.reader)}: {cohort.n_scans} scans of "
-        f"{cohort.n_patients} patients.{notice}",
-        "Data quality",
-        "patients.csv",
+        f"Cohort {cohort.name}, read from {_READERS.get(cohort.reader, cohort.reader)}: {cohort.n_scans} scans with a "
+        f"class, of {cohort.n_patients} patients.{notice}",
+        "Cohort",
+        "patients.csv: patient_id, label",
     )
 
 
@@ -43,10 +43,10 @@ def eligibility(cohort: CohortFacts) -> Statement:
     """Return which scans were taken."""
     classes = ", ".join(next(iter(cohort.counts.values())))
     return Statement(
-        f"Scans with one of the classes {classes} that the reader accepts; a scan that cannot be read stops the "
-        f"training until it is left out by name. Left out: {cohort.left_out}.",
-        "Data quality",
-        "provenance.json",
+        f"A scan is included if it has one of the classes {classes} and its files can be read. One that cannot be read "
+        f"stops the training until it is left out by name; left out by name: {cohort.left_out}.",
+        "Cohort",
+        "provenance.json: left_out",
     )
 
 
@@ -56,18 +56,21 @@ def subsets(cohort: CohortFacts) -> Statement:
     return Statement(
         f"Slices of {cohort.n_network_scans} of {n_training} training scans trained the networks; all training scans "
         "fitted stage 2.",
-        "Slices and training",
-        "predictions.parquet",
+        "Cohort",
+        "predictions.parquet of each run",
     )
 
 
 def labels(cohort: CohortFacts) -> Statement:
     """Return where the labels come from, as far as the run knows."""
     weak = "; slices that no reader labelled have their scan's class (weak labels)" if cohort.weak_labels else ""
+    pseudo = " Networks labelled slices of unlabelled training scans (pseudo-labels)." if cohort.pseudo_labels else ""
+    permuted = " The training labels were permuted: a negative control." if cohort.labels_permuted else ""
     return Statement(
-        f"The class of each scan and the labels of slices are those of the cohort ({cohort.name}){weak}.",
-        "Methods",
-        "patients.csv",
+        f"The class of each scan and the labels of slices are those of the cohort ({cohort.name}){weak}.{pseudo}"
+        f"{permuted}",
+        "",
+        "patients.csv: label",
     )
 
 
@@ -77,21 +80,24 @@ def counts(cohort: CohortFacts) -> Statement:
         f"{split}: {sum(classes.values())} ({', '.join(f'{name} {count}' for name, count in classes.items())})"
         for split, classes in cohort.counts.items()
     )
-    return Statement(
-        f"{cohort.n_scans} scans: {sides}. Left out by name: {cohort.left_out}.", "Data quality", "patients.csv"
-    )
+    return Statement(f"{cohort.n_scans} scans: {sides}.", "Cohort", "patients.csv: label, split")
 
 
 def preprocessing(pixels: PixelSettings) -> Statement:
-    """Return how pixels of the networks' input are made."""
+    """Return how the pixels of the slice store are made; which channels a network reads is its own matter."""
     low, high = pixels.window
-    crop = "cropped to the square around the lungs" if pixels.crop == "lungs" else "the whole image"
     return Statement(
-        f"HU from {low:g} to {high:g} become grey values; {crop}, resized to {pixels.size} x {pixels.size} pixels; "
-        f"lung mask by {_LUNGS.get(pixels.lungs, pixels.lungs)}; three channels (image, lung mask, lungs alone).",
-        "Methods",
-        "ensemble.json",
+        f"HU from {low:g} to {high:g} become grey values; each image is resized to {pixels.size} x {pixels.size} "
+        f"pixels; lung mask by {_LUNGS.get(pixels.lungs, pixels.lungs)}. The same for all scans.",
+        "",
+        "ensemble.json: pixels.size, pixels.lungs, pixels.window",
     )
+
+
+def crop(pixels: PixelSettings) -> Statement:
+    """Return which part of a scan is kept."""
+    part = "the square around the lungs, found by the lung mask" if pixels.crop == "lungs" else "the whole image"
+    return Statement(f"All slices of a scan are kept; of each, {part}.", "", "ensemble.json: pixels.crop")
 
 
 def missing(pixels: PixelSettings) -> Statement:
@@ -100,8 +106,8 @@ def missing(pixels: PixelSettings) -> Statement:
     refused = [text for key, text in _ALLOWED.items() if not getattr(pixels.read_options, key)]
     sentences = [f"Scans are refused for {', '.join(refused)}."] if refused else []
     sentences += [f"Accepted on request: {', '.join(allowed)}."] if allowed else []
-    sentences.append("Nothing is imputed in the images.")
-    return Statement(" ".join(sentences), "Data quality", "ensemble.json")
+    sentences.append("Missing slices are not interpolated.")
+    return Statement(" ".join(sentences), "", "ensemble.json: pixels.read_options")
 
 
 def acquisition(spreads: tuple[Spread, ...]) -> Statement | None:
@@ -109,10 +115,14 @@ def acquisition(spreads: tuple[Spread, ...]) -> Statement | None:
     if not spreads:
         return None
     texts = "; ".join(
-        f"{spread.name}: median {spread.median:.4g}, {spread.low:.4g} to {spread.high:.4g} ({spread.n} scans)"
+        f"{spread.name}: {spread.median:.4g} [{spread.low:.4g}, {spread.high:.4g}] in {spread.n} scans"
         for spread in spreads
     )
-    return Statement(f"As the files state it: {texts}.", "Shortcut audit", "scan.json and source.json of the store")
+    return Statement(
+        f"As the files state it, median [25%, 75%]: {texts}.",
+        "Cohort",
+        "scan.json of each stored scan; source.json of each stored scan: acquisition",
+    )
 
 
 def quality(scans: QualityFacts) -> Statement:
@@ -121,7 +131,7 @@ def quality(scans: QualityFacts) -> Statement:
         f"Of {scans.n} scans {scans.n_without_finding} are without any finding of preparation, {scans.n_doubtful} have "
         "a lung mask in doubt.",
         "Data quality",
-        "scan.json of the store",
+        "scan.json of each stored scan: findings",
     )
 
 
@@ -137,7 +147,7 @@ def partition(training: tuple[TrainingFacts, ...]) -> Statement:
         # run.json does not say whether a manifest names the sides itself
         rule = f"The sides are the manifest's, where it has a column split; else {drawn}"
         rule = rule if first.reader == "manifest" else drawn
-    return Statement(f"{rule} One split for both stages and all networks.", "Provenance", "split.csv")
+    return Statement(f"{rule} One split for both stages and all networks.", "Provenance", "split.csv: scan_id, split")
 
 
 def disjoint(metrics: StudyMetrics) -> Statement:
@@ -149,6 +159,6 @@ def disjoint(metrics: StudyMetrics) -> Statement:
     return Statement(
         "Partitions are disjoint by the cohort's patient ids, and no two scans with the same pixels lie on two sides. "
         f"{search}",
-        "Near-duplicates",
-        "split.csv and metrics.json",
+        "" if metrics["near_duplicates"] is None else "Near-duplicates",
+        "split.csv: patient_id, split; metrics.json: near_duplicates",
     )

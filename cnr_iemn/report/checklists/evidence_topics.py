@@ -4,7 +4,7 @@ from cnr_iemn.constants import BOOSTER_METHOD
 from cnr_iemn.evaluation.clinical.analysis_plan import PLAN_FILE, PlanRecord
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.checklists.checklist import Statement
-from cnr_iemn.report.tables import percent, percentage, with_interval
+from cnr_iemn.report.tables import percent, percentage, percentage_with_interval
 from cnr_iemn.report.tables.clinical import ratio_text
 from cnr_iemn.report.tables.plan import plan_sentence
 from cnr_iemn.report.tables.robustness import robustness_sentence
@@ -27,7 +27,9 @@ def uncertainty(metrics: StudyMetrics) -> Statement:
         text += (
             f", a permutation test of stage 2 ({permutation['permutations']} permutations, p = {permutation['p']:.2g})"
         )
-    return Statement(f"{text}.", "Confidence intervals", _FILE)
+    return Statement(
+        f"{text}.", "Confidence intervals; Backbones and baselines", f"{_FILE}: intervals, baseline_comparisons"
+    )
 
 
 def stability(metrics: StudyMetrics) -> Statement | None:
@@ -44,7 +46,7 @@ def stability(metrics: StudyMetrics) -> Statement | None:
         repeats = metrics["stability"][name]
         if repeats is not None:
             texts.append(f"{len(repeats['replicates'])} {name}: accuracy {percent(repeats['accuracy']['mean'])}%")
-    return Statement(f"{'; '.join(texts)}.", "Confidence intervals", _FILE) if texts else None
+    return Statement(f"{'; '.join(texts)}.", "Confidence intervals", f"{_FILE}: stability") if texts else None
 
 
 def ablations(metrics: StudyMetrics) -> Statement | None:
@@ -53,7 +55,7 @@ def ablations(metrics: StudyMetrics) -> Statement | None:
         return None
     rows = metrics["ablations"]["rows"]
     texts = "; ".join(f"{name}: accuracy {percentage(row['accuracy'])}" for name, row in rows.items())
-    return Statement(f"The networks on altered images: {texts}.", "Shortcut audit", _FILE)
+    return Statement(f"The networks on altered images: {texts}.", "Shortcut audit", f"{_FILE}: ablations")
 
 
 def robustness(metrics: StudyMetrics) -> Statement | None:
@@ -71,7 +73,7 @@ def attribution(metrics: StudyMetrics) -> Statement | None:
         f"{kind} of the groups of slices to the log-odds of each class, for each validation scan: what the model is "
         "sensitive to, not lesions.",
         "Feature attribution",
-        _FILE,
+        f"{_FILE}: contributions",
     )
 
 
@@ -84,7 +86,7 @@ def calibration(metrics: StudyMetrics) -> Statement | None:
         f"Expected calibration error {fit['before']['ece']:.3f}, with temperature {fit['temperature']:.2f} "
         f"{fit['after']['ece']:.3f}.",
         "Calibration",
-        _FILE,
+        f"{_FILE}: calibration",
     )
 
 
@@ -94,10 +96,10 @@ def updating(metrics: StudyMetrics) -> Statement | None:
     if fit is None:
         return None
     return Statement(
-        f"Temperature and thresholds are fitted on {fit['learnt_on']} training scans; nothing is fitted on the "
-        "validation scans.",
+        f"Nothing is fitted on the validation scans and the model was not updated after them; temperature and "
+        f"thresholds are fitted on {fit['learnt_on']} training scans.",
         "Calibration",
-        _FILE,
+        f"{_FILE}: calibration.temperature, calibration.learnt_on",
     )
 
 
@@ -111,7 +113,7 @@ def undecided(metrics: StudyMetrics) -> Statement | None:
         f"{percentage(1 - fit['share_answered'])} here. Accuracy and sensitivity count them with their most probable "
         "class.",
         "Calibration",
-        _FILE,
+        f"{_FILE}: calibration.undecided",
     )
 
 
@@ -124,7 +126,7 @@ def threshold(metrics: StudyMetrics) -> Statement | None:
         f"For {point['label']} a threshold of {point['threshold']:.3f}, set on {point['learnt_on']} training scans for "
         f"a sensitivity of {percentage(point['target_sensitivity'])} on new scans.",
         "Calibration",
-        _FILE,
+        f"{_FILE}: operating_point",
     )
 
 
@@ -134,17 +136,17 @@ def decision(metrics: StudyMetrics) -> Statement | None:
     if use is None or point is None:
         return None
     return Statement(
-        f"{use['label']} at its threshold: sensitivity {with_interval(point['sensitivity'])}%, specificity "
-        f"{with_interval(point['specificity'])}%, likelihood ratios {ratio_text(use['positive_ratio'])} and "
+        f"{use['label']} at its threshold: sensitivity {percentage_with_interval(point['sensitivity'])}, specificity "
+        f"{percentage_with_interval(point['specificity'])}, likelihood ratios {ratio_text(use['positive_ratio'])} and "
         f"{ratio_text(use['negative_ratio'])}.",
         "Clinical use",
-        _FILE,
+        f"{_FILE}: operating_point, clinical_use",
     )
 
 
 def plan(record: PlanRecord) -> Statement:
     """Return when the analysis was planned, and how far the plan was kept."""
-    return Statement(plan_sentence(record), "Analysis plan", PLAN_FILE)
+    return Statement(plan_sentence(record), "Analysis plan", f"{PLAN_FILE}: entries, settings")
 
 
 def audit(metrics: StudyMetrics) -> Statement | None:
@@ -157,7 +159,7 @@ def audit(metrics: StudyMetrics) -> Statement | None:
         f"Acquisition and all that is not lung predict the classes with an AUC of {shortcuts['auc']:.2f} (p = "
         f"{shortcuts['p']:.2g}): {end}.",
         "Shortcut audit",
-        _FILE,
+        f"{_FILE}: audit",
     )
 
 
@@ -179,4 +181,8 @@ def limitations(metrics: StudyMetrics) -> Statement:
     if metrics["calibration"] is not None and metrics["calibration"]["optimistic"]:
         texts.append("temperature and thresholds are fitted on scans that trained the networks")
     texts.append(f"closed set: any scan is assigned to one of {len(metrics['classes'])} classes")
-    return Statement(f"{'; '.join(texts)[0].upper()}{'; '.join(texts)[1:]}.", "Results", _FILE)
+    return Statement(
+        f"{'; '.join(texts)[0].upper()}{'; '.join(texts)[1:]}.",
+        "Results",
+        f"{_FILE}: selected_on, slice_labels, confusion_matrix",
+    )

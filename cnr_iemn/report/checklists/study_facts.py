@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cnr_iemn.data.demographics.group_table import LEAST_SCANS
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.evaluation.aggregate import Results
 from cnr_iemn.evaluation.clinical.analysis_plan import PlanRecord, read_record
@@ -15,7 +16,7 @@ from cnr_iemn.evaluation.external_metrics import ExternalAccuracy, read_external
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.report.checklists.training_facts import TrainingFacts
 from cnr_iemn.report.quality_report import is_doubtful
-from cnr_iemn.schemas import VALIDATION
+from cnr_iemn.schemas import READER, VALIDATION
 from cnr_iemn.stage2.ensemble_runs import EnsembleRuns
 from cnr_iemn.stage2.methods.registry import METHODS
 from cnr_iemn.stage2.provenance import StudyProvenance
@@ -27,7 +28,7 @@ class CohortFacts:
     """The scans. ``counts``: by split, then class. ``left_out``: scans of data.exclude. ``phantom``: synthetic scans.
 
     ``n_network_scans``: training scans of which a labelled slice trained the networks. ``weak_labels``: slices that no
-    reader labelled have their scan's class.
+    reader labelled have their scan's class. ``pseudo_labels``, ``labels_permuted``: of ``TrainingFacts``.
     """
 
     name: str
@@ -38,6 +39,8 @@ class CohortFacts:
     left_out: int
     n_network_scans: int
     weak_labels: bool
+    pseudo_labels: bool = False
+    labels_permuted: bool = False
 
     @property
     def n_scans(self) -> int:
@@ -47,7 +50,7 @@ class CohortFacts:
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and range of a quantity of the scans that state it."""
+    """Median and quartiles of a quantity of the ``n`` scans that state it; ``low``: 25%, ``high``: 75%."""
 
     name: str
     n: int
@@ -103,7 +106,7 @@ def gather_facts(
     wrong = held_out[held_out["predicted"] != held_out["label"]]
     method_file = folder / METHODS[results.metrics["method"]].file
     fitted = sha256_of_file(method_file) if method_file.is_file() else None
-    training = tuple(TrainingFacts.read(run) for run in runs.runs.values())
+    training = tuple(TrainingFacts.read(run) for run, _ in runs.networks)
     return StudyFacts(
         metrics=results.metrics,
         provenance=provenance,
@@ -136,7 +139,9 @@ def _cohort_facts(
         counts=counts,
         left_out=len(provenance["left_out"]),
         n_network_scans=len(metadata.training_scan_ids),
-        weak_labels=metadata.slice_labels != "reader",
+        weak_labels=metadata.slice_labels != READER,
+        pseudo_labels=training.pseudo_labels,
+        labels_permuted=training.labels_permuted,
     )
 
 
@@ -145,7 +150,11 @@ def _pair_counts(wrong: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 
 def _spreads(store: SliceStore, scan_ids: Sequence[str]) -> tuple[Spread, ...]:
-    """Return the spread of each acquisition value that a scan states."""
+    """Return the spread of each acquisition value that enough scans state.
+
+    No extremes, and LEAST_SCANS scans beyond each quartile: the subgroups merge a rare tube voltage, and this must not
+    tell it.
+    """
     scans = [store.scan(scan_id) for scan_id in scan_ids]
     headers = [store.acquisition(scan_id) for scan_id in scan_ids]
     values = {
@@ -159,6 +168,7 @@ def _spreads(store: SliceStore, scan_ids: Sequence[str]) -> tuple[Spread, ...]:
     spreads = []
     for name, numbers in values.items():
         array = np.array([number for number in numbers if np.isfinite(number)])
-        if len(array):
-            spreads.append(Spread(name, len(array), float(np.median(array)), float(array.min()), float(array.max())))
+        if len(array) >= 4 * LEAST_SCANS:
+            low, median, high = (float(value) for value in np.quantile(array, [0.25, 0.5, 0.75]))
+            spreads.append(Spread(name, len(array), median, low, high))
     return tuple(spreads)

@@ -8,6 +8,15 @@ from cnr_iemn.config.schema.settings import AugmentationSettings, BalancingSetti
 from cnr_iemn.errors import RunError
 from cnr_iemn.stage1.training.run_folder import RunFolder
 
+CHANNEL_WORDS = {
+    "grey": "grey image",
+    "mask": "lung mask",
+    "product": "lungs alone",
+    "previous": "the slice above",
+    "next": "the slice below",
+    "mediastinum": "mediastinal window",
+}
+"""What reports call the channels of a network's input."""
 Settings = TypeVar("Settings", TrainerSettings, AugmentationSettings, BalancingSettings)
 
 
@@ -15,15 +24,19 @@ Settings = TypeVar("Settings", TrainerSettings, AugmentationSettings, BalancingS
 class TrainingFacts:
     """One network.
 
-    ``weights``: imagenet, none or the name of a file. ``split_share``: of the patients of each class for validation;
-    None where a file gives the split. ``split_seed``: of the draw. ``folds``: of the training scans, where some run
-    held one out; else None.
+    ``weights``: imagenet, none or the name of a file. ``channels``: of its input. ``flips``: whether a slice and its
+    mirror image are averaged. ``split_share``: of the patients of each class for validation; None where a file gives
+    the split. ``split_seed``: of the draw. ``pseudo_labels``: networks have labelled slices of unlabelled training
+    scans. ``lobes``: a third head learns which lobes are diseased. ``labels_permuted``: the training labels are, a
+    negative control.
     """
 
     model: str
     library: str
     image_size: int
     weights: str
+    channels: tuple[str, ...]
+    flips: bool
     position: str
     task: str
     seed: int
@@ -31,6 +44,9 @@ class TrainingFacts:
     reader: str
     split_share: float | None
     split_seed: int
+    pseudo_labels: bool
+    lobes: bool
+    labels_permuted: bool
     trainer: TrainerSettings
     augmentation: AugmentationSettings
     balancing: BalancingSettings
@@ -49,6 +65,8 @@ class TrainingFacts:
                 library=model["library"],
                 image_size=model["image_size"],
                 weights=str(model["weights"]).replace("\\", "/").rsplit("/", 1)[-1],  # a path can name a person
+                channels=tuple(model["channels"]),
+                flips=model["tta"] == "flip",
                 position=model["position"],
                 task=configuration["task"],
                 seed=configuration["seed"],
@@ -56,6 +74,9 @@ class TrainingFacts:
                 reader=data["reader"],
                 split_share=None if data["split"]["file"] else data["split"]["validation"],
                 split_seed=data["split"]["seed"],
+                pseudo_labels=data["pseudo_labels"] is not None,
+                lobes=data["lobes"],
+                labels_permuted=data["shuffle_training_labels"],
                 trainer=_settings(TrainerSettings, configuration["trainer"]),
                 augmentation=_settings(AugmentationSettings, configuration["augmentation"]),
                 balancing=_settings(BalancingSettings, configuration["balancing"]),

@@ -1,4 +1,4 @@
-"""The filled checklists and the data sheet of a study, as files and as a section of its report."""
+"""Model card, data sheet and filled checklists of a study, as files and as a section of its report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from cnr_iemn.report.checklists.checklist import (
 )
 from cnr_iemn.report.checklists.claim import CLAIM
 from cnr_iemn.report.checklists.datasheet import DATASHEET
+from cnr_iemn.report.checklists.model_card import write_model_card
 from cnr_iemn.report.checklists.stard_ai import STARD_AI
 from cnr_iemn.report.checklists.study_facts import gather_facts
 from cnr_iemn.report.checklists.topics import statements
@@ -35,8 +36,10 @@ def write_checklists(
     results: Results,
     store: SliceStore,
     provenance: StudyProvenance,
+    *,
+    study: str,
 ) -> tuple[Section, ...]:
-    """Write datasheet.csv and .md, and the files of each named checklist; return what the report shows.
+    """Write model card, data sheet and named checklists, all from the same facts; return what the report shows.
 
     Files of checklists that an earlier aggregation wrote are removed: their facts were others.
 
@@ -44,11 +47,13 @@ def write_checklists(
         folder: The ensemble's.
         names: Keys of ``CHECKLISTS``.
         runs, results, store, provenance: Of the study.
+        study: Its name.
 
     Returns:
         The sections of the analysis plan, where there is one, and of the named checklists.
     """
     study_facts = gather_facts(folder, runs, results, store, provenance)
+    write_model_card(folder, study_facts, study=study)
     by_topic = statements(study_facts)
     notice = results.metrics.get("notice")
     for path in folder.glob(f"{_PREFIX}*"):

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cnr_iemn.evaluation.subgroups.scan_flow import ScanFlow
+from cnr_iemn.report.population.sentences import flow_sentence
 from cnr_iemn.report.svg import Drawing, draw, ink, single
 
 _WIDTH = 7.2
@@ -43,7 +44,7 @@ def flow_figure(flow: ScanFlow) -> Drawing:
         for column, box in zip((_LEFT, _RIGHT), _sides(flow), strict=True):
             _draw_box(axes, box, column, top)
 
-    return draw("flow", "Flow of scans", _words(flow), paint, width=_WIDTH, height=total)
+    return draw("flow", "Flow of scans", flow_sentence(flow), paint, width=_WIDTH, height=total)
 
 
 def _boxes(flow: ScanFlow) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
@@ -92,13 +93,3 @@ def _draw_box(axes: Axes, lines: Sequence[str], column: tuple[float, float], top
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     style = {"arrowstyle": "-|>", "color": ink(), "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", xy=end, xytext=start, arrowprops=style)
-
-
-def _words(flow: ScanFlow) -> str:
-    """Return the figure in words."""
-    refused = ", ".join(f"{n} for: {reason}" for reason, n in flow["refused"].items())
-    sides = f"training {sum(flow['training'].values())}; validation {sum(flow['validation'].values())}"
-    return (
-        f"{flow['total']} scans found; {sum(flow['refused'].values())} refused{f' ({refused})' if refused else ''}; "
-        f"{flow['excluded']} left out by name; {flow['unclassed']} without a class; {sides}."
-    )

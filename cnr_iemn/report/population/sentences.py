@@ -3,6 +3,7 @@
 from cnr_iemn.data.demographics.group_table import title_of
 from cnr_iemn.evaluation.study_metrics import StudyMetrics
 from cnr_iemn.evaluation.subgroups.interaction import SIGNIFICANCE
+from cnr_iemn.evaluation.subgroups.scan_flow import ScanFlow
 
 _EXPECTED = ("sex", "age", "site", "manufacturer")
 """Whose absence a reader must know."""
@@ -13,17 +14,27 @@ def population_sentence(metrics: StudyMetrics) -> str:
     groups = {} if metrics["cohort_table"] is None else metrics["cohort_table"]["groups"]
     sentences = []
     if groups:
-        sentences.append(f"Known of the scans: {', '.join(map(_plain, groups))}.")
-    absent = [_plain(name) for name in _EXPECTED if name not in groups]
+        sentences.append(f"Known of the scans: {', '.join(map(plain_title, groups))}.")
+    absent = [plain_title(name) for name in _EXPECTED if name not in groups]
     if absent:
         sentences.append(f"Not known: {', '.join(absent)}.")
     return " ".join(sentences)
 
 
+def flow_sentence(flow: ScanFlow) -> str:
+    """Return how the scans found became those of the two sides."""
+    refused = ", ".join(f"{n} for: {reason}" for reason, n in flow["refused"].items())
+    sides = f"training {sum(flow['training'].values())}; validation {sum(flow['validation'].values())}"
+    return (
+        f"{flow['total']} scans found; {sum(flow['refused'].values())} refused{f' ({refused})' if refused else ''}; "
+        f"{flow['excluded']} left out by name; {flow['unclassed']} without a class; {sides}."
+    )
+
+
 def subgroup_sentence(metrics: StudyMetrics) -> str:
     """Return whether accuracy differs between the groups of some variable, '' where none was tested."""
     tests = {
-        _plain(name): variable["interaction"]
+        plain_title(name): variable["interaction"]
         for name, variable in metrics["subgroups"].items()
         if variable["interaction"] is not None
     }
@@ -42,5 +53,6 @@ def subgroup_sentence(metrics: StudyMetrics) -> str:
     )
 
 
-def _plain(name: str) -> str:
+def plain_title(name: str) -> str:
+    """Return what sentences call a variable, without its unit."""
     return title_of(name).split(",")[0]

@@ -131,6 +131,13 @@ def with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate['value'])} {interval if interval != NO_INTERVAL else f'[{NO_INTERVAL}]'}"
 
 
+def percentage_with_interval(estimate: Estimate) -> str:
+    """Return a metric with the sign of percent and its interval, for a sentence."""
+    if estimate["value"] is None:
+        return NONE
+    return f"{percentage(estimate['value'])} [{interval_text(estimate).strip('[]')}]"
+
+
 def difference_text(value: float | None, bounds: Estimate | Comparison, *, reverse: bool = False) -> str:
     """Return a difference in percent with its interval. ``reverse``: of the second minus the first."""
     if value is None:
