@@ -122,12 +122,12 @@ def page_table(checklist: Checklist, answers: Sequence[Answer]) -> ResultTable:
         texts = (sentences, f"[{places}]" if places else "", f"Author: {author}." if author else "")
         rows.append((f"{number}. {request}", status, " ".join(filter(None, texts))))
     table = checklist_table(checklist, answers)
-    return ResultTable(table.title, ("item", "status", "answer, [where it is shown]"), tuple(rows), None, table.caption)
+    return ResultTable(table.title, ("item", "status", "answer"), tuple(rows), None, table.caption)
 
 
 def checklist_section(tables: Sequence[ResultTable]) -> Section:
     """Return the section of the report that shows filled checklists, folded. ``tables``: of ``page_table``."""
-    text = "Filled from what this run holds. What it does not know is left to the author."
+    text = "Filled from what this run recorded; the rest is left to the author. In brackets: the sections that show it."
     return Section("checklists", "Reporting checklists", text, details=tuple(tables), prose=True)
 
 

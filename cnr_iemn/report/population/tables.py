@@ -30,8 +30,9 @@ def cohort_result_table(metrics: StudyMetrics) -> ResultTable | None:
     caption = (
         "Numbers: median [25%, 75%]. SMD: absolute standardised difference between training and validation scans, and "
         "the largest between two classes (Austin 2009; of groups Yang and Dalton 2012); below 0.1 is called small. "
-        f"{NONE}: fewer than {LEAST_SCANS} scans, or nothing varies. {HIDDEN_NOTE} Classes with such a number are left "
-        "out of their SMD. Rare values are merged; any: values that would tell such a number beside another variable."
+        f"{NONE}: fewer than {LEAST_SCANS} scans, or nothing varies. {HIDDEN_NOTE} The SMD of "
+        "classes leaves out those with such a number. Rare values are merged; any: values that would reveal such a "
+        "number beside another variable."
     )
     title = "Scans by class and side of the split"
     return ResultTable(title, columns, tuple(rows), metrics.get("notice"), caption)
@@ -89,7 +90,7 @@ def subgroup_forest(metrics: StudyMetrics) -> Forest | None:
         "Accuracy with Wilson's interval. Mean probability of the predicted class less the accuracy, in points, with "
         "Student's interval: above 0 the predictions are over-confident. p: permutation of the correct predictions "
         "within the class, adjusted for all variables by Holm's correction. Smallest difference: of the largest group "
-        f"from the others, which the test finds with 80% power. Scans count as independent. {HIDDEN_NOTE}"
+        f"from the others, which the test finds with 80% power. Scans are treated as independent. {HIDDEN_NOTE}"
     )
     table = make_table("Validation scans by group, %", "group", rows, cells, caption=caption)
     return make_forest(table, [group["accuracy"] for _, group in rows], primary=0, groups=headings)
