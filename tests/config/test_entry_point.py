@@ -44,7 +44,7 @@ def test_settings_arrive_typed_and_nothing_is_written(run, tmp_path: Path) -> No
     [
         (["model=densenet16"], "Could not find 'model/densenet16'"),
         (["trainer.max_epoch=3"], "Did you mean trainer.max_epochs=..."),
-        (["logger.log_checkpoint=true"], "a W&B artifact, which logger=csv has not"),
+        (["logger.log_checkpoint=true"], "a W&B artifact, which logger=csv cannot do"),
         (["logger=wandb", "logger.worst_slices=-1"], "logger.worst_slices=-1 is out of range"),
         (["trainer.warmup_epochs=10"], "Give 0 to below 10"),
         (["trainer.warmup_epochs=1", "trainer.schedule=one_cycle"], "which rises over its first fifth"),
