@@ -24,7 +24,7 @@ def robustness_table(metrics: StudyMetrics) -> ResultTable:
     cells: Cells[PerturbedScans] = {
         "scans": _scans,
         "other answer": lambda row: with_interval(row["changes"]["share"]),
-        **by_class(metrics["classes"], "other answer, {}", lambda row, name: _count(row["classes"][name])),
+        **by_class(metrics["classes"], "true {}", lambda row, name: _count(row["classes"][name])),
         "now wrong": lambda row: str(row["changes"]["to_wrong"]),
         "now correct": lambda row: str(row["changes"]["to_correct"]),
         "accuracy, change in points": _accuracy_change,
@@ -55,7 +55,7 @@ def _caption(robustness: Robustness) -> str:
     texts = [
         f"{robustness['n']} validation scans; read again unchanged, {percentage(robustness['agreement'])} of them get "
         "the study's own answer. Each change is compared with that reading, on the scans that are answered both times. "
-        "Other answer: with Wilson's interval, by true class in scans. Change of the accuracy: with Tango's interval, "
+        "Other answer: with Wilson's interval, and in scans by true class. Change of the accuracy: Tango's interval, "
         "exact McNemar p and Holm's correction over the changes. Probability of the first answer: mean absolute "
         "change, in points. Scans count as independent."
     ]
