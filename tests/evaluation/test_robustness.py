@@ -115,6 +115,19 @@ def test_other_answers_than_the_study_has_are_refused() -> None:
         measure({}, {name: dict.fromkeys(TRUTH, "damaged-file") for name in (AS_READ, *PERTURBATIONS)})
 
 
+@pytest.mark.parametrize(("n_others", "refused"), [(1, False), (2, True)])
+def test_of_few_scans_rounding_may_move_one(n_others: int, refused: bool) -> None:
+    others = {scan_id: "b" if ANSWERS[scan_id] == "a" else "a" for scan_id in list(ANSWERS)[:n_others]}
+    held_out = pd.DataFrame({"label": TRUTH, "predicted": {**ANSWERS, **others}})
+    sets = {name: sets_of(ANSWERS) for name in (AS_READ, *PERTURBATIONS)}
+    arguments = sets, {name: {} for name in sets}, held_out, CLASSES, predict
+    if refused:
+        with pytest.raises(RunError, match=r"Only 66\.7% of the validation scans"):
+            measure_robustness(*arguments)
+    else:
+        assert measure_robustness(*arguments)["agreement"] == pytest.approx(5 / 6)
+
+
 def test_table_figure_and_sentence_say_what_was_measured() -> None:
     refused = {AS_READ: {"x": "damaged-file"}, "smooth kernel": dict.fromkeys(TRUTH, "missing-geometry")}
     robustness = measure({THICK: {"u": "a", "v": "b"}, "+10 HU": {"s": "b"}}, refused)

@@ -63,6 +63,7 @@ TELLS = "Augmentation reveals the class: 0% of healthy, 75% of sick items are au
         ({"warped": (0.0, 1.0)}, (0.5, 0.6), (0.9, 0.8), "Augmentation reveals the class", 1),
         ({"probability": 0.8}, (0.99, 0.99), (0.9, 0.4), HEART, 2),
         ({"warped": (0.0, 0.0)}, (0.99, 0.99), (0.9, 0.4), HEART, 2),
+        ({"warped": (0.1 + 0.2, 0.3)}, (0.99, 0.99), (0.9, 0.4), HEART, 2),
         ({"probability": 0.8}, (0.6, 0.6), (0.9, 0.9), "The training items are harder", 2),
     ],
 )
