@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cnr_iemn.errors import RunError
+from cnr_iemn.errors import InputError, RefusalCode, RunError
 from cnr_iemn.service.inbox import Inbox
 from cnr_iemn.service.outbox import Outbox
 from cnr_iemn.service.watch import Watch
@@ -42,6 +42,19 @@ def test_a_series_is_answered_and_put_away(tmp_path: Path) -> None:
     assert events(tmp_path) == [("taken", "A"), ("answered", "A"), ("taken", "damaged"), ("refused", "damaged")]
     beat = json.loads((tmp_path / "out/heartbeat.json").read_text())
     assert (beat["process"], beat["answered"], beat["waiting"]) == (os.getpid(), 1, 1)
+
+
+def test_programs_get_the_codes_of_a_refused_series(tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("None of the 2 scans can be classified.", [RefusalCode.NO_LUNGS, RefusalCode.NOT_HU])
+
+    put(tmp_path / "in", "A")
+    watch = make_watch(tmp_path)
+    watch.answer = refuse
+    watch.look()
+    assert json.loads((tmp_path / "out/A/series.json").read_text())["codes"] == ["no-lungs", "not-hu"]
+    last = json.loads((tmp_path / "out/events.jsonl").read_text().splitlines()[-1])
+    assert (last["event"], last["codes"]) == ("refused", ["no-lungs", "not-hu"])
 
 
 def test_a_series_is_taken_when_nothing_has_changed_for_a_while(tmp_path: Path) -> None:
