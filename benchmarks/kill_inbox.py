@@ -39,8 +39,8 @@ def series_in(inbox: Path) -> set[str]:
 def serve_all(process: "subprocess.Popen[bytes]", inbox: Path, n_series: int) -> int:
     """Wait until every series is put away, end the process by SIGTERM and return its exit code."""
     while process.poll() is None:
-        n_away = sum(1 for name in (DONE, REFUSED) for path in (inbox / name).glob("*") if path.is_dir())
-        if n_away == n_series:
+        n_finished = sum(1 for name in (DONE, REFUSED) for path in (inbox / name).glob("*") if path.is_dir())
+        if n_finished == n_series:
             process.terminate()
             return process.wait()
         time.sleep(0.1)
@@ -87,9 +87,9 @@ def main() -> None:
             process = start(words)
             time.sleep(rng.uniform(0, duration))
             codes.update(interrupt([process], number, rng))
-            away = {path.name for name in (DONE, REFUSED) for path in (inbox / name).glob("*") if path.is_dir()}
+            finished = {path.name for name in (DONE, REFUSED) for path in (inbox / name).glob("*") if path.is_dir()}
             answered = {path.parent.name for path in outbox.glob(f"*/{RECORD}")}
-            n_lost += series_in(inbox) != series or not away <= answered
+            n_lost += series_in(inbox) != series or not finished <= answered
             n_twice += not answered <= series
         code = serve_all(start(words), inbox, len(series))
         identical = contents(clean / "out") == contents(outbox)
