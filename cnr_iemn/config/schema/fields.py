@@ -94,13 +94,13 @@ def setting_paths(key: str, value: object) -> tuple[str, ...]:
 
 def setting_choices(key: str, value: object, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Return the choices of a setting that is null, one of them or a list. Raises ConfigurationError."""
-    chosen = tuple(entry for entry in _as_sequence(value) if isinstance(entry, str) and entry in choices)
-    if len(chosen) < len(_as_sequence(value)):
+    entries = tuple(entry for entry in _as_sequence(value) if isinstance(entry, str) and entry in choices)
+    if len(entries) < len(_as_sequence(value)):
         raise ConfigurationError(
             f"{key}={value} is not known. Choose one of {', '.join(choices)}, or several: '{key}=[{choices[0]},"
             f"{choices[1]}]'."
         )
-    return tuple(dict.fromkeys(chosen))
+    return tuple(dict.fromkeys(entries))
 
 
 def setting_numbers(key: str, value: object) -> tuple[float, ...]:

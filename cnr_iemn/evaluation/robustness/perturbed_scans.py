@@ -115,7 +115,7 @@ def answer_perturbed(
     """
     answers = {scan_id: ScanAnswers(refused={AS_READ: MISSING}) for scan_id in scan_ids if scan_id not in sources}
     keys = {scan_id: files.key(sources[scan_id]) for scan_id in scan_ids if scan_id not in answers}
-    answers |= {scan_id: kept for scan_id, key in keys.items() if (kept := files.read(scan_id, key)) is not None}
+    answers |= {scan_id: scan for scan_id, key in keys.items() if (scan := files.read(scan_id, key)) is not None}
     pending = {scan_id: sources[scan_id] for scan_id in keys if scan_id not in answers}
     if len(pending) < len(keys):
         log.info("%d scans were perturbed before; %d follow.", len(keys) - len(pending), len(pending))

@@ -65,7 +65,7 @@ CLAIM = Checklist(
             _EVALUATION,
             "explanations, and how they were checked",
             ("attribution",),
-            "how they were checked, or that there are none",
+            "how they were checked, or that they were not",
         ),
         Item("32", _EVALUATION, "evaluation on internal data", ("internal", "result")),
         Item(

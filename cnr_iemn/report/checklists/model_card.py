@@ -24,20 +24,20 @@ _DATA = (
 _LIMITS = ("limitations", "external", "subgroups", "audit", "precision", "prevalence")
 
 
-def write_model_card(folder: Path, facts: StudyFacts, *, study: str) -> None:
+def write_model_card(folder: Path, study_facts: StudyFacts, *, study: str) -> None:
     """Write model_card.md into the ensemble's folder. What the run does not know is left out or "not measured".
 
     The card goes into bundles: it names no scan.
 
     Args:
         folder: The ensemble's.
-        facts: With metrics and provenance.
+        study_facts: With metrics and provenance.
         study: Its name.
     """
-    metrics, provenance = facts.metrics, facts.provenance
+    metrics, provenance = study_facts.metrics, study_facts.provenance
     if metrics is None or provenance is None:
         raise ValueError("A model card needs the metrics and the provenance of its study.")
-    sentences = {name: statement.sentence for name, statement in statements(facts).items()}
+    sentences = {name: statement.sentence for name, statement in statements(study_facts).items()}
     tested = [name for name, variable in metrics["subgroups"].items() if variable["interaction"] is not None]
     evidence = (tables for topic, tables in evidence_by_topic(metrics).items() if topic != "duplicates")
     context = {
@@ -57,7 +57,7 @@ def write_model_card(folder: Path, facts: StudyFacts, *, study: str) -> None:
         "external": {
             scores["set"]: f"{with_interval(scores['missing_as_wrong']['accuracy'])}, {scores['n_predicted']} of "
             f"{scores['n_labelled']} scans predicted"
-            for scores in facts.external or ()
+            for scores in study_facts.external or ()
         },
         "tables": [*population_tables(metrics), *result_tables(metrics), *chain.from_iterable(evidence)],
     }

@@ -145,7 +145,7 @@ def _make_trainer(
     callbacks: list[Callback],
     **options: Any,
 ) -> tuple[pl.Trainer, MetricsCsv]:
-    """Return Lightning's Trainer and its table of metrics. ``callbacks``: beside those of every training."""
+    """Return Lightning's Trainer and its table of metrics. ``callbacks``: those that not every training has."""
     interactive = first_process() and sys.stderr.isatty() and sys.stdout.isatty()
     table = MetricsCsv(run.path / "metrics.csv", verbose=not interactive)
     # Lightning's lines on devices and its advertisements; its warnings still come through
