@@ -175,7 +175,7 @@ def test_weights_that_cannot_be_weights_are_refused(small: torch.nn.Module) -> N
         "is torch.float8_e4m3fn": weight.to(torch.float8_e4m3fn),
         "is without values": weight.to("meta"),
         "holds values that are not numbers": torch.full_like(weight, torch.nan),
-        "no number": torch.full_like(weight, -torch.inf),
+        "not numbers": torch.full_like(weight, -torch.inf),
         "of whole numbers": weight.to(torch.int8),
         "of another shape": weight.T,
         "is list in place of a tensor": [1.0],

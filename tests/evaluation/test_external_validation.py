@@ -268,5 +268,5 @@ def test_a_decision_is_measured_at_the_threshold_of_the_study(tmp_path: Path) ->
 def test_without_an_operating_point_no_decision_is_claimed(runs: Path, sets: dict[str, dict[str, Any]]) -> None:
     assert all(metrics["clinical_use"] is None for metrics in sets.values())
     predictions, labels = [runs / "T1.parquet"], [runs / "T1-labels.csv"]
-    with pytest.raises(ConfigurationError, match="this study has none"):
+    with pytest.raises(ConfigurationError, match="this study has no such class"):
         score_external(runs, "study", "two", predictions, labels, prevalences=(0.05,))

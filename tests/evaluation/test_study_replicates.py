@@ -51,7 +51,7 @@ def replicate_of(metrics: dict[str, Any]) -> dict[str, Any]:
 def write_run(root: Path, study: str, model: str, tag: str, seed: int, *, split: int = 0, **metadata: object) -> None:
     run = RunFolder.of(root, study, model, tag)
     data = {"reader": "covid_ct_md", "fold": None, "folds": 2, "split": vars(SplitSettings(seed=split)), "exclude": []}
-    data["shuffle_training_labels"] = False
+    data |= {"shuffle_training_labels": False, "pseudo_labels": None, "lobes": False}
     configuration: dict[str, Any] = {
         "study": study,
         "seed": seed,
@@ -62,7 +62,14 @@ def write_run(root: Path, study: str, model: str, tag: str, seed: int, *, split:
         "augmentation": vars(AugmentationSettings()),
         "balancing": vars(BalancingSettings()),
         "data": data,
-        "model": {"image_size": 224, "position": "none", "library": "torchvision", "weights": "none"},
+        "model": {
+            "image_size": 224,
+            "position": "none",
+            "library": "torchvision",
+            "weights": "none",
+            "tta": "none",
+            "channels": ["grey", "mask", "product"],
+        },
         "ingest": {"size": 32, "window": [-1000, 400], "crop": "none", **vars(ReadOptions())},
     }
     cohort = {"name": "three", "root": "/data/three", "n_scans": len(SCANS)}
