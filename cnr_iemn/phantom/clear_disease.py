@@ -1,10 +1,10 @@
 """Opacities whose classes differ in shape, place and number, and in nothing that density shows.
 
-How much of the lungs is opaque, how much of that is consolidated, which lobes it lies in and between which slices is
-drawn before the class is looked at. COVID-19 then lays it out as patches along the pleura, some with a consolidated
-middle. CAP lays out the same as a wedge-shaped consolidation with open bronchi and a ground-glass margin for each lobe,
-at times with tree-in-bud and an effusion. Normal scans have it as oedema in the middle of each lobe, which is no
-disease here, so that density does not tell disease from its absence either.
+Between which slices of each lung opacities lie, how much of the lung there is opaque and how much of that is
+consolidated is drawn before the class is looked at. COVID-19 then lays it out as patches along the whole pleura, some
+with a consolidated middle. CAP lays out the same as a wedge-shaped consolidation with open bronchi and a ground-glass
+margin at the back of one lobe of each lung, at times with tree-in-bud and an effusion. Normal scans have it as oedema
+in front of the hilum, which is no disease here, so that density does not tell disease from its absence either.
 """
 
 from dataclasses import dataclass, replace
@@ -20,15 +20,17 @@ from cnr_iemn.phantom.random_fields import Waves
 from cnr_iemn.phantom.vessels import grow_tree
 
 BILATERAL = 0.9
-"""Share of scans with opacities in one lobe of each lung; in the others one lobe alone has them."""
-LOBE_SHARES = {"L": {"LLL": 0.65, "LUL": 0.35}, "R": {"RLL": 0.5, "RML": 0.15, "RUL": 0.35}}
-PATCH_VOLUME, PATCH_DENSE, OEDEMA_VOLUME = 0.98, 0.8, 1.08
-"""Factors on the volume of patches, on the consolidated part of it, and on the volume of oedema.
+"""Share of scans with opacities in both lungs; in the others one lung alone has them."""
+LOBE_SHARES = {"L": {"LLL": 0.6, "LUL": 0.4}, "R": {"RLL": 0.6, "RUL": 0.4}}
+"""How often a lobe's height holds a lung's opacities. The middle lobe is too small for a segment of their volume."""
+LOBE_SIDES = np.array([name[0] for name in LOBES])
+PATCH_VOLUME, PATCH_DENSE, OEDEMA_VOLUME, OEDEMA_DENSE = 0.98, 0.95, 1.0, 1.5
+"""Factors on the volume of patches and of oedema, and on the consolidated part of each.
 
 Found so that the lung masks of all classes hold the same HU: beside consolidation at the pleura a mask takes some of
-the chest wall, and within a segment bronchi are open.
+the chest wall, beside the heart it leaves some out, and within a segment bronchi are open.
 """
-TREE_IN_BUD, EFFUSION = 0.3, 0.5
+TREE_IN_BUD, EFFUSION = 0.2, 0.3
 """Shares of the segments of CAP with tree-in-bud in their lobe, and of those of a lower lobe with an effusion."""
 TAPER = 0.6
 """Of a segment's consolidation: its width at the hilum is 0.4 of that in its middle, at the pleura 1.6."""
@@ -46,8 +48,8 @@ POINTS = 10_000
 class Burden:
     """What is drawn of a scan's opacities without its class.
 
-    ``lobes``: indices into `LOBES`. ``shares``: of the opacities in each of these lobes, sum 1. ``runs``: first and
-    last depth u in mm in each.
+    ``lobes``: indices into `LOBES`, one of each lung. ``runs``: first and last depth u in mm of opacities, within these
+    lobes. ``shares``: of each lung between these depths that is opaque, 0 to 1.
     """
 
     amount: Amount
@@ -68,11 +70,11 @@ def draw_burden(rng: np.random.Generator, points: Points, lobe: NDArray[np.int8]
         length = rng.uniform(0.55, 0.95) * (high - low)
         start = low + rng.uniform(0, high - low - length)
         runs.append((float(start), float(start + length)))
-    left = rng.uniform(0.3, 0.7)
+    left = float(rng.uniform(0.4, 0.6))
     return Burden(
         amount=amount,
         lobes=tuple(lobes),
-        shares=(float(left), float(1 - left)) if len(lobes) > 1 else (1.0,),
+        shares=(2 * left * amount.share, 2 * (1 - left) * amount.share) if len(lobes) > 1 else (amount.share,),
         runs=tuple(runs),
     )
 
@@ -86,67 +88,77 @@ def place_clear_lesions(rng: np.random.Generator, label: str, anatomy: Anatomy) 
     burden = draw_burden(rng, points, lobe)
     lesions: list[Lesion] = []
     for index, share, run in zip(burden.lobes, burden.shares, burden.runs, strict=True):
-        inside = lobe == index
-        filled = burden.amount.share * share * len(points)
-        site = Site(anatomy, index, points[inside], pleura[inside], run, filled, burden.amount.dense * filled)
+        lung = LOBE_SIDES[lobe] == LOBE_SIDES[index]
+        filled = share * float((lung & (points[:, 2] > run[0]) & (points[:, 2] < run[1])).sum())
+        site = Site(anatomy, index, points[lung], pleura[lung], lobe[lung], run, filled, filled * burden.amount.dense)
         lesions += PLACE[label](rng, site, burden.amount)
     return lesions, burden
 
 
 def place_oedema(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
-    """Return ground glass in the middle of the lobe, far from the pleura, with a consolidated middle."""
+    """Return ground glass in the front half of the lung beside the mediastinum, with a consolidated part."""
     first, last = site.run
     middle = (first + last) / 2
-    near = np.argsort(np.abs(site.points[:, 2] - middle))[:200]
-    centre = np.array([*site.points[near, :2].mean(0), middle])
-    radii = (20.0, 20.0, (last - first) / 2)
-    whole = make_lesion(rng, OEDEMA, site.name, centre, radii, angle=0.0, hu=amount.glass_hu)
-    whole = replace(whole, rim=amount.glass_rim)
+    near = np.argsort(np.abs(site.points[:, 2] - middle))[:400]
+    front = near[site.points[near, 1] < np.median(site.points[near, 1])]
+    deepest = front[np.argsort(site.pleura[front])[-100:]]
+    centre = np.array([*site.points[deepest, :2].mean(0), middle])
+    radii = (16.0, 28.0, (last - first) / 2)
+    angle = outward(site.anatomy, centre)
+    whole = make_lesion(rng, OEDEMA, site.name, centre, radii, angle=angle, hu=amount.glass_hu)
+    whole = replace(whole, rim=amount.glass_rim, blunt=True)
     whole = fitted(site, OEDEMA_VOLUME * site.filled, whole, partial(resized, whole))
 
-    def fill(k: float) -> Lesion:
-        return replace(consolidated_middle(whole, amount, k), kind=OEDEMA, centre=whole.centre)
+    # the outer part, since the lung mask leaves out what is dense beside the mediastinum
+    thick, wide, tall = whole.radii
+    out = 0.4 * thick * np.array([np.cos(angle), np.sin(angle)])
+    x, y = (float(value) for value in centre[:2] + out)
 
-    return [whole, fitted(site, OEDEMA_VOLUME * site.consolidated, whole, fill)]
+    def fill(k: float) -> Lesion:
+        radii = (0.6 * thick * k, wide * k, tall * min(k, 1.0))
+        return replace(consolidated_middle(whole, amount, k), kind=OEDEMA, centre=(x, y, middle), radii=radii)
+
+    return [whole, fitted(site, OEDEMA_DENSE * site.consolidated, whole, fill)]
 
 
 def place_patches(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
     """Return patches along the pleura, three at a level over the whole run, some with a consolidated middle.
 
-    Those of a level hold what a segment's consolidation, an ellipsoid of the same run, has between the same depths.
+    Those of a level hold what a segment's consolidation, blunt and of the same run, has between the same depths.
     """
     first, last = site.run
     levels = int(np.clip(round((last - first) / 28), 3, 6))
     bounds = np.linspace(-1, 1, levels + 1)
-    volumes = np.repeat(np.diff(bounds - bounds**3 / 3) * 0.75, PER_LEVEL) / PER_LEVEL
+    volumes = np.repeat(np.diff(bounds - bounds**5 / 5) * 0.625, PER_LEVEL) / PER_LEVEL
     count = levels * PER_LEVEL
     half = (last - first) / 2
     patches: list[Lesion] = []
     for index in range(count):
         level = index // PER_LEVEL
         middle = first + half * (1 + (bounds[level] + bounds[level + 1]) / 2)
-        candidates = rng.choice(_at_pleura(site, middle), 8)
+        candidates = rng.choice(_at_pleura(site, middle), 12)
         if patches:
             centres = np.array([patch.centre for patch in patches])
             candidates = candidates[np.linalg.norm(candidates[:, None] - centres, axis=2).min(1).argmax()][None]
+        lobe = site.lobe_at(candidates[0])
         tall = half / levels * rng.uniform(1.1, 1.5)
         patch = make_lesion(
             rng,
             "ground_glass",
-            site.name,
+            lobe,
             candidates[0],
             (7.0, 18.0, tall),
             angle=outward(site.anatomy, candidates[0]),
             hu=amount.glass_hu,
             peripheral=True,
         )
-        patches.append(replace(patch, rim=amount.glass_rim))
+        patches.append(replace(patch, rim=amount.glass_rim, blunt=True))
     patches = _together(site, PATCH_VOLUME * volumes * site.filled, patches)
     mixed = rng.permutation(count)[: count // 2 + 1]
     share = PATCH_DENSE * site.consolidated / site.filled / volumes[mixed].sum()
     for index in mixed:
         patch, volume = patches[index], min(share, 0.9) * volumes[index] * site.filled
-        patches.append(fitted(site, volume, patch, partial(consolidated_middle, patch, amount)))
+        patches.append(fitted(site.within(patch.lobe), volume, patch, partial(consolidated_middle, patch, amount)))
     return patches
 
 
@@ -155,8 +167,10 @@ def _together(site: Site, volumes: Points, patches: list[Lesion]) -> list[Lesion
     outlines = [patch.edge.at(site.points) for patch in patches]
     lost = 1.0
     for _ in range(3):
-        patches = [fitted(site, lost * w, p, partial(resized, p)) for w, p in zip(volumes, patches, strict=True)]
-        shares = [share_at(patch, site.points, o) for patch, o in zip(patches, outlines, strict=True)]
+        patches = [
+            fitted(site.within(p.lobe), lost * w, p, partial(resized, p)) for w, p in zip(volumes, patches, strict=True)
+        ]
+        shares = [share_at(p, site.points, o) * site.lobe_mask(p.lobe) for p, o in zip(patches, outlines, strict=True)]
         lost *= volumes.sum() / max(np.maximum.reduce(shares).sum(), 1.0)
     return patches
 
@@ -164,8 +178,10 @@ def _together(site: Site, volumes: Points, patches: list[Lesion]) -> list[Lesion
 def place_segment(rng: np.random.Generator, site: Site, amount: Amount) -> list[Lesion]:
     """Return the consolidation of a segment with its ground-glass margin, and at times what accompanies it.
 
-    Tree-in-bud and effusion take their share of the diseased and of the consolidated volume.
+    All of it lies in the site's own lobe. Tree-in-bud and effusion take their share of the diseased and of the
+    consolidated volume.
     """
+    site = site.within(site.name)
     companions: list[Lesion] = []
     if rng.random() < TREE_IN_BUD:
         companions.append(place_buds(rng, site, amount))
@@ -184,13 +200,12 @@ def place_segment(rng: np.random.Generator, site: Site, amount: Amount) -> list[
 
 
 def place_wedge(rng: np.random.Generator, site: Site, amount: Amount, volume: float) -> Lesion:
-    """Return ground glass from near the hilum to the pleura, where it is broadest, that fills ``volume`` points."""
+    """Return ground glass from near the hilum to the pleura behind, broadest there, that fills ``volume`` points."""
     first, last = site.run
     middle = (first + last) / 2
     hilum = np.array([site.side * 0.26 * site.anatomy.half_width, 0.05 * site.anatomy.half_depth])
     candidates = _at_pleura(site, middle)
-    distances = np.linalg.norm(candidates[:, :2] - hilum, axis=1)
-    outer = rng.choice(candidates[distances >= np.median(distances)])
+    outer = rng.choice(candidates[candidates[:, 1] >= np.quantile(candidates[:, 1], 0.6)])
     reach = outer[:2] - hilum
     distance = float(np.linalg.norm(reach))
     whole = make_lesion(
@@ -202,7 +217,7 @@ def place_wedge(rng: np.random.Generator, site: Site, amount: Amount, volume: fl
         angle=float(np.arctan2(reach[1], reach[0])),
         hu=amount.glass_hu,
     )
-    whole = replace(whole, rim=amount.glass_rim)
+    whole = replace(whole, rim=amount.glass_rim, blunt=True)
 
     def grow(k: float) -> Lesion:
         depth, width = whole.radii[0] * min(k**0.5, 1.15), whole.radii[1] * k

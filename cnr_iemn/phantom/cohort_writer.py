@@ -25,7 +25,7 @@ from cnr_iemn.utils.processes import worker_context
 
 log = logging.getLogger(__name__)
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Raised whenever the same arguments give other files."""
 LABEL_COLUMNS = 200
 """Slices a label row has room for, as published."""

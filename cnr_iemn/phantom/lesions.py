@@ -38,6 +38,7 @@ class Lesion:
     taper: float = 0.0  # share by which the second radius falls towards the inner end and grows towards the outer one
     bronchi: Tubes | None = None  # which hold air
     rim: float = 0.2  # how gradual the edge is: it ends at 1 + 0.4 rim times the radii, and is full at 1 - 0.6 rim
+    blunt: bool = False  # whether it is nearly as wide at its ends in u as in its middle
 
     @property
     def diameter_mm(self) -> float:
@@ -91,9 +92,9 @@ def ellipsoid_share(lesion: Lesion, x: Array, y: Array, u: float) -> Array:
 
     ``x``, ``y``: float32, columns and rows in mm; ``u``: the slice's depth, within the lesion's half height of it.
     """
-    rise = 1 - ((u - lesion.centre[2]) / lesion.radii[2]) ** 2
+    height = ((u - lesion.centre[2]) / lesion.radii[2]) ** (4 if lesion.blunt else 2)
     px, py = x[None] - np.float32(lesion.centre[0]), y[:, None] - np.float32(lesion.centre[1])
-    radius = scaled_radius(lesion, px, py, 1 - rise)
+    radius = scaled_radius(lesion, px, py, height)
     radius += lesion.edge.grid(x, y, u)
     return _share(lesion, radius)
 
@@ -111,7 +112,7 @@ def scaled_radius(lesion: Lesion, px: Array, py: Array, height: float | Array) -
 def share_at(lesion: Lesion, points: NDArray[np.float64], outline: NDArray[np.float64]) -> Array:
     """Return how much the lesion fills at points [m, 3], 0 to 1. ``outline``: its ``edge`` there."""
     px, py, pu = (points - lesion.centre).T
-    height = (pu / lesion.radii[2]) ** 2
+    height = (pu / lesion.radii[2]) ** (4 if lesion.blunt else 2)
     share = soften(_share(lesion, scaled_radius(lesion, px, py, height) + outline))
     return np.where(height < 1, share, 0.0)
 

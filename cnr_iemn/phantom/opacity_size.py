@@ -14,9 +14,10 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of the lungs is opaque, 0 to 1, the consolidated part of it, 0 to 1, densities in HU, and edges.
+    """What the opacities of all classes have in common: densities in HU, edges, and how much there is.
 
-    ``glass_rim`` and ``dense_rim``: `Lesion.rim` of ground glass and consolidation.
+    ``share``: of a lung that is opaque, between the first and the last depth of its opacities, 0 to 1. ``dense``: the
+    consolidated part of that, 0 to 1. ``glass_rim`` and ``dense_rim``: `Lesion.rim` of ground glass and consolidation.
     """
 
     share: float
@@ -30,39 +31,55 @@ class Amount:
     def draw(cls, rng: np.random.Generator) -> "Amount":
         """Draw what the classes have in common."""
         return cls(
-            share=float(np.clip(np.exp(rng.normal(np.log(0.12), 0.3)), 0.07, 0.18)),
+            share=float(np.clip(np.exp(rng.normal(np.log(0.25), 0.2)), 0.18, 0.33)),
             dense=float(rng.uniform(0.25, 0.5)),
             glass_hu=float(rng.normal(-480, 90)),
             dense_hu=float(rng.normal(70, 50)),
-            glass_rim=float(rng.uniform(0.2, 1.0)),
+            glass_rim=float(rng.uniform(0.2, 0.7)),
             dense_rim=float(rng.uniform(0.1, 0.5)),
         )
 
 
 @dataclass(frozen=True)
 class Site:
-    """One diseased lobe: its points [m, 3] and their distance to the costal pleura in mm, and what it has to hold.
+    """One diseased lung: its points [m, 3], their distance to the costal pleura in mm, and what it has to hold.
 
-    ``run``: first and last depth u in mm; ``filled`` and ``consolidated``: numbers of points.
+    ``lobe`` and ``lobes``: indices into `LOBES`, of the lobe that was drawn and of each point. ``run``: first and last
+    depth u in mm; ``filled`` and ``consolidated``: numbers of points.
     """
 
     anatomy: Anatomy
     lobe: int
     points: Points
     pleura: Points
+    lobes: NDArray[np.int8]
     run: tuple[float, float]
     filled: float
     consolidated: float
 
     @property
     def name(self) -> str:
-        """Of the lobe."""
+        """Of the lobe that was drawn."""
         return LOBES[self.lobe]
 
     @property
     def side(self) -> int:
         """Sign of x: -1 in the right lung, 1 in the left one."""
         return -1 if self.name[0] == "R" else 1
+
+    def lobe_mask(self, name: str) -> NDArray[np.bool_]:
+        """Return which points lie in a lobe."""
+        mask: NDArray[np.bool_] = self.lobes == LOBES.index(name)
+        return mask
+
+    def within(self, name: str) -> "Site":
+        """Return the site with the points of one lobe alone."""
+        mask = self.lobe_mask(name)
+        return replace(self, points=self.points[mask], pleura=self.pleura[mask], lobes=self.lobes[mask])
+
+    def lobe_at(self, point: Points) -> str:
+        """Return the lobe of the site's nearest point."""
+        return LOBES[self.lobes[np.linalg.norm(self.points - point, axis=1).argmin()]]
 
 
 def resized(lesion: Lesion, k: float) -> Lesion:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.phantom.anatomy import LOBES
-from cnr_iemn.phantom.lesions import DISEASE_KINDS, FINDING_KINDS, Lesion, ellipsoid_share, make_dense, soften
+from cnr_iemn.phantom.lesions import DISEASE_KINDS, FINDING_KINDS, OEDEMA, Lesion, ellipsoid_share, make_dense, soften
 from cnr_iemn.phantom.protocol import noise_slice, smooth
 from cnr_iemn.phantom.random_fields import Array, blend, coverage, stream
 from cnr_iemn.phantom.render_body import AIR, paint_body, paint_bones, paint_inside, paint_table
@@ -140,8 +140,8 @@ class SliceRenderer:
             layer: Array = coverage(anatomy.pleural_depth(x, y, u) - thickness, 2 * self.pixel) * side * (thickness > 1)
             return layer
         share = ellipsoid_share(lesion, self.x[window[1]], self.y[window[0]], u)
-        chance = lesion.kind in FINDING_KINDS  # these may cross a fissure, disease keeps to its lobe
-        lobe_mask = side if chance else anatomy.lobe(x, y, u) == LOBES.index(lesion.lobe)
+        crosses = lesion.kind in (*FINDING_KINDS, OEDEMA)  # a fissure; disease keeps to its lobe
+        lobe_mask = side if crosses else anatomy.lobe(x, y, u) == LOBES.index(lesion.lobe)
         soft: Array = (soften(share) * lobe_mask).astype(np.float32)
         return soft
 

@@ -1,5 +1,7 @@
 """The clear disease: what the classes share, what they differ in, and that nothing but the lesions tells them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from cnr_iemn.ct.lungs.segmentation import segment_lungs
 from cnr_iemn.errors import CohortError
 from cnr_iemn.phantom.anatomy import LOBES
 from cnr_iemn.phantom.cohort_writer import write_cohort
-from cnr_iemn.phantom.lesions import share_at
+from cnr_iemn.phantom.lesions import ellipsoid_share, share_at
 from cnr_iemn.phantom.renderer import make_scan
 from cnr_iemn.phantom.scan_spec import CLEAR, lesion_table, make_scan_spec
 
@@ -81,6 +83,29 @@ def test_patches_lie_at_the_pleura_and_segments_reach_from_the_hilum(specs):
     depth = {name: np.mean([deep_share(spec) for spec in specs[name]]) for name in DISEASES}
     assert depth["CAP"] > 2 * depth["COVID-19"]
     assert all(lesion.bronchi for spec in specs["CAP"] for lesion in spec.lesions if lesion.kind == "consolidation")
+
+
+def test_place_tells_the_classes_of_one_seed(specs):
+    behind = []
+    for seed, (covid, cap) in enumerate(zip(*specs.values(), strict=True)):
+        normal = make_scan_spec(seed, "Normal", n_slices=N_SLICES, disease=CLEAR)
+        segments = [lesion for lesion in cap.lesions if lesion.kind == "ground_glass"]
+        # two to an oedema: the whole and its consolidated part
+        for segment, oedema in zip(segments, normal.lesions[::2], strict=True):
+            assert segment.lobe == oedema.lobe
+            behind.append(segment.centre[1] > oedema.centre[1] + 10)
+        assert {segment.lobe for segment in segments} == {LOBES[index] for index in cap.signs.lobes}
+        # two lobes of a lung at least, where a segment has one
+        assert len({patch.lobe for patch in covid.lesions}) > len(segments)
+    assert np.mean(behind) > 0.8  # an upper lobe may not reach the back
+
+
+def test_blunt_lesion_is_wider_near_its_ends(specs):
+    patch = specs["COVID-19"][0].lesions[0]
+    at = {"x": np.arange(-150, 150, 2, dtype=np.float32), "y": np.arange(-150, 150, 2, dtype=np.float32)}
+    u = patch.centre[2] + 0.8 * patch.radii[2]
+    blunt, pointed = (ellipsoid_share(replace(patch, blunt=value), **at, u=u).sum() for value in (True, False))
+    assert blunt > 1.2 * pointed
 
 
 def test_histogram_within_the_lung_mask_is_the_same():
