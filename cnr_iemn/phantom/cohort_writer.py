@@ -21,7 +21,7 @@ from cnr_iemn.phantom.scan_spec import PUBLISHED
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.utils.atomic_io import exclusive
 from cnr_iemn.utils.json_io import read_json
-from cnr_iemn.utils.processes import worker_context
+from cnr_iemn.utils.processes import spawn_context
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def run_jobs(jobs: list[Job], workers: int) -> list[Truth]:
     """Write all scans, in ``workers`` processes, and return their truths in the order of ``jobs``."""
     if workers <= 1:
         return [write_scan(job) for job in jobs]
-    with ProcessPoolExecutor(workers, mp_context=worker_context(), initializer=use_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn_context(), initializer=use_one_thread) as pool:
         return list(pool.map(write_scan, jobs, chunksize=1))
 
 

@@ -1,10 +1,7 @@
 """How this program starts processes of its own."""
 
 from multiprocessing import get_all_start_methods, get_context, get_start_method, set_start_method
-from multiprocessing.context import ForkServerContext
-
-_PRELOADED = ["cnr_iemn.ct.preprocess", "cnr_iemn.utils.sandbox"]
-"""What a worker that reads scans imports: a second for each of them, if each did it alone."""
+from multiprocessing.context import SpawnContext
 
 
 def require_start_method() -> None:
@@ -18,9 +15,7 @@ def require_start_method() -> None:
         set_start_method(methods[0], force=True)
 
 
-def worker_context() -> ForkServerContext:
-    """Return what forks workers from a server of its own: a fork of this process would copy its threads' locks."""
+def spawn_context() -> SpawnContext:
+    """Return what starts a process anew: a fork would copy the locks of torch's and OpenCV's threads."""
     require_start_method()
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
+    return get_context("spawn")

@@ -23,7 +23,7 @@ import cv2
 from pebble import ProcessExpired, ProcessPool
 
 from cnr_iemn.errors import REFUSED, RefusalCode, ScanError
-from cnr_iemn.utils.processes import worker_context
+from cnr_iemn.utils.processes import spawn_context
 from cnr_iemn.utils.scratch import remove_ownerless, scratch_folder
 
 Job = TypeVar("Job")
@@ -86,7 +86,7 @@ class _Worker:
     def start(self, task: bytes) -> "Future[object]":
         """Start a process with its first task."""
         self.scratch.mkdir(exist_ok=True)
-        self.pool = ProcessPool(1, 0, _set_limits, (self.memory_bytes, str(self.scratch)), worker_context())
+        self.pool = ProcessPool(1, 0, _set_limits, (self.memory_bytes, str(self.scratch)), spawn_context())
         return self.schedule(task)
 
     def schedule(self, task: bytes) -> "Future[object]":
