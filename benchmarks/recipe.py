@@ -103,7 +103,7 @@ class Series:
 
     def study(self, recipe: str, seed: int) -> str:
         """Return the study of a recipe and a seed."""
-        return f"{list(RECIPES).index(recipe)}-{seed}"
+        return "-".join([str(list(RECIPES).index(recipe)), str(seed), *self.common.values()])
 
 
 def train_once(series: Series, study: str, seed: int, settings: Mapping[str, str], fold: int | None = None) -> None:

@@ -112,8 +112,9 @@ def test_a_debug_run_never_takes_the_place_of_a_run_and_a_run_takes_its_place(
     assert "debug" not in record
     assert "resumed" not in record
     capsys.readouterr()
-    assert train([*words, "debug=fast", "tag=seed0"]) == 2
-    assert "is no debug run, and one would replace it" in capsys.readouterr().err
+    for more in ([], ["overwrite=true"]):
+        assert train([*words, "debug=fast", "tag=seed0", *more]) == 2
+        assert "is no debug run, and one would replace it" in capsys.readouterr().err
     assert record_of(tmp_path, "seed0") == record
 
 

@@ -20,6 +20,8 @@ KERNEL_MM, EDGE_GAIN, SHARP_NOISE_HU = 0.6, 0.75, 25.0
 """Deviation of the Gaussian between two kernels; gain and noise of the sharp one."""
 WINDOW_HU = 100.0
 FIELD_SHARE = 0.9
+MAGNITUDES = (OFFSET_HU, NOISE_HU, SHIFT_PIXELS, KERNEL_MM, EDGE_GAIN, SHARP_NOISE_HU, WINDOW_HU, FIELD_SHARE)
+"""All of them, which say what answers for perturbed scans are of."""
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 
 
@@ -39,7 +41,7 @@ class Perturbation:
 
 def add_offset(volume: Volume, offset_hu: int) -> Volume:
     """Return the scan with an offset on all HU, as from a badly calibrated scanner; the minimum stays -1024."""
-    return replace(volume, hu=np.maximum(volume.hu + np.int16(offset_hu), _LOWEST_HU).astype(np.int16))
+    return replace(volume, hu=as_hu(volume.hu.astype(np.float32) + offset_hu))
 
 
 def add_noise(volume: Volume) -> Volume:

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.data.coarse_volumes import coarse_volumes
-from cnr_iemn.data.demographics.group_table import coarse_table, group_table, indicators
+from cnr_iemn.data.demographics.group_table import coarse_table, group_table
 from cnr_iemn.data.shortcut_features import shortcuts
 from cnr_iemn.data.slice_store import SliceStore
 
@@ -27,4 +27,4 @@ class ScanFeatures:
     def of(cls, store: SliceStore, scan_ids: Sequence[str]) -> "ScanFeatures":
         """Return the features of stored scans."""
         groups = coarse_table(group_table(store, scan_ids))
-        return cls(shortcuts(store, scan_ids).join(indicators(groups)), coarse_volumes(store, scan_ids), groups)
+        return cls(shortcuts(store, scan_ids), coarse_volumes(store, scan_ids), groups)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cnr_iemn.constants import BOOSTER, BOOSTER_METHOD, method_name
+from cnr_iemn.data.demographics.group_table import indicators
 from cnr_iemn.data.scan_features import ScanFeatures
 from cnr_iemn.evaluation.clinical.clinical_use import ClinicalUse, clinical_use
 from cnr_iemn.evaluation.method_comparison import MethodChoice, MethodMetrics, compare_methods
@@ -20,6 +21,7 @@ from cnr_iemn.evaluation.permutation_test import PermutationTest, permutation_te
 from cnr_iemn.evaluation.shortcut_audit import ShortcutAudit, shortcut_audit
 from cnr_iemn.evaluation.stability import Repeats, measure_stability
 from cnr_iemn.evaluation.study_metrics import Evidence
+from cnr_iemn.evaluation.subgroups.population import shared_groups
 from cnr_iemn.schemas import probability_columns
 from cnr_iemn.stage2.calibration import (
     CalibrationEvidence,
@@ -269,7 +271,10 @@ def _methods(study: Study, options: EvidenceOptions) -> tuple[dict[str, MethodMe
 def _audit(study: Study) -> ShortcutAudit | None:
     if study.features is None:
         return None
-    return shortcut_audit(study.primary.patients, study.features.shortcuts, study.classes, seed=study.fit.seed)
+    patients = study.primary.patients
+    groups = indicators(shared_groups(patients, study.features, study.classes))
+    shortcuts = study.features.shortcuts.loc[patients.index].join(groups)
+    return shortcut_audit(patients, shortcuts, study.classes, seed=study.fit.seed)
 
 
 def _near_duplicates(study: Study) -> NearDuplicates | None:

@@ -25,8 +25,8 @@ from cnr_iemn.utils.processes import spawn_context
 
 log = logging.getLogger(__name__)
 
-RECIPE_VERSION = 4
-"""Raised whenever the same arguments give other files."""
+RECIPE_VERSIONS = {"published": 3, "clear": 4}
+"""By disease; raised whenever the same arguments give other files."""
 LABEL_COLUMNS = 200
 """Slices a label row has room for, as published."""
 SKIPPED_LABEL_INDEX = 43
@@ -99,7 +99,7 @@ def write_cohort(
     check_arguments(scans, labelled, rows, n_slices)
     arguments = {
         "schema_version": SCHEMA_VERSION,
-        "recipe_version": RECIPE_VERSION,
+        "recipe_version": RECIPE_VERSIONS[disease],
         "scans": {name: int(scans.get(name, 0)) for name in SPGC_CLASSES},
         "labelled": {name: int(labelled.get(name, 0)) for name in SPGC_CLASSES[1:]},
         "seed": seed,

@@ -19,7 +19,7 @@ RECORD, HEARTBEAT, EVENTS = "series.json", "heartbeat.json", "events.jsonl"
 OUTGOING, UNSENT = "outgoing", "unsent"
 """Folders of the outbox: what is to be sent to the receiver, and what could not be."""
 _OBJECTS = "dicom/*/*.dcm"
-_AGAIN = "Remove the folder and move its series back into the inbox: it is predicted again."
+_AGAIN = "Remove this folder, and have its series in the inbox: it is predicted again."
 
 
 class SeriesRecord(TypedDict):
@@ -59,32 +59,36 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        records = (_read_record(path.parent) for path in sorted(folder.glob(f"*/{RECORD}")))
-        self._answered = {(record["series"], record["signature"]): record["refused"] for record in records}
+        self._answered: dict[tuple[str, str], tuple[Path, str | None]] = {}
+        for path in sorted(folder.glob(f"*/{RECORD}")):
+            record = _read_record(path.parent)
+            self._answered[record["series"], record["signature"]] = path.parent, record["refused"]
 
     def is_answered(self, series: Series) -> bool:
-        """Return whether these files of the series have their folder already."""
-        return (series.name, series.signature) in self._answered
+        """Return whether these files of the series have their folder already, and nobody has removed it."""
+        place, _ = self._answered.get((series.name, series.signature), (None, None))
+        return place is not None and (place / RECORD).is_file()
 
     def refusal(self, series: Series) -> str | None:
         """Return why an answered series was refused; None where it was not."""
-        return self._answered[series.name, series.signature]
+        return self._answered[series.name, series.signature][1]
 
     def objects(self, name: str) -> list[Path]:
         """Return the DICOM files of an answer, which ``name`` is the folder of.
 
-        Raises RunError where one is damaged; such a series counts as not answered, should it come again.
+        Raises:
+            RunError: One is damaged or missing.
+            OSError: One cannot be read at the moment.
         """
         folder = self.folder / name
         record = _read_record(folder)
         for path, digest in record["objects"].items():
             try:
-                damage = None if sha256_of_file(folder / path) == digest else "its checksum differs"
-            except OSError as error:
-                damage = error.strerror
+                damage = None if sha256_of_file(folder / path) == digest else "damaged: its checksum differs"
+            except FileNotFoundError:
+                damage = "missing"
             if damage is not None:
-                self._answered.pop((record["series"], record["signature"]), None)
-                raise RunError(f"{name}/{path} is damaged ({damage}). {_AGAIN}")
+                raise RunError(f"{name}/{path} is {damage}. {_AGAIN}")
         return [folder / path for path in record["objects"]]
 
     def place(self, series: Series) -> Path:
@@ -98,13 +102,14 @@ class Outbox:
         with finished_folder(place) as folder:
             yield folder
             self._write_record(folder, series, None, ())
-        self._answered[series.name, series.signature] = None
+        self._answered[series.name, series.signature] = place, None
 
     def refuse(self, series: Series, reason: str, codes: Sequence[str] = ()) -> None:
         """Leave a folder that says why a series has no answer. ``codes``: of its refused scans, each once."""
-        with finished_folder(self.place(series)) as folder:
+        place = self.place(series)
+        with finished_folder(place) as folder:
             self._write_record(folder, series, reason, codes)
-        self._answered[series.name, series.signature] = reason
+        self._answered[series.name, series.signature] = place, reason
 
     def _write_record(self, folder: Path, series: Series, refused: str | None, codes: Sequence[str]) -> None:
         record: SeriesRecord = {

@@ -158,8 +158,9 @@ class Sender:
                 continue  # without its folder: the answer was interrupted, and comes again
             try:
                 send(self._receiver, self._objects(note.name))
-            except SendingError as error:
-                self._note_failure(note, attempts, str(error), now)
+            except (SendingError, OSError) as error:
+                reason = f"its files cannot be read ({error.strerror})." if isinstance(error, OSError) else str(error)
+                self._note_failure(note, attempts, reason, now)
             except RunError as error:
                 self._give_up(note, str(error))
             else:
@@ -182,13 +183,14 @@ class Sender:
         if attempts.count < ATTEMPTS:
             log.warning("%s: not sent (attempt %d of %d): %s", visible(note.name), attempts.count, ATTEMPTS, reason)
             return
-        self._give_up(note, reason)
+        self._give_up(
+            note, reason, f"Its files are in {note.name}/. To send them again, move this file to {OUTGOING}/."
+        )
 
-    def _give_up(self, note: Path, reason: str) -> None:
+    def _give_up(self, note: Path, reason: str, remedy: str = "") -> None:
         """Move a note to ``unsent/``, with the reason and what to do."""
         target = self._outbox.folder / UNSENT / note.name
-        again = f"Its files are in {note.name}/. To send them again, move this file to {OUTGOING}/."
-        write_text_atomic(target, f"{reason}\n{again}\n")
+        write_text_atomic(target, "".join(f"{line}\n" for line in (reason, remedy) if line))
         note.unlink()
         del self._attempts[note.name]
         self._outbox.log("unsent", series=note.name, reason=reason)

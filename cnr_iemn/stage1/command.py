@@ -87,7 +87,7 @@ def _lead(settings: TrainSettings, hardware: Hardware, invocation: Invocation | 
     _check(settings, cohort, roles)
     folder = RunFolder.from_settings(settings)
     configuration = reproducible_config(settings)
-    if settings.debug.mode is not None and not settings.overwrite:
+    if settings.debug.mode is not None:  # also with overwrite=true, which is for runs that count
         folder.require_replaceable()
     score = folder.finished_score(configuration, overwrite=settings.overwrite, resume=settings.resume)
     if score is not None:

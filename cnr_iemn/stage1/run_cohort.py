@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from cnr_iemn.config.schema.settings import DataSettings, IngestSettings
 from cnr_iemn.ct.io.image_stack import ImageStack
 from cnr_iemn.errors import CnrIemnError, RunError
 from cnr_iemn.stage1.training.run_folder import RunFolder
 from cnr_iemn.stage1.training.study_data import open_cohort
+from cnr_iemn.utils.json_io import first_fault
 
 
 def scan_sources(run: RunFolder) -> dict[str, Path | ImageStack]:
@@ -25,7 +26,10 @@ def scan_sources(run: RunFolder) -> dict[str, Path | ImageStack]:
             data = replace(data, reader="covid_ct_md", root=record["cohort"]["root"])
         cohort = open_cohort(data, IngestSettings())
     except (CnrIemnError, KeyError, ValueError) as error:
-        reason = f"{run.path / 'run.json'} lacks {error}" if isinstance(error, KeyError) else str(error)
+        if isinstance(error, KeyError):
+            reason = f"{run.path / 'run.json'} lacks {error}."
+        else:
+            reason = f"{first_fault(error)}." if isinstance(error, ValidationError) else str(error)
         raise RunError(
             f"The scans of {run.path} are to be read again, and their cohort cannot be opened: {reason} Run from the "
             "folder in which the runs were trained, with the cohort where it was."

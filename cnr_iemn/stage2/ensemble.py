@@ -295,5 +295,5 @@ def check_pixels(ensemble: Ensemble) -> None:
             f"Study {ensemble.study} was trained on slices that another version of the program prepared, for example "
             f"with another lung mask ({ensemble.store}; this version: {ensemble.pixels.fingerprint()}). Its reported "
             "accuracy does not apply to the slices that this version prepares. Train and aggregate the study again, or "
-            "predict with the version that trained it. Of a bundle, get one that this version wrote."
+            "predict with the version that trained it. For a bundle, get one that this version wrote."
         )

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import binomtest
 from cnr_iemn.ct.perturbations import PERTURBATIONS, THICK
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.robustness import perturbed_scans
-from cnr_iemn.evaluation.robustness.perturbed_scans import CHANGED, FOLDER
+from cnr_iemn.evaluation.robustness.perturbed_scans import CHANGED, FOLDER, ScanAnswers, answer_perturbed
 from cnr_iemn.evaluation.robustness.robustness_metrics import AS_READ, Robustness, measure_robustness
 from cnr_iemn.report.figures.robustness import robustness_figure
 from cnr_iemn.report.tables.robustness import robustness_sentence, robustness_table
@@ -128,6 +129,20 @@ def test_of_few_scans_rounding_may_move_one(n_others: int, refused: bool) -> Non
         assert measure_robustness(*arguments)["agreement"] == pytest.approx(5 / 6)
 
 
+def test_refusals_of_the_moment_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    files: Any = SimpleNamespace(
+        key=lambda source: "", read=lambda scan_id, key: None, write=lambda scan_id, key, scan: written.append(scan_id)
+    )
+    ends = {"s": "damaged-file", "t": "memory-limit", "u": "no-access"}
+    finished = [(scan_id, ScanAnswers(refused={THICK: code})) for scan_id, code in ends.items()]
+    monkeypatch.setattr(perturbed_scans, "_answer_each", lambda *_: iter(finished))
+    nothing: Any = None
+    answers = answer_perturbed(nothing, nothing, dict.fromkeys(ends, tmp_path), list(ends), files)
+    assert {scan_id: scan.refused[THICK] for scan_id, scan in answers.items()} == ends
+    assert written == ["s"]
+
+
 def test_table_figure_and_sentence_say_what_was_measured() -> None:
     refused = {AS_READ: {"x": "damaged-file"}, "smooth kernel": dict.fromkeys(TRUTH, "missing-geometry")}
     robustness = measure({THICK: {"u": "a", "v": "b"}, "+10 HU": {"s": "b"}}, refused)
@@ -146,11 +161,14 @@ def test_table_figure_and_sentence_say_what_was_measured() -> None:
     assert rows["smooth kernel"]["accuracy, change in points"] == "–"
     assert table.caption is not None
     assert table.caption.endswith(
-        "Refused, as predict.py would: missing-geometry. "
-        "Left out, since they cannot be read as before: x (damaged-file)."
+        "Refused: missing-geometry. Left out, since they cannot be read as before: x (damaged-file)."
     )
     sentence = robustness_sentence(metrics)
-    assert f"9 small changes in turn, 0.00% to 40.00% get another answer, most with: {THICK}" in sentence
+    assert (
+        f"5 validation scans were read again with 9 small changes in turn. Most answers change with: {THICK}, 2 of 5"
+        in sentence
+    )
+    assert sentence.endswith("5 readings were refused.")
     drawing = robustness_figure(metrics, robustness)
     assert f"{THICK}: 1 now wrong, 0 wrong both times, 1 now correct, of 5" in drawing.text
     assert "all refused" in drawing.svg
@@ -207,6 +225,8 @@ def test_a_study_read_again_unchanged_has_its_own_answers(
     assert json.loads((folder / "metrics.json").read_text())["robustness"] == first
     kept = sorted((folder / FOLDER).glob("*.safetensors"))
     assert {path.stem for path in kept} == set(held_out.index)
+    majority = 'primary_method="majority vote of the slices"'
+    assert entry_point("aggregate")([*words, majority]) == 0  # the networks answer alike for another stage 2
     kept[0].write_bytes(kept[0].read_bytes()[:-4])  # damaged: that scan alone is done again
     with pytest.raises(AssertionError):
         entry_point("aggregate")(words)

@@ -269,7 +269,7 @@ def test_groups_answer_what_the_checklists_ask_of_them(facts: StudyFacts) -> Non
     assert "p = 0.7, with Holm's correction 0.9" in said["centres"].sentence
     assert "manufacturer: GE, other" in said["devices"].sentence
     unknown = said["unknown_values"].sentence
-    assert unknown.startswith("Known of every scan: manufacturer. Not known of every scan: site (1 missing), age (numb")
+    assert unknown.startswith("Known of every scan: manufacturer. Missing for some scans: site (1 missing), age (numb")
     before = answers_of("tripod-ai", facts)
     after = answers_of("tripod-ai", replace(facts, metrics=known))
     for number in ("12d", "23b"):

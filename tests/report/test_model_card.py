@@ -102,7 +102,9 @@ def test_the_card_has_the_external_sets(results: Any, tmp_path: Path) -> None:
 def test_the_card_names_no_scan(results: Any, tmp_path: Path) -> None:
     pair = {"training": "SECRET-1", "validation": "SECRET-2", "similarity": 0.95, "same_class": True}
     near = {"n": 4, "threshold": 0.8, "highest": 0.95, "pairs": [pair]}
-    card = card_of(tmp_path, metrics={**results.metrics, "near_duplicates": near})
+    unread: Any = {"n": 3, "agreement": 1.0, "unread": {"SECRET-3": "damaged-file"}, "rows": {}}
+    card = card_of(tmp_path, metrics={**results.metrics, "near_duplicates": near, "robustness": unread})
+    assert "cannot be read as before: 1 of the scans." in card
     assert "(correlation of 0.8 or more): 1." in card
     assert "SECRET" not in card
     assert "P999" not in card

@@ -1,6 +1,8 @@
 """Answers are sent by C-STORE to a real receiver; one that refuses, breaks off or is down loses nothing."""
 
+import errno
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -138,31 +140,55 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, flip_last_byte, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_damaged_object_goes_to_unsent_and_the_next_answer_is_sent(
-    damage: Callable[[Path], object], tmp_path: Path
+    damage: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The running program predicts the series again, once the note's advice was followed."""
     for name in "AB":
         put(tmp_path / "in", name)
     outbox, received = Outbox(tmp_path / "out"), list[UID]()
     inbox = Inbox(tmp_path / "in", settle_seconds=0)
     with storage(keep_in(received)) as receiver:
         sender = Sender(outbox, receiver)
-        Watch(inbox, outbox, answer).look()  # it sends nothing
+        watch = Watch(inbox, outbox, answer, sender)
+        with monkeypatch.context() as patch:
+            patch.setattr(sender, "send_due", lambda now: None)
+            watch.look()
         for name in "AB":
             sender.announce(tmp_path / "out" / name)
         damage(tmp_path / "out/A/dicom/A/report.dcm")
         sender.send_due(0)
         assert len(received) == 2  # of B
         note = (tmp_path / "out/unsent/A").read_text()
-        assert note.startswith("A/dicom/A/report.dcm is damaged (")
-        assert "Remove the folder and move its series back into the inbox" in note
+        assert note.startswith("A/dicom/A/report.dcm is ")
+        assert note.endswith("Remove this folder, and have its series in the inbox: it is predicted again.\n")
         assert sender.n_unsent == 1
         events = [json.loads(line) for line in (tmp_path / "out/events.jsonl").read_text().splitlines()]
         assert [entry["event"] for entry in events if entry.get("series") == "A"][-1] == "unsent"
         shutil.rmtree(tmp_path / "out/A")  # as the note says
         (tmp_path / "in/done/A").rename(tmp_path / "in/A")
-        Watch(inbox, outbox, answer, sender).look()
+        watch.look()
     assert len(received) == 4
     assert sender.n_unsent == 0
+
+
+def test_files_out_of_reach_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "in", "A")
+    outbox, received = Outbox(tmp_path / "out"), list[UID]()
+
+    def stale(path: Path) -> str:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    with storage(keep_in(received)) as receiver:
+        sender = Sender(outbox, receiver)
+        with monkeypatch.context() as patch:
+            Watch(Inbox(tmp_path / "in", settle_seconds=0), outbox, answer).look()
+            sender.announce(tmp_path / "out/A")
+            patch.setattr("cnr_iemn.service.outbox.sha256_of_file", stale)
+            sender.send_due(0)
+        assert (received, sender.n_unsent) == ([], 1)
+        assert not (tmp_path / "out/unsent/A").exists()
+        sender.send_due(1_000)
+    assert len(received) == 2
 
 
 def test_an_answer_without_dicom_files_goes_to_unsent(tmp_path: Path) -> None:

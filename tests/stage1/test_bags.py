@@ -86,6 +86,9 @@ def test_a_bag_is_one_scan_from_top_to_base_and_rare_classes_have_as_many() -> N
     later = [np.array(bag) for bag in shuffle]
     assert min(bag.min() for bag in later) >= len(TABLE)  # the epoch, by which the data set draws the warps
     assert any(not np.array_equal(one + len(TABLE), other) for one, other in zip(bags, later, strict=True))
+    same = BagShuffle(labels, size=10, n_classes=3, seed=3, repeat=True)
+    same.set_epoch(1)
+    assert all(np.array_equal(one, other) for one, other in zip(bags, same, strict=True))
 
 
 @pytest.mark.parametrize("each", [1, 3, 50])

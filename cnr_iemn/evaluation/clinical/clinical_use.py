@@ -78,8 +78,8 @@ def clinical_use(
     if point is None:
         if prevalences:
             raise ConfigurationError(
-                "prevalence= is the share of threshold_class, and this study has no such class. Add threshold_class= "
-                f"with one of {', '.join(classes)}, or leave prevalence out."
+                "prevalence= is the share of threshold_class, and this study has no such class. Aggregate it with "
+                f"threshold_class= (one of {', '.join(classes)}), or leave prevalence out."
             )
         return None
     k = classes.index(point["label"])

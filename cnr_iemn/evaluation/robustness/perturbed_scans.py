@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cnr_iemn import __version__
-from cnr_iemn.ct.perturbations import PERTURBATIONS, UNPERTURBED
+from cnr_iemn.ct.perturbations import MAGNITUDES, PERTURBATIONS, UNPERTURBED
 from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.ct.source_signature import source_signature
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
-from cnr_iemn.errors import ScanError
+from cnr_iemn.errors import RefusalCode, ScanError
 from cnr_iemn.evaluation.robustness.robustness_metrics import AS_READ
 from cnr_iemn.inference.answers import content_sha256
 from cnr_iemn.inference.input_checks import Source, prepare_new_scan
@@ -37,6 +37,14 @@ FOLDER = ".robustness"
 CHANGED = "other pixels than the study has"
 MISSING = "no longer in the cohort"
 _ALL = {AS_READ: UNPERTURBED, **PERTURBATIONS}
+_OF_THE_MOMENT = {
+    RefusalCode.MEMORY_LIMIT,
+    RefusalCode.TIME_LIMIT,
+    RefusalCode.DECODER_CRASH,
+    RefusalCode.NO_ACCESS,
+    RefusalCode.PROGRAM_FAULT,
+}
+"""Refusals that another attempt may not have: such scans are read again by the next command."""
 _Job = tuple[str, Source, str]
 
 
@@ -66,7 +74,10 @@ class AnswerFiles:
 
     def __init__(self, folder: Path, networks: EnsembleNetworks) -> None:
         self._folder = folder
-        self._request = [SCHEMA_VERSION, __version__, list(_ALL), networks.engine, asdict(networks.ensemble)]
+        members = asdict(networks.ensemble)
+        if not networks.ensemble.reads_features:  # else stage 2 has channels of its own
+            del members["method"]
+        self._request = [SCHEMA_VERSION, __version__, MAGNITUDES, list(_ALL), networks.engine, members]
 
     def key(self, source: Source) -> str:
         """Return the SHA-256 of what an answer for a scan depends on, its files as they are now."""
@@ -123,7 +134,8 @@ def answer_perturbed(
         finished = _answer_each(networks, store, pending)
         for scan_id, scan in show_progress(finished, len(pending), verb="Perturbing", unit="scans"):
             answers[scan_id] = scan
-            files.write(scan_id, keys[scan_id], scan)
+            if not _OF_THE_MOMENT & set(scan.refused.values()):
+                files.write(scan_id, keys[scan_id], scan)
     return {scan_id: answers[scan_id] for scan_id in scan_ids}
 
 

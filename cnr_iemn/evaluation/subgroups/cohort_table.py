@@ -140,7 +140,8 @@ def _groups(column: pd.Series, strata: Mapping[tuple[str, str], Rows], pairs: _P
     ]
 
     def difference(first: Rows, second: Rows) -> float | None:
-        return share_difference(*((inside[:-1] & rows).sum(axis=1) for rows in (first, second)))
+        value = share_difference(*((inside[:-1] & rows).sum(axis=1) for rows in (first, second)))
+        return None if value is None else round(value, 2)  # from more digits, hidden numbers could be found
 
     # the difference of two classes follows from their numbers, and the other way round
     hiding = {label for (label, _), column in zip(strata, hidden.T, strict=True) if column.any()}

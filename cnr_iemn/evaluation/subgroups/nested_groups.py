@@ -60,7 +60,7 @@ def _tells(fine: pd.Series, wide: pd.Series, strata: Mapping[tuple[str, str], ND
     impossible = np.zeros(counts.shape, dtype=bool)
     named_levels = [k for k, value in enumerate(values[0]) if value not in (OTHER, _UNKNOWN)]
     impossible[named_levels] = (counts[named_levels].sum(axis=2) == 0)[:, :, None]
-    sums = _visible_sums(counts, row_sums=side == VALIDATION)
+    sums = _visible_sums(counts)
     nothing = sums[sums @ counts.ravel() == 0].any(axis=0)  # a sum of 0 tells each of its cells
     impossible |= nothing.reshape(counts.shape)
     sums = sums[:, ~impossible.ravel()]
@@ -76,18 +76,18 @@ def _tells(fine: pd.Series, wide: pd.Series, strata: Mapping[tuple[str, str], ND
     return False
 
 
-def _visible_sums(counts: NDArray[np.int64], *, row_sums: bool) -> NDArray[np.float64]:
+def _visible_sums(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return which cells each number that the two tables show is a sum of, [numbers, cells].
 
-    ``row_sums``: whether they are shown, as the subgroups have those of the validation scans; column sums always are.
+    The sums of rows count as shown, since the subgroups have those of the validation scans, and the standardised
+    differences between the sides of the split tell those of the training scans.
     """
     patterns = []
     for axis in (1, 0):
         table = counts.sum(axis=axis)
         hidden = hidden_cells(table, unknown=-1)
         for row in range(table.shape[0]):
-            whole = [range(table.shape[1])] if row_sums else []
-            for cells in (*([k] for k in range(table.shape[1]) if not hidden[row, k]), *whole):
+            for cells in (*([k] for k in range(table.shape[1]) if not hidden[row, k]), range(table.shape[1])):
                 pattern = np.zeros(counts.shape)
                 index = (row, slice(None)) if axis == 1 else (slice(None), row)
                 pattern[(*index, list(cells))] = 1

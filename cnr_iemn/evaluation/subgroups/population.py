@@ -20,6 +20,21 @@ class PopulationMetrics(TypedDict):
     scan_flow: ScanFlow | None
 
 
+def shared_groups(patients: pd.DataFrame, features: ScanFeatures, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return the groups of patients and scanners that a study tells of, index scan_id.
+
+    One grouping serves all tables: from two, differences would tell what each of them hides.
+
+    Args:
+        patients: A row a scan, index scan_id: split and label.
+        features: Of these scans.
+        classes: In their order.
+    """
+    held_out = patients.index[patients["split"] == VALIDATION]
+    groups = coarse_table(features.groups.reindex(patients.index), counted=held_out)
+    return without_telling_values(groups, strata_of(patients, classes))
+
+
 def population_metrics(
     patients: pd.DataFrame,
     features: ScanFeatures | None,
@@ -34,10 +49,7 @@ def population_metrics(
     """
     if features is None:
         return {"cohort_table": None, "subgroups": {}, "scan_flow": None}
-    held_out = patients.index[patients["split"] == VALIDATION]
-    # one grouping for both: from two, differences would tell what each of them hides
-    groups = coarse_table(features.groups.reindex(patients.index), counted=held_out)
-    groups = without_telling_values(groups, strata_of(patients, classes))
+    groups = shared_groups(patients, features, classes)
     return {
         "cohort_table": cohort_table(patients, groups, features.shortcuts, classes),
         "subgroups": subgroup_performance(patients, groups, classes, temperature=temperature, seed=seed),

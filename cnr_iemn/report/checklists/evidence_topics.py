@@ -61,7 +61,7 @@ def ablations(metrics: StudyMetrics) -> Statement | None:
 def robustness(metrics: StudyMetrics) -> Statement | None:
     """Return how many answers change with perturbed scans; None where it was not measured."""
     text = robustness_sentence(metrics)
-    return Statement(text, "Robustness", _FILE) if text else None
+    return Statement(text, "Robustness", f"{_FILE}: robustness") if text else None
 
 
 def attribution(metrics: StudyMetrics) -> Statement | None:

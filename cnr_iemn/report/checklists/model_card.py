@@ -13,6 +13,7 @@ from cnr_iemn.report.study_report import warnings
 from cnr_iemn.report.tables import with_interval
 from cnr_iemn.report.tables.evidence import evidence_by_topic
 from cnr_iemn.report.tables.results import ensemble_title, result_tables
+from cnr_iemn.report.tables.robustness import robustness_table
 from cnr_iemn.utils.atomic_io import write_text_atomic
 
 CARD_FILE = "model_card.md"
@@ -39,7 +40,10 @@ def write_model_card(folder: Path, study_facts: StudyFacts, *, study: str) -> No
         raise ValueError("A model card needs the metrics and the provenance of its study.")
     sentences = {name: statement.sentence for name, statement in statements(study_facts).items()}
     tested = [name for name, variable in metrics["subgroups"].items() if variable["interaction"] is not None]
-    evidence = (tables for topic, tables in evidence_by_topic(metrics).items() if topic != "duplicates")
+    named = ("duplicates", "robustness")  # whose tables name scans
+    evidence = [tables for topic, tables in evidence_by_topic(metrics).items() if topic not in named]
+    if metrics["robustness"] is not None:
+        evidence.append((robustness_table(metrics, names_scans=False),))
     context = {
         "metrics": metrics,
         "provenance": provenance,

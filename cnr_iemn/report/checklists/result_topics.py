@@ -72,7 +72,7 @@ def unknown_values(metrics: StudyMetrics) -> Statement | None:
     complete = [name for name, n in counts.items() if n == 0]
     sentences = [f"Known of every scan: {', '.join(complete)}."] if complete else []
     if texts:
-        sentences.append(f"Not known of every scan: {', '.join(texts)}; such scans count in all results but by group.")
+        sentences.append(f"Missing for some scans: {', '.join(texts)}; such scans count in all results but by group.")
     return Statement(" ".join(sentences), "Cohort", f"cohort.csv; {_FILE}: cohort_table.groups")
 
 
@@ -190,8 +190,8 @@ def errors(counts: ErrorFacts) -> Statement:
     pairs = ", ".join(f"{true} predicted {predicted}: {count}" for (true, predicted), count in counts.pairs.items())
     n_wrong = sum(counts.pairs.values())
     return Statement(
-        f"{n_wrong} of {counts.n} validation scans are wrong{f' ({pairs})' if pairs else ''}; the report shows each "
-        "scan, the errors first, the most confident at the top.",
+        f"{n_wrong} of {counts.n} validation scans are wrong{f' ({pairs})' if pairs else ''}; the report shows "
+        "scans with the errors first, the most confident at the top.",
         "Patients",
         "patients.csv: label, predicted, split",
     )

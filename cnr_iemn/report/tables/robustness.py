@@ -17,8 +17,13 @@ from cnr_iemn.report.tables import (
 _NAMED_SCANS = 20
 
 
-def robustness_table(metrics: StudyMetrics) -> ResultTable:
-    """Return what each perturbation does to the answers for the validation scans, in percent."""
+def robustness_table(metrics: StudyMetrics, *, names_scans: bool = True) -> ResultTable:
+    """Return what each perturbation does to the answers for the validation scans, in percent.
+
+    Args:
+        metrics: With the robustness.
+        names_scans: Whether the caption names the scans that were left out, or counts them.
+    """
     robustness = metrics["robustness"]
     assert robustness is not None
     cells: Cells[PerturbedScans] = {
@@ -33,7 +38,14 @@ def robustness_table(metrics: StudyMetrics) -> ResultTable:
     }
     title = "Answers for perturbed scans, %"
     rows = robustness["rows"].items()
-    return make_table(title, "change", rows, cells, notice=metrics.get("notice"), caption=_caption(robustness))
+    return make_table(
+        title,
+        "change",
+        rows,
+        cells,
+        notice=metrics.get("notice"),
+        caption=_caption(robustness, names_scans=names_scans),
+    )
 
 
 def _scans(row: PerturbedScans) -> str:
@@ -50,19 +62,21 @@ def _accuracy_change(row: PerturbedScans) -> str:
     return NONE if comparison is None else difference_text(comparison["difference"], comparison, reverse=True)
 
 
-def _caption(robustness: Robustness) -> str:
+def _caption(robustness: Robustness, *, names_scans: bool) -> str:
     refused = sorted({code for row in robustness["rows"].values() for code in row["refused"]})
     texts = [
         f"{robustness['n']} validation scans; read again unchanged, {percentage(robustness['agreement'])} of them get "
         "the study's own answer. Each change is compared with that reading, on the scans that are answered both times. "
         "Other answer: with Wilson's interval, and in scans by true class. Change of the accuracy: Tango's interval, "
         "exact McNemar p and Holm's correction over the changes. Probability of the first answer: mean absolute "
-        "change, in points. Scans count as independent."
+        "change, in points. Scans are treated as independent."
     ]
     if refused:
-        texts.append(f"Refused, as predict.py would: {', '.join(refused)}.")
+        texts.append(f"Refused: {', '.join(refused)}.")
     unread = robustness["unread"]
-    if unread:
+    if unread and not names_scans:
+        texts.append(f"Left out, since they cannot be read as before: {len(unread)} of the scans.")
+    elif unread:
         scans = [f"{scan_id} ({reason})" for scan_id, reason in unread.items()][:_NAMED_SCANS]
         more = f" and {len(unread) - len(scans)} more" if len(unread) > len(scans) else ""
         texts.append(f"Left out, since they cannot be read as before: {', '.join(scans)}{more}.")
@@ -79,12 +93,13 @@ def robustness_sentence(metrics: StudyMetrics) -> str:
         return "Robustness: every perturbed scan is refused."
     shares = {name: row["changes"]["share"]["value"] or 0.0 for name, row in answered.items()}
     name = max(shares, key=lambda key: shares[key])
-    start = (
-        f"Robustness: of {robustness['n']} validation scans, read again with {len(answered)} small changes in turn, "
-    )
+    changes = "1 small change" if len(answered) == 1 else f"{len(answered)} small changes in turn"
+    start = f"Robustness: {robustness['n']} validation scans were read again with {changes}. "
+    n_refused = sum(sum(row["refused"].values()) for row in robustness["rows"].values())
+    refused = f" {n_refused} readings were refused." if n_refused else ""
     if shares[name] == 0:
-        return f"{start}none gets another answer."
+        return f"{start}No scan gets another answer.{refused}"
     return (
-        f"{start}{percentage(min(shares.values()))} to {percentage(shares[name])} get another answer, most with: "
-        f"{name} (accuracy {_accuracy_change(answered[name])} points)."
+        f"{start}Most answers change with: {name}, {_count(answered[name]['changes'])} (accuracy "
+        f"{_accuracy_change(answered[name])} points).{refused}"
     )

@@ -44,14 +44,16 @@ class BagShuffle(Sampler[list[int]]):
     """The bags of an epoch in a new order, determined by seed and epoch; yields lists of epoch * rows + row.
 
     A bag is ``size`` slices of a scan, one of each of as many equal parts of it, or all where it has no more. A
-    scan has as many bags as show each of its slices about once; those of rarer classes are repeated.
+    scan has as many bags as show each of its slices about once; those of rarer classes are repeated. ``repeat``: every
+    epoch has the bags of the first one.
     """
 
-    def __init__(self, labels: BagLabels, *, size: int, n_classes: int, seed: int) -> None:
+    def __init__(self, labels: BagLabels, *, size: int, n_classes: int, seed: int, repeat: bool = False) -> None:
         table = labels.table
         self.rows = [np.flatnonzero(table.scan == k) for k in range(len(table.scan_ids))]
         self.size = size
         self.seed = seed
+        self.repeat = repeat
         self.epoch = 0
         self.n_items = len(table)
         bags = np.array([-(-len(rows) // size) for rows in self.rows])
@@ -62,7 +64,7 @@ class BagShuffle(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
-        self.epoch = epoch
+        self.epoch = 0 if self.repeat else epoch
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -132,7 +134,9 @@ class BagDataModule(SliceDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Return the loader of an epoch's bags."""
-        shuffle = BagShuffle(self.labels, size=self.bag_size, n_classes=self.n_classes, seed=self.seed)
+        shuffle = BagShuffle(
+            self.labels, size=self.bag_size, n_classes=self.n_classes, seed=self.seed, repeat=self.same_order
+        )
         shuffle.set_epoch(self.first_epoch)
         bags = max(1, self.batch_size // (self.bag_size * self.accumulate))
         return DataLoader(

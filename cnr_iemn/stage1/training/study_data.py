@@ -31,7 +31,7 @@ from cnr_iemn.data.readers.manifest import read_manifest
 from cnr_iemn.data.refusals import store_refusals
 from cnr_iemn.data.slice_store import PixelSettings, SliceStore
 from cnr_iemn.errors import CohortError, ScanError, reasons
-from cnr_iemn.phantom.cohort_writer import RECIPE_VERSION, write_cohort
+from cnr_iemn.phantom.cohort_writer import RECIPE_VERSIONS, write_cohort
 from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.schemas import SCORE, TRAINING, probability_columns, region_columns
 from cnr_iemn.stage1.data.balancing import balance
@@ -82,7 +82,8 @@ def _read_cohort(data: DataSettings, ingest: IngestSettings) -> Cohort:
 def _write_phantom(data: DataSettings, ingest: IngestSettings) -> Path:
     recipe = asdict(data.phantom) if data.phantom is not None else {}
     recipe["n_slices"] = tuple(recipe["n_slices"])
-    digest = hashlib.sha256(json.dumps([RECIPE_VERSION, recipe], sort_keys=True).encode()).hexdigest()[:8]
+    version = RECIPE_VERSIONS[str(recipe["disease"])]
+    digest = hashlib.sha256(json.dumps([version, recipe], sort_keys=True).encode()).hexdigest()[:8]
     root = Path(data.root) if data.root is not None else Path(ingest.cache) / f"phantom-{digest}"
     if not root.is_dir():
         log.info("Writing the phantom cohort to %s ...", root)

@@ -174,7 +174,7 @@ class TrainRun:
             try:
                 if (run.record() or {}).get("status") == "running":
                     run.finish(status="failed" if isinstance(error, Exception) else "interrupted")
-                    if isinstance(error, KeyboardInterrupt | TrainingError):
+                    if isinstance(error, KeyboardInterrupt | TrainingError) and self.settings.debug.mode is None:
                         log.info("%s is kept: the same command goes on after its last finished epoch.", run.path)
             except OSError as write_error:  # a full disk, for example: the first error is the one to report
                 error.add_note(str(write_error))
