@@ -126,7 +126,7 @@ def test_the_commands_and_pages_follow_the_primary_method(
     assert f"ResNeXt-50, {method} is correct for" in capsys.readouterr().out
     report = (folder / "report.html").read_text()
     assert f"The stage-2 method, {method}, does not say what each slice contributes." in report
-    assert f"stage-2 method, {method}, to Normal" in (folder / "model_card.md").read_text()
+    assert f"and {method} predicts the class of the scan" in (folder / "model_card.md").read_text()
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
     source = [f"input={cohort.parent / 'COVID-19 subjects' / SCAN}", "gpus=0", "engine=torch"]
     study = [f"runs={runs}", "study=tiny", f"ensemble={MODEL}"]

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnr_iemn.data.demographics.group_table import coarse_table
+from cnr_iemn.data.demographics.group_table import coarse_table, indicators
+from cnr_iemn.data.scan_features import ScanFeatures
 from cnr_iemn.evaluation.subgroups.cohort_table import cohort_table, strata_of
 from cnr_iemn.evaluation.subgroups.nested_groups import without_telling_values
 from cnr_iemn.evaluation.subgroups.performance import rounded_up, subgroup_performance
+from cnr_iemn.evaluation.subgroups.population import population_metrics, shared_groups
 from cnr_iemn.schemas import TRAINING, VALIDATION
 
 CLASSES = ("Normal", "COVID-19", "CAP")
@@ -158,3 +160,15 @@ def test_no_statistic_is_shared() -> None:
     tests = [variable["interaction"] for variable in variables.values() if variable["interaction"] is not None]
     assert tests
     assert all(set(test) == {"groups", "n", "p", "p_holm", "detectable"} for test in tests)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_audit_names_no_value_that_the_tables_merge(seed: int) -> None:
+    patients, groups = cohort(seed)
+    features = ScanFeatures(pd.DataFrame(index=patients.index), {}, groups)
+    table = population_metrics(patients, features, CLASSES, temperature=None)["cohort_table"]
+    assert table is not None
+    values = {value for variable in table["groups"].values() for value in variable["counts"]}
+    columns = indicators(shared_groups(patients, features, CLASSES))
+    assert {str(column).split(" ", 1)[1] for column in columns} <= values
+    assert len(columns.columns) > 0

@@ -233,7 +233,7 @@ def test_what_a_server_does_wrong_ends_with_nothing_taken(
         ("dicomweb+https://me:pw@pacs.example/x?StudyInstanceUID=1", "no user or password"),
         ("dicomweb+https:///x?StudyInstanceUID=1", "must name a host"),
         ("dicomweb+https://pacs.example/x", "one StudyInstanceUID"),
-        ("dicomweb+https://pacs.example/x?1.2.3", "is no DICOMweb address"),
+        ("dicomweb+https://pacs.example/x?1.2.3", "is not a DICOMweb address"),
         ("dicomweb+https://pacs.example/x?SeriesInstanceUID=1", "one StudyInstanceUID"),
         ("dicomweb+https://pacs.example/x?StudyInstanceUID=1&StudyInstanceUID=2", "one StudyInstanceUID"),
         ("dicomweb+https://pacs.example/x?StudyInstanceUID=1&Limit=2", "one StudyInstanceUID"),
