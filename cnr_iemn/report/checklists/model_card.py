@@ -40,8 +40,8 @@ def write_model_card(folder: Path, study_facts: StudyFacts, *, study: str) -> No
         raise ValueError("A model card needs the metrics and the provenance of its study.")
     sentences = {name: statement.sentence for name, statement in statements(study_facts).items()}
     tested = [name for name, variable in metrics["subgroups"].items() if variable["interaction"] is not None]
-    named = ("duplicates", "robustness")  # whose tables name scans
-    evidence = [tables for topic, tables in evidence_by_topic(metrics).items() if topic not in named]
+    scan_topics = ("duplicates", "robustness")  # whose tables name scans
+    evidence = [tables for topic, tables in evidence_by_topic(metrics).items() if topic not in scan_topics]
     if metrics["robustness"] is not None:
         evidence.append((robustness_table(metrics, names_scans=False),))
     context = {
