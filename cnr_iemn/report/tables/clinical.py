@@ -88,7 +88,8 @@ def net_benefit_table(uses: Mapping[str, ClinicalUse], *, notice: str | None) ->
         tuple(rows),
         notice,
         f"True positives less false positives at the rate that the threshold accepts; the {scale} probability, with a "
-        "pointwise 95% interval from Wilson's. Acting on no scan has 0. metrics.json has the whole curve.",
+        "pointwise 95% interval from Wilson's. Acting on no scan has a net benefit of 0. The whole curve is in "
+        "metrics.json.",
     )
 
 
