@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -57,10 +58,14 @@ LAST, ROUND_TWO = "flips and small shifts for warps", "pseudo-labels"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings beside ``COMMON``; what is not named is the demo's. ``base``: the row that it adds to."""
+    """Settings beside ``COMMON``; what is not named is the demo's.
+
+    ``base``: the row that it adds to. ``passes``: epochs in place of one, so that all rows take about as many steps.
+    """
 
     settings: Mapping[str, str]
     base: str | None
+    passes: int = 1
 
 
 RECIPES = {
@@ -68,7 +73,7 @@ RECIPES = {
     "copies of every class, all warped": Recipe(BALANCED, "the paper's"),
     "cross-entropy, region task 0.1": Recipe(WARPED, "copies of every class, all warped"),
     LAST: Recipe({}, "cross-entropy, region task 0.1"),
-    "sampling by class for copies": Recipe({"balancing.sampling": "classes"}, LAST),
+    "sampling by class for copies": Recipe({"balancing.sampling": "classes"}, LAST, passes=2),
     "label smoothing 0.1": Recipe({"trainer.label_smoothing": "0.1"}, LAST),
     "mixup 0.2": Recipe({"augmentation.mixup": "0.2"}, LAST),
     "cutmix 1.0": Recipe({"augmentation.cutmix": "1.0"}, LAST),
@@ -80,10 +85,14 @@ STAGE2 = ("XGBoost on percentages, classes weighted", "XGBoost on mean probabili
 
 @dataclass(frozen=True)
 class Row:
-    """Validation scans of one seed: class indices ``truth`` and ``predicted``, int64 [scans]; figures in percent."""
+    """Validation scans of one seed: class indices ``truth`` and ``predicted``, int64 [scans]; figures in percent.
+
+    ``steps``: of the optimizer.
+    """
 
     truth: NDArray[np.int64]
     predicted: NDArray[np.int64]
+    steps: int
     balanced: float
     macro_auc: float
     slices: float
@@ -96,14 +105,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Series:
-    """The runs of one ablation. ``runs``: their folder. ``common``: settings of every training, beside ``COMMON``."""
+    """The runs of one ablation. ``runs``: their folder."""
 
     runs: Path
-    common: Mapping[str, str]
+    disease: str
+    epochs: int
 
     def study(self, recipe: str, seed: int) -> str:
         """Return the study of a recipe and a seed."""
-        return "-".join([str(list(RECIPES).index(recipe)), str(seed), *self.common.values()])
+        return "-".join([str(list(RECIPES).index(recipe)), str(seed), self.disease, str(self.epochs)])
+
+    def settings(self, recipe: str) -> dict[str, str]:
+        """Return the settings of a recipe's training."""
+        epochs = str(self.epochs * RECIPES[recipe].passes)
+        chosen = {"data.phantom.disease": self.disease, "trainer.max_epochs": epochs}
+        return {**COMMON, **chosen, **RECIPES[recipe].settings}
 
 
 def train_once(series: Series, study: str, seed: int, settings: Mapping[str, str], fold: int | None = None) -> None:
@@ -113,7 +129,7 @@ def train_once(series: Series, study: str, seed: int, settings: Mapping[str, str
     if record is not None and record["status"] == "finished":
         return
     seeds = {key: str(seed) for key in ("seed", "data.phantom.seed", "data.split.seed")}
-    words = {**COMMON, **series.common, **settings, **seeds, "runs": str(series.runs), "study": study}
+    words = {**settings, **seeds, "runs": str(series.runs), "study": study}
     if fold is not None:
         words["data.fold"] = str(fold)
     code = train.main([f"{key}={value}" for key, value in words.items()])
@@ -123,11 +139,11 @@ def train_once(series: Series, study: str, seed: int, settings: Mapping[str, str
 
 def train_recipe(series: Series, name: str, seed: int) -> None:
     """Train the network of a recipe; of pseudo-labels, first the networks of round one that answer for each fold."""
-    settings = dict(RECIPES[name].settings)
+    settings = series.settings(name)
     if name == ROUND_TWO:
         first = series.study(LAST, seed)
         for fold in range(FOLDS):
-            train_once(series, first, seed, {}, fold)
+            train_once(series, first, seed, series.settings(LAST), fold)
         settings["data.pseudo_labels"] = first
     train_once(series, series.study(name, seed), seed, settings)
 
@@ -149,6 +165,7 @@ def measure(series: Series, name: str, seed: int, method: str = BOOSTER_METHOD) 
     return Row(
         truth,
         predicted,
+        int(pd.read_csv(run.path / "metrics.csv")["steps"].iloc[-1]),
         100 * float(balanced_accuracy_score(truth, predicted)),
         100 * float(roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")),
         slice_accuracy(predictions),
@@ -166,7 +183,8 @@ def slice_accuracy(predictions: Predictions) -> float:
 def add_row(table: Table, name: str, rows: list[Row], base: list[Row] | None) -> dict[str, object]:
     """Add a row to the table and return its figures."""
     figures = {
-        key: [float(getattr(row, key)) for row in rows] for key in ("slices", "balanced", "macro_auc", "cap_recall")
+        key: [float(getattr(row, key)) for row in rows]
+        for key in ("steps", "slices", "balanced", "macro_auc", "cap_recall")
     }
     cells = [f"{np.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})" for values in figures.values()]
     difference = ""
@@ -189,12 +207,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    common = {"data.phantom.disease": options.disease, "trainer.max_epochs": str(options.epochs)}
-    series = Series(options.runs, common)
+    series = Series(options.runs, options.disease, options.epochs)
     for seed in options.seeds:
         for name in RECIPES:
             train_recipe(series, name, seed)
-    columns = ("recipe", "slices, balanced", "scans, balanced", "macro AUC", "CAP recall", "difference")
+    columns = ("recipe", "steps", "slices, balanced", "scans, balanced", "macro AUC", "CAP recall", "difference")
     table = Table(*columns, title=PHANTOM_NOTICE)
     rows = {name: [measure(series, name, seed) for seed in options.seeds] for name in RECIPES}
     report = {

@@ -117,6 +117,8 @@ def test_wandb_holds_the_rows_of_metrics_csv_by_epoch(tracked: tuple[Path, list[
         names = ("loss", "class_loss", "region_loss", "slice_accuracy", "region_accuracy", "recall_COVID-19")
         assert {f"{side}/{name}" for name in names} <= set(table)
     assert {"learning_rate", "machine/slices_per_second", "machine/process_gib"} <= set(table)
+    assert (np.diff(table["steps"], prepend=0) == table["steps"].iloc[0]).all()
+    assert table["steps"].iloc[0] > 0
     assert (table["machine/slices_per_second"] > 0).all()
     assert table["machine/process_gib"].between(0.1, 100).all()
     for epoch, row in rows.items():

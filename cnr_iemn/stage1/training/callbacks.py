@@ -27,7 +27,7 @@ from cnr_iemn.utils.atomic_io import write_text_atomic
 log = logging.getLogger(__name__)
 
 Weights = tuple[Tensor, ...] | list[Tensor]
-_NO_METRICS = ("schema_version", "epoch", "seconds", SYSTEM_PREFIX)
+_NO_METRICS = ("schema_version", "epoch", "steps", "seconds", SYSTEM_PREFIX)
 
 
 class MetricsCsv(Callback):
@@ -96,7 +96,8 @@ class MetricsCsv(Callback):
         """Write the table with this epoch's row. Validation, where there is one, has been logged by now."""
         seconds = time.monotonic() - self._epoch_start
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch, "seconds": round(seconds, 2), **values}
+        progress = {"epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": round(seconds, 2)}
+        row = {**progress, **values}
         self.rows.append({"schema_version": SCHEMA_VERSION, **row})
         self._write()
         for logger in trainer.loggers:
