@@ -3,11 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from cnr_iemn.config.schema.aggregate import AggregateSettings
-from cnr_iemn.constants import SPGC_CLASSES
+from cnr_iemn.constants import BOOSTER_METHOD, SPGC_CLASSES
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.evaluation.clinical.analysis_plan import SETTINGS, deviations, read_plan, read_record, register_plan
 from cnr_iemn.report.tables.plan import plan_sentence, plan_table
@@ -107,11 +109,109 @@ def test_a_plan_that_cannot_be_read_is_refused_before_anything_is_written(
         register_plan(tmp_path / "e", str(tmp_path / "absent.yaml"), AggregateSettings(), SPGC_CLASSES)
 
 
-@pytest.mark.parametrize(("planned", "given", "deviates"), [
-    ("COVID-19", "auto", False), ("auto", "auto", False), ("CAP", "auto", True), ("COVID-19", "CAP", True),
-])  # fmt: skip
-def test_a_class_is_compared_by_what_auto_means(tmp_path: Path, planned: str, given: str, deviates: bool) -> None:
-    plan = written(tmp_path, f"threshold_class: {planned}")
-    record = register_plan(tmp_path / "a", plan, AggregateSettings(threshold_class=given), SPGC_CLASSES)
+def compared(
+    folder: Path, plan: str, classes: tuple[str, ...] = SPGC_CLASSES, **settings: Any
+) -> tuple[list[str], str]:
+    """Return the deviations of an aggregation with these settings from a plan of one key, and the remark on it."""
+    record = register_plan(folder / "ensemble", written(folder, plan), AggregateSettings(**settings), classes)
     assert record is not None
-    assert deviations(record) == (["threshold_class"] if deviates else [])
+    (remark,) = {row[3] for row in plan_table(record).rows if row[3] != "not in the plan"}
+    assert record == read_record(folder / "ensemble")
+    return deviations(record), remark
+
+
+SAME = [
+    ("threshold_class", ("auto", "COVID-19"), SPGC_CLASSES),
+    ("threshold_class", ("auto", "null"), ("healthy", "ill")),
+    ("primary_method", ("booster", BOOSTER_METHOD), SPGC_CLASSES),
+    ("prevalence", ("[0.05, 0.2]", "[0.2, 0.05, 0.05]", "[2e-1, 5e-2]"), SPGC_CLASSES),
+    ("prevalence", ("0.05", "[0.05]"), SPGC_CLASSES),
+    ("prevalence", ("null", "[]"), SPGC_CLASSES),
+    ("seeds", ("[seed1, seed2]", "[seed2, seed1]"), SPGC_CLASSES),
+    ("threshold_sensitivity", ("0.9", "9e-1", ".90"), SPGC_CLASSES),
+    ("permutations", ("999", "999.0"), SPGC_CLASSES),
+    ("methods", ("true", "on", '"true"', "1"), SPGC_CLASSES),
+]
+"""Spellings of one value, by key, to a study of these classes."""
+TYPED = {"permutations": int, "methods": bool, "threshold_sensitivity": float}
+
+
+def given(key: str, spelling: str) -> Any:
+    """Return the value that the command line makes of a spelling: numbers and switches have the type of their key."""
+    value = yaml.safe_load(spelling)
+    if key == "prevalence" and isinstance(value, list):
+        return [float(share) for share in value]
+    return TYPED[key](value) if key in TYPED else value
+
+
+@pytest.mark.parametrize(
+    ("key", "planned", "done", "classes"),
+    [(key, one, two, classes) for key, spellings, classes in SAME for one in spellings for two in spellings],
+)
+def test_two_spellings_of_one_value_are_no_deviation(
+    key: str, planned: str, done: str, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    found, remark = compared(tmp_path, f"{key}: {planned}", classes, **{key: given(key, done)})
+    assert found == []
+    assert remark.startswith("as planned")
+
+
+@pytest.mark.parametrize(
+    ("key", "planned", "done", "classes"),
+    [
+        ("threshold_class", "auto", "CAP", SPGC_CLASSES),
+        ("threshold_class", "CAP", "auto", SPGC_CLASSES),
+        ("threshold_class", "auto", None, SPGC_CLASSES),
+        ("threshold_class", "null", "auto", SPGC_CLASSES),
+        ("threshold_class", "auto", "ill", ("healthy", "ill")),
+        ("threshold_class", "ill", "auto", ("healthy", "ill")),
+        ("threshold_class", "COVID-19", "auto", ("healthy", "ill")),  # a class that the study does not have
+        ("primary_method", "booster", "mean probability", SPGC_CLASSES),
+        ("prevalence", "[0.05, 0.2]", [0.05], SPGC_CLASSES),
+        ("prevalence", "[0.05]", None, SPGC_CLASSES),
+        ("seeds", "[seed1]", ["seed1", "seed2"], SPGC_CLASSES),
+        ("permutations", "999", 99, SPGC_CLASSES),
+        ("permutations", "many", 99, SPGC_CLASSES),
+        ("methods", "off", True, SPGC_CLASSES),
+        ("methods", "0", True, SPGC_CLASSES),
+        ("methods", "perhaps", True, SPGC_CLASSES),
+    ],
+)
+def test_two_values_are_a_deviation(
+    key: str, planned: str, done: Any, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert compared(tmp_path, f"{key}: {planned}", classes, **{key: done}) == ([key], "deviates")
+
+
+def test_the_table_says_what_two_spellings_mean(tmp_path: Path) -> None:
+    assert compared(tmp_path, "threshold_class: auto", threshold_class="COVID-19") == (
+        [],
+        'as planned: both mean "COVID-19"',
+    )
+
+
+def test_scans_that_another_ensemble_has_scored_are_scored(tmp_path: Path) -> None:
+    """The validation scans are the study's: a plan comes late where another ensemble was measured on them."""
+    other = tmp_path / "ensembles" / "resnext50"
+    other.mkdir(parents=True)
+    for late, sentence in ((False, "before the first scoring"), (True, "after the first scoring")):
+        if late:
+            (other / "metrics.json").write_text("{}")
+        folder = tmp_path / "ensembles" / f"late-{late}"
+        record = register_plan(folder, written(tmp_path, PLAN), AggregateSettings(prevalence=0.05), SPGC_CLASSES)
+        assert record is not None
+        assert record["entries"][0]["after_scoring"] is late
+        assert sentence in plan_sentence(record)
+
+
+def test_a_record_of_an_earlier_version_compares_the_texts(tmp_path: Path) -> None:
+    plan = written(tmp_path, "threshold_sensitivity: 0.8\npermutations: 99")
+    record = register_plan(tmp_path / "e", plan, AggregateSettings(), SPGC_CLASSES)
+    assert record is not None
+    path = tmp_path / "e" / "plan.json"
+    earlier = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("planned", "resolved")}
+    path.write_text(json.dumps(earlier))
+    read = read_record(tmp_path / "e")
+    assert read is not None
+    assert deviations(read) == ["threshold_sensitivity"]
+    assert {row[3] for row in plan_table(read).rows} == {"deviates", "as planned", "not in the plan"}

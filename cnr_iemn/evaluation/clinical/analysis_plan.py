@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NotRequired
@@ -10,6 +10,7 @@ from typing import NotRequired
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 from typing_extensions import TypedDict
 
+from cnr_iemn.constants import method_name
 from cnr_iemn.errors import ConfigurationError
 from cnr_iemn.evaluation.operating_point import threshold_class
 from cnr_iemn.schemas import SCHEMA_VERSION
@@ -33,13 +34,16 @@ SETTINGS = (
     "splits",
 )
 """Keys of aggregate.py that a plan can fix."""
-_CLASS = "threshold_class"
+_SETS: Mapping[str, Callable[[str], str | float]] = {"prevalence": float, "seeds": str, "splits": str}
+"""Settings whose values have no order and count once."""
+_FLAGS = ("methods", "ablations", "robustness")
+_SWITCHES = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 TEXTS = ("hypothesis", "comparisons", "subgroups")
 """What a plan says in words, one text or a list of them; nobody can compare these with what was done."""
 
 
 class PlanEntry(TypedDict):
-    """A plan as it was registered. ``registered``: UTC. ``after_scoring``: the study had been aggregated before.
+    """A plan as it was registered. ``registered``: UTC. ``after_scoring``: an ensemble of the study had been scored.
 
     ``plan``: values as JSON text, by key.
     """
@@ -53,13 +57,14 @@ class PlanEntry(TypedDict):
 class PlanRecord(TypedDict):
     """plan.json. ``entries``: the first plan and its amendments. ``settings``: of the last aggregation, as JSON.
 
-    ``resolved``: what settings that are words for another value came to, as JSON.
+    ``resolved``, ``planned``: what these settings and the last plan's values mean to this study, as JSON.
     """
 
     schema_version: int
     entries: list[PlanEntry]
     settings: dict[str, str]
     resolved: NotRequired[dict[str, str]]
+    planned: NotRequired[dict[str, str]]
 
 
 def read_plan(path: Path) -> dict[str, str]:
@@ -95,6 +100,36 @@ def _text(key: str, value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _meaning(key: str, text: str, classes: Sequence[str]) -> str:
+    """Return what a value means to a study, as JSON text: the same for all spellings that the run takes for one.
+
+    A value that means nothing to the study stays as it is, and so differs from whatever the run did.
+
+    Args:
+        key: Of ``SETTINGS``.
+        text: The value as JSON.
+        classes: Of the study.
+    """
+    value = json.loads(text)
+    try:
+        if key == "threshold_class":
+            value = threshold_class(value, classes)
+        elif key == "primary_method":
+            value = method_name(value)
+        elif key in _SETS:
+            entries = value if isinstance(value, list) else [] if value is None else [value]
+            value = sorted({_SETS[key](entry) for entry in entries})
+        elif key in _FLAGS:
+            value = _SWITCHES[str(value).casefold()]
+        else:
+            value = float(value)  # YAML takes 9e-1 for a text, the run does not
+    except (ConfigurationError, KeyError, TypeError, ValueError):
+        return text
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
 def plan_sha256(plan: Mapping[str, str]) -> str:
     """Return the hash of a plan's content; comments, order and layout of its file do not matter."""
     return hashlib.sha256(json.dumps(dict(sorted(plan.items()))).encode()).hexdigest()
@@ -106,13 +141,13 @@ def register_plan(folder: Path, path: str | None, settings: object, classes: Seq
     Another plan than the last one is an amendment: both stay.
 
     Args:
-        folder: The ensemble's; a metrics.json in it says that the scans have been scored.
+        folder: Of the ensemble; a metrics.json there, or of another ensemble, says that the scans have been scored.
         path: plan=; None where the command names none.
         settings: Of this aggregation.
         classes: Of the study.
 
     Raises:
-        ConfigurationError: The plan cannot be read, or a setting names no class of the study.
+        ConfigurationError: The plan cannot be read, or threshold_class of this aggregation is no class of the study.
         RunError: An earlier plan.json is damaged.
     """
     record = read_record(folder)
@@ -124,17 +159,18 @@ def register_plan(folder: Path, path: str | None, settings: object, classes: Seq
         entry: PlanEntry = {
             "sha256": plan_sha256(plan),
             "registered": datetime.now(UTC).isoformat(timespec="seconds"),
-            "after_scoring": (folder / "metrics.json").is_file(),
+            "after_scoring": any(folder.parent.glob("*/metrics.json")),
             "plan": plan,
         }
         entries = [*entries, entry]
     done = {key: _text(key, getattr(settings, key)) for key in SETTINGS}
-    label = threshold_class(getattr(settings, _CLASS), classes)
+    threshold_class(json.loads(done["threshold_class"]), classes)  # refused before anything is written
     written: PlanRecord = {
         "schema_version": SCHEMA_VERSION,
         "entries": entries,
         "settings": done,
-        "resolved": {_CLASS: _text(_CLASS, label)},
+        "resolved": {key: _meaning(key, text, classes) for key, text in done.items()},
+        "planned": {key: _meaning(key, text, classes) for key, text in entries[-1]["plan"].items() if key in SETTINGS},
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / PLAN_FILE, json_text(written))
@@ -150,10 +186,8 @@ def read_record(folder: Path) -> PlanRecord | None:
 
 
 def deviations(record: PlanRecord) -> list[str]:
-    """Return the planned settings with which the last aggregation did not run."""
-    planned, resolved = record["entries"][-1]["plan"], record.get("resolved", {})
-    return [
-        key
-        for key in SETTINGS
-        if key in planned and planned[key] not in (record["settings"][key], resolved.get(key, record["settings"][key]))
-    ]
+    """Return the planned settings with which the last aggregation did not run, by what the values mean to the study."""
+    planned, done = record.get("planned"), record.get("resolved")
+    if planned is None or done is None:  # of an earlier version
+        planned, done = record["entries"][-1]["plan"], record["settings"]
+    return [key for key in SETTINGS if key in planned and planned[key] != done[key]]

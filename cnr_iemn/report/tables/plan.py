@@ -7,11 +7,7 @@ from cnr_iemn.report.tables import NONE, ResultTable
 def plan_table(record: PlanRecord) -> ResultTable:
     """Return each key of the last plan: what was planned, what was done, and whether they agree."""
     planned, settings = record["entries"][-1]["plan"], record["settings"]
-    changes = deviations(record)
-    rows = []
-    for key in SETTINGS:
-        remark = "not in the plan" if key not in planned else "deviates" if key in changes else "as planned"
-        rows.append((key, planned.get(key, NONE), settings[key], remark))
+    rows = [(key, planned.get(key, NONE), settings[key], _remark(record, key)) for key in SETTINGS]
     rows += [(key, planned[key], NONE, "for the reader to compare") for key in TEXTS if key in planned]
     return ResultTable(
         "Analysis plan and what was done",
@@ -20,6 +16,18 @@ def plan_table(record: PlanRecord) -> ResultTable:
         caption=f"{plan_sentence(record)} The dates are of this machine: publish the hash to prove them. What is not "
         "in the plan is exploratory.",
     )
+
+
+def _remark(record: PlanRecord, key: str) -> str:
+    """Return whether a setting is as planned; where the two are spelt in two ways, also what they mean."""
+    planned = record["entries"][-1]["plan"]
+    if key not in planned:
+        return "not in the plan"
+    if planned[key] == record["settings"][key]:
+        return "as planned"
+    if key in deviations(record):
+        return "deviates"
+    return f"as planned: both mean {record.get('resolved', {}).get(key, planned[key])}"
 
 
 def plan_sentence(record: PlanRecord) -> str:
