@@ -1,6 +1,6 @@
 """The contracts between the parts: file names, column names, dtypes, units and the schema's version."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cnr_iemn.constants import N_GROUPS
 
@@ -130,8 +130,8 @@ class NewScansMetadata:
     """What the predictions.parquet of new scans says about its origin, stored as JSON in the file's schema metadata.
 
     ``networks``: in ensemble order. ``method_sha256``: of the stage-2 method's file. ``refused``: scans that could
-    not be read, with the reason. ``phantom``: the study is synthetic. ``components``: of the features, if stage 2
-    reads them. ``attention``: some network has it.
+    not be read, with the reason. ``phantom``: the study is synthetic. ``components``: of the features, if stage 2 reads
+    them. ``attention``: some network has it. ``codes``: ``RefusalCode`` by refused scan; earlier versions wrote none.
     """
 
     study: str
@@ -143,5 +143,6 @@ class NewScansMetadata:
     phantom: bool
     components: int = 0
     attention: bool = False
+    codes: dict[str, str] = field(default_factory=dict)
     kind: str = NEW_SCANS
     schema_version: int = SCHEMA_VERSION

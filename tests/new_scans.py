@@ -34,6 +34,7 @@ def make_new_scans(
     phantom: bool = False,
     phantom_scans: bool = False,
     refused: Mapping[str, str] | None = None,
+    codes: Mapping[str, str] | None = None,
     method_sha256: str = "b005",
     seed: int = 0,
 ) -> NewScans:
@@ -53,7 +54,7 @@ def make_new_scans(
         for scan_id, scan in scans.items()
     }
     origin = "study", "two", SPGC_CLASSES, networks, method_sha256, dict(refused or {}), phantom
-    return NewScans(values, NewScansMetadata(*origin))
+    return NewScans(values, NewScansMetadata(*origin, codes=dict(codes or {})))
 
 
 def write_study(runs: Path, *, calibration: Calibrator | None = FROZEN, **ensemble: object) -> tuple[str, Path]:

@@ -228,6 +228,9 @@ def test_labelled_scans_are_scored_and_a_study_compared(
     assert PHANTOM_NOTICE in said
     assert f"of class {patients.loc[held_out[0], 'label']}: {held_out[0]}" in said
     scored = pd.read_csv(folder / "external" / "T1" / "patients.csv").set_index("scan_id")
+    code = json.loads(predictions.with_suffix(".json").read_text())["codes"][held_out[0]]
+    assert json.loads((folder / "external" / "T1" / "metrics.json").read_text())["refused"] == {code: 1}
+    assert scored.loc[held_out[0], "code"] == code
     columns = ["p_Normal", "p_COVID-19", "p_CAP", "calibrated_CAP"]
     assert scored.loc[held_out[1:3], columns].to_numpy() == pytest.approx(
         patients.loc[held_out[1:3], columns].to_numpy(), abs=1e-6

@@ -12,12 +12,16 @@ from cnr_iemn.stage2.calibration_metrics import Calibration
 from cnr_iemn.statistics.confidence_intervals import Proportions
 from cnr_iemn.utils.json_io import read_json
 
+UNCODED = "no code"
+"""Of a refusal that an earlier version wrote down without one."""
+
 
 class MissingScan(TypedDict):
-    """A labelled scan without a prediction; ``refused``: the reason."""
+    """A labelled scan without a prediction; ``refused``: the reason, ``code``: for programs."""
 
     label: str
     refused: str
+    code: str
 
 
 class ExternalCalibration(TypedDict):
@@ -31,13 +35,30 @@ class ExternalCalibration(TypedDict):
     undecided: Undecided
 
 
-class ExternalAccuracy(TypedDict):
-    """The metrics of an external set that the model card repeats. ``missing_as_wrong``: scans without a prediction."""
+class AnswerCounts(TypedDict):
+    """What became of the scans of a set: ``n_labelled`` were given, ``n_predicted`` of them are answered and rated.
+
+    ``refused``: the others, by ``RefusalCode``, the most frequent first.
+    """
+
+    n_labelled: int
+    n_predicted: int
+    refused: dict[str, int]
+
+
+class _Intervals(TypedDict):
+    wilson: Proportions
+
+
+class ExternalAccuracy(AnswerCounts):
+    """The metrics of an external set that report and model card repeat.
+
+    ``intervals``: of the answered scans. ``missing_as_wrong``: with the refused ones.
+    """
 
     method_sha256: str
     set: str
-    n_labelled: int
-    n_predicted: int
+    intervals: _Intervals
     missing_as_wrong: Proportions
 
 
@@ -55,15 +76,13 @@ class ExternalSource(Identity):
     labels: dict[str, str]
 
 
-class ExternalSetMetrics(ScanMetrics):
+class ExternalSetMetrics(AnswerCounts, ScanMetrics):
     """One external set; all but ``missing_as_wrong`` is measured on the scans with a prediction.
 
     ``missing``: scans without a prediction, by scan_id.
     """
 
     set: str
-    n_labelled: int
-    n_predicted: int
     missing: dict[str, MissingScan]
     missing_as_wrong: Proportions
     calibration: ExternalCalibration | None

@@ -1,5 +1,6 @@
 """External validation of a trained ensemble: nothing is fitted, and missing predictions are counted."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from cnr_iemn.data.label_files import TOGETHER, read_labels
 from cnr_iemn.errors import RunError
 from cnr_iemn.evaluation.clinical.clinical_use import ClinicalUse, clinical_use
 from cnr_iemn.evaluation.external_metrics import (
+    UNCODED,
     ExternalCalibration,
     ExternalMetrics,
     ExternalSetMetrics,
@@ -131,8 +133,9 @@ def _set_metrics(
         "set": name,
         "n_labelled": len(patients),
         "n_predicted": len(predicted),
+        "refused": dict(Counter(patients["code"][refused]).most_common()),
         "missing": {
-            str(scan_id): {"label": row["label"], "refused": row["refused"]}
+            str(scan_id): {"label": row["label"], "refused": row["refused"], "code": row["code"]}
             for scan_id, row in patients[refused].iterrows()
         },
         **scan_metrics(predicted, classes),
@@ -204,20 +207,23 @@ def external_patients(
 ) -> pd.DataFrame:
     """Return one row a labelled scan, index scan_id: set, patient, label, predicted, probabilities, correct, refused.
 
-    ``labels``: of ``read_labels``. ``refused``: why predict.py has no prediction, empty where it has one; without a
-    prediction its columns are empty and ``correct`` is False.
+    ``labels``: of ``read_labels``. ``refused``, ``code``: why predict.py has no prediction, empty where it has one;
+    without a prediction its columns are empty and ``correct`` is False.
     """
     classes = new[0].metadata.classes
     columns = probability_columns(classes)
     tables = [pd.DataFrame(predict_sets(fitted, file.sets), list(file.scans), columns) for file in new]
     probabilities = pd.concat(tables)
     refused = {scan_id: reason for file in new for scan_id, reason in file.metadata.refused.items()}
+    codes = {scan_id: file.metadata.codes.get(scan_id, UNCODED) for file in new for scan_id in file.metadata.refused}
     predicted = pd.Series(most_probable(probabilities.to_numpy(), classes), probabilities.index)
     patients = labels.assign(predicted=predicted.reindex(labels.index))
     patients[columns] = probabilities.reindex(labels.index)
     patients["correct"] = patients["predicted"] == patients["label"]
     patients = add_calibrated(patients, calibration, classes)
-    return patients.assign(refused=[refused.get(scan_id, "") for scan_id in patients.index])
+    for name, values in {"refused": refused, "code": codes}.items():
+        patients[name] = [values.get(scan_id, "") for scan_id in patients.index]
+    return patients
 
 
 def split_sets(patients: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -1,5 +1,6 @@
 """Paired comparison of an ensemble with published systems, whose per-scan predictions stand in one table."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, final
@@ -36,8 +37,9 @@ class Peer(TypedDict):
 class PeerComparison(TypedDict):
     """comparison-<table>.json: ``n`` scans that the ensemble and the table have in common, ``on`` a set of scans.
 
-    ``left_out``: scans of the ensemble that are not in the table, or whose row is not certain. ``intervals``: of the
-    ensemble. ``peers``: by column of the table; a scan without a prediction counts as wrong.
+    ``refused``: those of an external set that the ensemble does not answer, by ``RefusalCode``. ``left_out``: scans of
+    the ensemble that are not in the table, or whose row is not certain. ``intervals``: of the ensemble. ``peers``: by
+    column of the table. A scan without a prediction counts as wrong, for the ensemble and for the systems.
     """
 
     notice: NotRequired[str]
@@ -47,6 +49,7 @@ class PeerComparison(TypedDict):
     on: str
     n: int
     classes: list[str]
+    refused: dict[str, int]
     left_out: list[str]
     intervals: Proportions
     peers: dict[str, Peer]
@@ -101,10 +104,11 @@ def compare_tables(
     ours: EnsemblePredictions, peers: PeerTable, candidates: Mapping[str, list[str]], *, on: str
 ) -> PeerComparison:
     """Compare predictions with a table. ``candidates``: the ids in the table that each scan may have."""
+    patients = pd.concat([ours.patients, ours.refused]) if len(ours.refused) else ours.patients
     rows = _matches(peers, candidates)
     if not rows:
         raise RunError(f"{peers.path} and {ours.name} have no scan in common ({on}). Give a table of the same scans.")
-    common = ours.patients.loc[list(rows)]
+    common = patients.loc[list(rows)]
     published = peers.table.loc[list(rows.values())]
     differ = [scan for scan, a, b in zip(common.index, common["label"], published["real"], strict=True) if a != b]
     if differ:
@@ -123,7 +127,8 @@ def compare_tables(
         "on": on,
         "n": len(truth),
         "classes": classes,
-        "left_out": [str(scan) for scan in ours.patients.index if scan not in rows],
+        "refused": dict(Counter(ours.refused["code"][ours.refused.index.isin(list(rows))]).most_common()),
+        "left_out": [str(scan) for scan in patients.index if scan not in rows],
         "intervals": _intervals(truth, predicted, classes),
         "peers": {
             name: {"intervals": _intervals(truth, values, classes), "comparison": tests[name]}
@@ -146,7 +151,7 @@ def _matches(peers: PeerTable, candidates: Mapping[str, list[str]]) -> dict[str,
 def _candidates(study: Path, ours: EnsemblePredictions, *, on: str) -> dict[str, list[str]]:
     """Return the ids that each scan may have in a table: validation scans those of 2021, others their own."""
     if on != VALIDATION:
-        return {str(scan_id): [str(scan_id)] for scan_id in ours.patients.index}
+        return {str(scan_id): [str(scan_id)] for scan_id in (*ours.patients.index, *ours.refused.index)}
     split = pd.read_csv(study / "split.csv", dtype=str, keep_default_na=False).set_index("scan_id")
     original = has_ids_of_2021(split["label"])
     return {

@@ -1,7 +1,8 @@
 """Paired comparison of two ensembles on the same scans."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NotRequired, final
 
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from cnr_iemn.errors import RunError
+from cnr_iemn.evaluation.external_metrics import UNCODED
 from cnr_iemn.evaluation.scan_metrics import scan_metrics
 from cnr_iemn.evaluation.study_metrics import Identity, Notice, read_identity, write_json
 from cnr_iemn.schemas import SCHEMA_VERSION, VALIDATION, probability_columns
-from cnr_iemn.statistics.confidence_intervals import Estimate, MetricName, paired_bootstrap
+from cnr_iemn.statistics.confidence_intervals import Estimate, MetricName, paired_bootstrap, wilson
 from cnr_iemn.statistics.paired_tests import Comparison, compare_with, paired_interval
 from cnr_iemn.utils.shell_words import aggregate_command
 from cnr_iemn.utils.spreadsheet import plain_cell
@@ -41,10 +43,12 @@ class PairedMetric(TypedDict):
 
 @final
 class StudyComparison(TypedDict):
-    """comparison-<other>.json: ``on`` the validation scans or an external set; ``n`` scans.
+    """comparison-<other>.json: ``on`` the validation scans or an external set; ``n`` scans that both answer.
 
-    ``sensitivity``: by class, with Tango's interval of the difference. ``metrics``: balanced accuracy, macro F1 and
-    macro AUC, with intervals of one bootstrap over patients.
+    ``refused``: scans of the set that neither answers, by ``RefusalCode``. ``refused_as_wrong``: the accuracy with
+    them, and Tango's interval of the difference; None where there are none. ``sensitivity``: by class, with Tango's
+    interval of the difference. ``metrics``: balanced accuracy, macro F1 and macro AUC, with intervals of one bootstrap
+    over patients.
     """
 
     notice: NotRequired[str]
@@ -55,17 +59,23 @@ class StudyComparison(TypedDict):
     n: int
     classes: list[str]
     accuracy: PairedAccuracy
+    refused: dict[str, int]
+    refused_as_wrong: PairedMetric | None
     sensitivity: dict[str, PairedMetric]
     metrics: dict[MetricName, PairedMetric]
 
 
 @dataclass(frozen=True)
 class EnsemblePredictions:
-    """The predictions of an ensemble. ``name``: in messages. ``patients``: scans with a prediction, index scan_id."""
+    """The predictions of an ensemble. ``name``: in messages. ``patients``: scans with a prediction, index scan_id.
+
+    ``refused``: scans of an external set without one, with the same columns; the prediction is empty.
+    """
 
     name: str
     identity: Identity
     patients: pd.DataFrame
+    refused: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"code": []}))
 
 
 def compare_studies(runs: Path, study: str, ensemble: str, other: str, *, on: str) -> tuple[StudyComparison, Path]:
@@ -105,7 +115,7 @@ def ensemble_folder(runs: Path, study: str, ensemble: str, *, on: str) -> tuple[
 
 
 def read_ensemble_predictions(folder: Path, *, name: str, make: str) -> EnsemblePredictions:
-    """Return the validation scans of an ensemble's folder, or the predicted scans of one of its external sets.
+    """Return the validation scans of an ensemble's folder, or the scans of one of its external sets.
 
     ``make``: the command that writes the folder. Raises RunError where a file is missing, damaged or outdated.
     """
@@ -114,8 +124,12 @@ def read_ensemble_predictions(folder: Path, *, name: str, make: str) -> Ensemble
     again = f"Run {make} again."
     identity = read_identity(folder, again=again)
     patients = _read_patients(folder / "patients.csv", identity["classes"], again=again)
-    predicted = patients["split"] == VALIDATION if "split" in patients else patients["predicted"] != ""
-    return EnsemblePredictions(name, identity, patients[predicted])
+    if "split" in patients:
+        return EnsemblePredictions(name, identity, patients[patients["split"] == VALIDATION])
+    if "code" not in patients:  # of an earlier version
+        patients["code"] = UNCODED
+    predicted = patients["predicted"] != ""
+    return EnsemblePredictions(name, identity, patients[predicted], patients[~predicted])
 
 
 def _read_patients(path: Path, classes: Sequence[str], *, again: str) -> pd.DataFrame:
@@ -164,6 +178,10 @@ def compare_predictions(
             "second": intervals[1]["wilson"]["accuracy"],
             "comparison": compare_with(correct[0], {second.name: correct[1]})[second.name],
         },
+        "refused": dict(Counter(first.refused["code"]).most_common()),
+        "refused_as_wrong": _refused_as_wrong(correct[0], correct[1], len(first.refused))
+        if len(first.refused)
+        else None,
         "sensitivity": {
             name: {
                 "first": intervals[0]["wilson"]["sensitivity"][name],
@@ -181,6 +199,13 @@ def compare_predictions(
             for name in _BOOTSTRAPPED
         },
     }
+
+
+def _refused_as_wrong(first: NDArray[np.bool_], second: NDArray[np.bool_], n_refused: int) -> PairedMetric:
+    """Return the accuracies where ``n_refused`` further scans count as wrong for both."""
+    first, second = (np.append(correct, np.zeros(n_refused, dtype=np.bool_)) for correct in (first, second))
+    estimates = [wilson(int(correct.sum()), len(correct)) for correct in (first, second)]
+    return {"first": estimates[0], "second": estimates[1], "difference": _paired_difference(first, second)}
 
 
 def _paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Estimate:
@@ -209,6 +234,12 @@ def _check_same_scans(first: EnsemblePredictions, second: EnsemblePredictions, o
                 f"{_join(extra.tolist())}. Train both on one split (data.split.file, data.split.seed), or score both "
                 "on one external set and compare on that (compare_on=)."
             )
+    differ = first.refused.index.symmetric_difference(second.refused.index)
+    if len(differ):
+        raise RunError(
+            f"{both} cannot be compared: only one of them was scored on {_join(differ.tolist())} ({on}), which it "
+            "refused. Score both with the same label files."
+        )
     table = second.patients.loc[first.patients.index]
     for name in ("label", "patient_id"):
         differ = first.patients.index[first.patients[name] != table[name]]

@@ -128,6 +128,7 @@ def _metadata(summary: Summary, loaded: LoadedEnsemble) -> NewScansMetadata:
         phantom=ensemble.phantom,
         components=summary.channels - ensemble.axes.channels,
         attention=ensemble.axes.attention,
+        codes=summary.codes,
     )
 
 
@@ -144,7 +145,7 @@ def _document_head(summary: Summary, loaded: LoadedEnsemble) -> PredictionDocume
         "engine": " and ".join(sorted(summary.engines)),
         "scans": [],
         "refused": dict(summary.refused),
-        "codes": {refusal.scan_id: refusal.code.value for refusal in summary.refusals},
+        "codes": summary.codes,
     }
     notice = notice_for(study=ensemble.phantom, scans=summary.phantom)
     return document if notice is None else {"notice": notice, **document}

@@ -54,6 +54,11 @@ class Summary:
         return _reasons(self.refusals)
 
     @property
+    def codes(self) -> dict[str, str]:
+        """``RefusalCode`` by refused scan."""
+        return {refusal.scan_id: refusal.code.value for refusal in self.refusals}
+
+    @property
     def share(self) -> float:
         """Scans with a prediction, as a share of all; 1 of none."""
         n_scans = len(self.predicted) + len(self.refusals) + len(self.missing)

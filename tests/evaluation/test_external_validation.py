@@ -14,8 +14,11 @@ from statsmodels.stats.proportion import proportion_confint
 
 from cnr_iemn.constants import PAPER_BACKBONES, PHANTOM_NOTICE, PHANTOM_SCANS_NOTICE, SPGC_CLASSES
 from cnr_iemn.errors import ConfigurationError, RunError
+from cnr_iemn.evaluation.clinical.clinical_use import clinical_use
+from cnr_iemn.evaluation.external_metrics import read_external_accuracies
 from cnr_iemn.evaluation.external_validation import score_external
-from cnr_iemn.report.tables.external import accuracy_table, external_tables
+from cnr_iemn.report.checklists.result_topics import external
+from cnr_iemn.report.tables.external import accuracy_table, answer_text, external_summary, external_tables
 from cnr_iemn.stage2.new_scans import write_new_scans
 from tests.builders import FakeScan
 from tests.new_scans import FROZEN, make_new_scans, write_study
@@ -23,6 +26,7 @@ from tests.new_scans import FROZEN, make_new_scans, write_study
 T1 = {f"T1_{k:03d}": FakeScan(SPGC_CLASSES[k % 2], n_slices=22) for k in range(10)}  # no CAP, as in the challenge's
 T2 = {f"T2_{k:03d}": FakeScan(SPGC_CLASSES[k % 3], n_slices=22) for k in range(9)}
 REFUSED = {"T2_009": "T2_009: slices are missing", "T2_010": "T2_010: no air"}
+CODES = {"T2_009": "missing-slices", "T2_010": "not-hu"}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("external")
     booster, _ = write_study(folder, learnt_from={"P001": "grey of P001"})
     write_new_scans(folder / "T1.parquet", make_new_scans(T1, skill=0.55, method_sha256=booster))
-    write_new_scans(folder / "T2.parquet", make_new_scans(T2, skill=0.4, method_sha256=booster, refused=REFUSED))
+    write_new_scans(
+        folder / "T2.parquet", make_new_scans(T2, skill=0.4, method_sha256=booster, refused=REFUSED, codes=CODES)
+    )
     for name, scans in (("T1", T1), ("T2", {**T2, "T2_009": FakeScan("CAP"), "T2_010": FakeScan("CAP")})):
         lines = [f"{scan_id.replace('_', '-')},{scan.label.lower()}" for scan_id, scan in scans.items()]
         (folder / f"{name}-labels.csv").write_text("\ufeffStudy,Label\n" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -111,7 +117,11 @@ def test_calibration_and_undecided_follow_the_study(sets: dict[str, dict[str, An
 def test_refused_scans_are_counted_and_reported(sets: dict[str, dict[str, Any]], runs: Path) -> None:
     metrics = sets["T2"]
     assert (metrics["n_labelled"], metrics["n_predicted"]) == (11, 9)
-    assert metrics["missing"] == {name: {"label": "CAP", "refused": why} for name, why in REFUSED.items()}
+    assert metrics["missing"] == {
+        name: {"label": "CAP", "refused": why, "code": CODES[name]} for name, why in REFUSED.items()
+    }
+    assert metrics["refused"] == sets["together"]["refused"] == {"missing-slices": 1, "not-hu": 1}
+    assert sets["T1"]["refused"] == {}
     right = sum(row[k] for k, row in enumerate(metrics["confusion_matrix"]))
     missing = metrics["missing_as_wrong"]
     assert missing["accuracy"]["value"] == pytest.approx(right / 11)
@@ -121,9 +131,61 @@ def test_refused_scans_are_counted_and_reported(sets: dict[str, dict[str, Any]],
     patients = pd.read_csv(runs / "study/ensembles/two/external/T2/patients.csv").set_index("scan_id")
     lost = patients.loc[list(REFUSED)]
     assert lost["refused"].tolist() == list(REFUSED.values())
+    assert lost["code"].tolist() == list(CODES.values())
+    assert patients.drop(index=list(REFUSED))["code"].isna().all()
     assert lost[["predicted", "p_CAP", "calibrated_CAP", "undecided"]].isna().all(axis=None)
     assert not lost["correct"].any()
     assert sets["together"]["n_labelled"] == 21
+
+
+def test_beside_every_external_figure_stands_what_it_leaves_out(sets: dict[str, dict[str, Any]], runs: Path) -> None:
+    """In each table, in the report's, in the checklists' answer and, with metrics.json alone, in what is read again."""
+    counts = "T2: 11 scans given, 2 refused (missing-slices 1, not-hu 1), 9 answered and rated"
+    use = decided_use()
+    tables = external_tables({name: {**metrics, "clinical_use": use} for name, metrics in sets.items()})  # type: ignore[typeddict-item]
+    assert len(tables) == 4 + 2 * len(sets) + 1
+    for table in tables:
+        assert "T1: 10 scans given, 0 refused, 10 answered and rated." in str(table.caption), table.title
+        assert f"{counts}." in str(table.caption), table.title
+    folder = runs / "study/ensembles/two"
+    again = read_external_accuracies(folder, sets["T2"]["method_sha256"])
+    assert {scores["set"] for scores in again} == {"T1", "T2", "together"}
+    row = next(row for row in external_summary(again).rows if row[0] == "T2")
+    right = sum(line[k] for k, line in enumerate(sets["T2"]["confusion_matrix"]))
+    assert row[1] == counts.removeprefix("T2: ")
+    assert row[2].startswith(f"{100 * right / 9:.2f} [")
+    assert row[3].startswith(f"{100 * right / 11:.2f} [")
+    said = external(tuple(again))
+    assert f"{counts}, accuracy {100 * right / 9:.2f}% [" in said.sentence
+    assert f"with the refused counted as wrong {100 * right / 11:.2f}% [" in said.sentence
+    for source in said.file.split("; "):
+        name, _, keys = source.partition(": ")
+        assert set(keys.split(", ")) <= set(json.loads((folder / name).read_text()))
+
+
+def decided_use() -> Any:
+    """The decision on a class, measured on scans that do not matter here."""
+    probabilities = np.tile([[0.2, 0.7, 0.1], [0.6, 0.3, 0.1]], (5, 1))
+    estimate = {"value": 0.9, "low": 0.7, "high": 1.0}
+    point: Any = {
+        "label": "COVID-19", "threshold": 0.4, "target_sensitivity": 0.9, "learnt_on": 30, "optimistic": False,
+        "training_sensitivity": 0.9, "training_specificity": 0.8, "sensitivity": estimate, "specificity": estimate,
+    }  # fmt: skip
+    return clinical_use(
+        probabilities, np.tile([1, 0], 5), SPGC_CLASSES, point, calibrated=probabilities, prevalences=()
+    )
+
+
+def test_refusals_without_a_code_are_counted_as_such(tmp_path: Path) -> None:
+    """Of predictions that an earlier version wrote."""
+    booster, _ = write_study(tmp_path)
+    new = make_new_scans(T1, method_sha256=booster, refused={"T1_010": "T1_010: damaged"})
+    write_new_scans(tmp_path / "T1.parquet", new)
+    lines = [f"{scan_id},{scan.label}" for scan_id, scan in T1.items()]
+    (tmp_path / "T1-labels.csv").write_text("\n".join(["Study,Label", *lines, "T1_010,CAP"]), encoding="utf-8")
+    metrics = score(tmp_path, "T1")["T1"]
+    assert metrics["refused"] == {"no code": 1}
+    assert "1 refused (no code 1)" in answer_text(metrics)  # type: ignore[arg-type]
 
 
 def test_files_hold_what_is_returned_and_one_set_has_no_other(sets: dict[str, dict[str, Any]], runs: Path) -> None:

@@ -1,6 +1,7 @@
 """Published systems beside an ensemble: the same scans, paired tests, and no scan whose row is a guess."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,23 @@ def test_each_system_is_compared_on_the_same_scans(tmp_path: Path) -> None:
         assert peer["comparison"]["difference"] == pytest.approx(right["ours"].mean() - right[name].mean())
     table = peer_table(comparison)
     assert [row[0] for row in table.rows] == ["study/all", "one", "two"]
+
+
+def test_a_refused_scan_is_wrong_as_a_missing_prediction_of_a_system_is(tmp_path: Path) -> None:
+    labels = {f"T1_{k:03d}": SPGC_CLASSES[k % 3] for k in range(12)}
+    lines = [f"{k},{v},{v},0.5,{v}" for k, v in labels.items()]
+    peers = read_peer_table(write_table(tmp_path / "t.csv", lines), SPGC_CLASSES)
+    whole = predictions(labels, labels)
+    lost = whole.patients.iloc[:3].assign(predicted="", code=["not-hu", "no-lungs", "not-hu"])
+    ours = replace(whole, patients=whole.patients.iloc[3:], refused=lost)
+    comparison = compare_tables(ours, peers, {scan: [scan] for scan in labels}, on="t")
+    assert (comparison["n"], comparison["refused"]) == (12, {"not-hu": 2, "no-lungs": 1})
+    assert comparison["intervals"]["accuracy"]["value"] == 9 / 12
+    assert comparison["peers"]["one"]["comparison"]["difference"] == pytest.approx(-3 / 12)
+    assert comparison["intervals"]["sensitivity"][NORMAL]["value"] == 3 / 4
+    assert "counted as wrong: 3 scans (not-hu 2, no-lungs 1)" in str(peer_table(comparison).caption)
+    candidates = {scan: [scan] for scan in list(labels)[1:]}
+    assert compare_tables(ours, peers, candidates, on="t")["left_out"] == ["T1_000"]
 
 
 def test_scans_whose_row_is_a_guess_are_left_out(tmp_path: Path) -> None:

@@ -136,6 +136,18 @@ def test_the_other_ensemble_and_an_external_set_can_be_selected(runs: Path) -> N
         write_metrics(runs / study / "ensembles/all/external/T1", rows, about)
     found, path = compare_studies(runs, "a", "all", "b", on="T1")
     assert (found["n"], found["on"]) == (N - 2, "T1")
+    assert found["refused"] == {"no code": 2}
+    both = found["refused_as_wrong"]
+    assert both is not None
+    for key, how in (("first", (0.9, 0)), ("second", (0.6, 1))):
+        right = np.delete(told(*how).argmax(axis=1) == TRUTH, [7, 8])
+        assert both[key]["value"] == pytest.approx(right.sum() / N)  # type: ignore[literal-required]
+        assert found["accuracy"][key]["value"] == pytest.approx(right.mean())  # type: ignore[literal-required]
+    difference = found["accuracy"]["comparison"]["difference"] * (N - 2) / N
+    assert both["difference"]["value"] == pytest.approx(difference)
+    shown = paired_table(found)
+    assert "accuracy, refused counted as wrong" in [row[0] for row in shown.rows]
+    assert "2 scans (no code 2)" in str(shown.caption)
     assert path == runs / "a/ensembles/all/external/T1/comparison-b.json"
 
 

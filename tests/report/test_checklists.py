@@ -202,8 +202,13 @@ def test_sentences_follow_the_settings(facts: StudyFacts) -> None:
     assert "no diagnostic meaning" in sentence("cohort", cohort=phantoms)
     assert "weak labels" in sentence("labels", cohort=phantoms)
     accuracy = {"value": 0.5, "low": 0.3, "high": 0.7}
-    scored: Any = ({"set": "test-1", "n_labelled": 30, "n_predicted": 29, "missing_as_wrong": {"accuracy": accuracy}},)
-    assert sentence("external", external=scored).startswith("test-1: accuracy 50.00% [30.0, 70.0], 29 of 30")
+    scored: Any = {"set": "test-1", "n_labelled": 30, "n_predicted": 29, "refused": {"no-lungs": 1}}
+    scored |= {"intervals": {"wilson": {"accuracy": {"value": 0.6, "low": 0.4, "high": 0.8}}}}
+    scored |= {"missing_as_wrong": {"accuracy": accuracy}}
+    assert sentence("external", external=(scored,)) == (
+        "test-1: 30 scans given, 1 refused (no-lungs 1), 29 answered and rated, accuracy 60.00% [40.0, 80.0], with the "
+        "refused counted as wrong 50.00% [30.0, 70.0]."
+    )
 
 
 def test_a_model_is_described_by_its_settings(facts: StudyFacts) -> None:

@@ -93,9 +93,15 @@ _BY_CLASS: dict[str, Any] = {"n_by_class": 3, "sensitivity": {"value": None, "lo
 
 def test_the_card_has_the_external_sets(results: Any, tmp_path: Path) -> None:
     accuracy = {"value": 0.75, "low": 0.5, "high": 0.9}
-    scored = {"set": "test-1", "n_predicted": 29, "n_labelled": 30, "missing_as_wrong": {"accuracy": accuracy}}
-    card = card_of(tmp_path, metrics=results.metrics, external=(scored,))
-    assert "| accuracy on the external set test-1, %, missing counted as wrong | 75.00 [50.0, 90.0], 29 of 30" in card
+    scored: Any = {"set": "test-1", "n_predicted": 29, "n_labelled": 30, "refused": {"no-lungs": 1}}
+    scored |= {"intervals": {"wilson": {"accuracy": {"value": 0.8, "low": 0.6, "high": 0.9}}}}
+    card = card_of(
+        tmp_path, metrics=results.metrics, external=({**scored, "missing_as_wrong": {"accuracy": accuracy}},)
+    )
+    assert (
+        "| accuracy on the external set test-1, % | 80.00 [60.0, 90.0]; with the refused counted as wrong 75.00 [50.0, "
+        "90.0]; 30 scans given, 1 refused (no-lungs 1), 29 answered and rated |" in card
+    )
     assert "accuracy on an external set" not in card
 
 

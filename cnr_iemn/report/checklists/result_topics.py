@@ -12,6 +12,7 @@ from cnr_iemn.report.population.sentences import (
     subgroup_sentence,
 )
 from cnr_iemn.report.tables import percentage, percentage_with_interval
+from cnr_iemn.report.tables.external import answer_text
 from cnr_iemn.statistics.sample_size import half_width
 
 _FILE = "metrics.json"
@@ -211,9 +212,13 @@ def external(sets: tuple[ExternalAccuracy, ...]) -> Statement:
     if not sets:
         return Statement("No external set had been scored with this fit when this was written.", "", "")
     texts = "; ".join(
-        f"{scores['set']}: accuracy {percentage_with_interval(scores['missing_as_wrong']['accuracy'])}, "
-        f"{scores['n_predicted']} of {scores['n_labelled']} scans predicted, the others counted as wrong"
+        f"{scores['set']}: {answer_text(scores)}, accuracy "
+        f"{percentage_with_interval(scores['intervals']['wilson']['accuracy'])}, with the refused counted as wrong "
+        f"{percentage_with_interval(scores['missing_as_wrong']['accuracy'])}"
         for scores in sets
     )
-    files = "; ".join(f"external/{scores['set']}/metrics.json: missing_as_wrong" for scores in sets)
-    return Statement(f"{texts}.", "", files)
+    files = "; ".join(
+        f"external/{scores['set']}/metrics.json: n_labelled, n_predicted, refused, intervals, missing_as_wrong"
+        for scores in sets
+    )
+    return Statement(f"{texts}.", "External sets", files)

@@ -21,6 +21,7 @@ from cnr_iemn.report.checklists.study_facts import gather_facts
 from cnr_iemn.report.checklists.topics import statements
 from cnr_iemn.report.checklists.tripod_ai import TRIPOD_AI
 from cnr_iemn.report.sections import Section
+from cnr_iemn.report.tables.external import external_summary
 from cnr_iemn.report.tables.plan import plan_table
 from cnr_iemn.stage2.ensemble_runs import EnsembleRuns
 from cnr_iemn.stage2.provenance import StudyProvenance
@@ -50,7 +51,7 @@ def write_checklists(
         study: Its name.
 
     Returns:
-        The sections of the analysis plan, where there is one, and of the named checklists.
+        The sections of external sets and of the analysis plan, where there are any, and of the named checklists.
     """
     study_facts = gather_facts(folder, runs, results, store, provenance)
     write_model_card(folder, study_facts, study=study)
@@ -66,6 +67,11 @@ def write_checklists(
         answers = fill(checklist, by_topic)
         tables.append(page_table(checklist, answers))
         write_checklist(folder, f"{_PREFIX}{name}", checklist_table(checklist, answers, notice=notice))
+    external = (external_summary(study_facts.external, notice=notice),) if study_facts.external else ()
     plan = () if study_facts.plan is None else (plan_table(study_facts.plan),)
-    sections = (Section("plan", "Analysis plan", tables=plan, prose=True), checklist_section(tables))
+    sections = (
+        Section("external", "External sets", tables=external),
+        Section("plan", "Analysis plan", tables=plan, prose=True),
+        checklist_section(tables),
+    )
     return tuple(section for section in sections if section.has_content)

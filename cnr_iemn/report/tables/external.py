@@ -1,9 +1,10 @@
 """Tables of external validation sets, and of two studies on the same scans."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cnr_iemn.constants import PAPER_COHORT, PAPER_COUNTS
-from cnr_iemn.evaluation.external_metrics import ExternalCalibration, ExternalMetrics
+from cnr_iemn.evaluation.external_metrics import AnswerCounts, ExternalAccuracy, ExternalCalibration, ExternalMetrics
 from cnr_iemn.evaluation.peer_comparison import PeerComparison
 from cnr_iemn.evaluation.study_comparison import PairedMetric, StudyComparison
 from cnr_iemn.report.tables import (
@@ -26,14 +27,44 @@ _NOTHING_FITTED = "Nothing was fitted on these scans."
 
 
 def external_tables(sets: Mapping[str, ExternalMetrics]) -> tuple[ResultTable, ...]:
-    """Return the tables of all sets; calibration and abstention where the ensemble has a temperature."""
+    """Return the tables of all sets; calibration and abstention where the ensemble has a temperature.
+
+    Each says which scans its figures leave out: refusals cannot make a figure better unseen.
+    """
     metrics = list(sets.values())
     tables = [accuracy_table(metrics), sensitivity_table(metrics)]
     calibrations = {name: scores["calibration"] for name, scores in sets.items() if scores["calibration"] is not None}
     if calibrations:
         notice = metrics[0].get("notice")
         tables += [_calibration_table(calibrations, notice), _abstention_table(calibrations, notice)]
-    return (*tables, *_clinical_tables(sets))
+    counts = " ".join(f"{scores['set']}: {answer_text(scores)}." for scores in metrics)
+    return tuple(replace(table, caption=f"{table.caption} {counts}") for table in (*tables, *_clinical_tables(sets)))
+
+
+def answer_text(counts: AnswerCounts) -> str:
+    """Return how many scans were given, refused and why, and rated, as a part of a sentence."""
+    refused = counts["refused"]
+    codes = f" ({_code_counts(refused)})" if refused else ""
+    return (
+        f"{counts['n_labelled']} scans given, {sum(refused.values())} refused{codes}, {counts['n_predicted']} answered "
+        "and rated"
+    )
+
+
+def _code_counts(refused: Mapping[str, int]) -> str:
+    return ", ".join(f"{code} {n}" for code, n in refused.items())
+
+
+def external_summary(sets: Sequence[ExternalAccuracy], *, notice: str | None = None) -> ResultTable:
+    """Return a row for each set that this fit was scored on, for the report."""
+    cells: Cells[ExternalAccuracy] = {
+        "scans": answer_text,
+        "accuracy, %": lambda scores: with_interval(scores["intervals"]["wilson"]["accuracy"]),
+        "accuracy, refused counted as wrong, %": lambda scores: with_interval(scores["missing_as_wrong"]["accuracy"]),
+    }
+    rows = [(scores["set"], scores) for scores in sets]
+    caption = f"{_NOTHING_FITTED} Wilson's interval. All figures of a set: external/<set>/metrics.json."
+    return make_table("External sets", "set", rows, cells, notice=notice, caption=caption)
 
 
 def _clinical_tables(sets: Mapping[str, ExternalMetrics]) -> list[ResultTable]:
@@ -54,9 +85,9 @@ def _clinical_tables(sets: Mapping[str, ExternalMetrics]) -> list[ResultTable]:
 def accuracy_table(sets: Sequence[ExternalMetrics]) -> ResultTable:
     """Return the metrics of each set, in percent with their intervals."""
     cells: Cells[ExternalMetrics] = {
-        "scans predicted": lambda metrics: f"{metrics['n_predicted']} of {metrics['n_labelled']}",
+        "answered and rated": lambda metrics: f"{metrics['n_predicted']} of {metrics['n_labelled']}",
         "accuracy": lambda metrics: with_interval(metrics["intervals"]["wilson"]["accuracy"]),
-        "accuracy, missing counted as wrong": lambda metrics: with_interval(metrics["missing_as_wrong"]["accuracy"]),
+        "accuracy, refused counted as wrong": lambda metrics: with_interval(metrics["missing_as_wrong"]["accuracy"]),
         "balanced accuracy": lambda scores: with_interval(
             scores["intervals"]["patient_bootstrap"]["balanced_accuracy"]
         ),
@@ -65,7 +96,8 @@ def accuracy_table(sets: Sequence[ExternalMetrics]) -> ResultTable:
     }
     caption = (
         f"{_NOTHING_FITTED} Accuracy: Wilson's interval; the others: {RESAMPLES} resamples of patients within their "
-        f"class, the models stay fixed, means over the classes that occur.{_mixture(sets[-1])}{_paper(sets[-1])}"
+        "class, the models stay fixed, means over the classes that occur. Undecided scans are rated too."
+        f"{_mixture(sets[-1])}{_paper(sets[-1])}"
     )
     title = f"{ensemble_title(sets[0])} of study {sets[0]['study']}, external scans, %"
     rows = [(metrics["set"], metrics) for metrics in sets]
@@ -88,9 +120,9 @@ def sensitivity_table(sets: Sequence[ExternalMetrics]) -> ResultTable:
     columns = (
         "set, true class",
         *(f"predicted {name}" for name in sets[0]["classes"]),
-        "missing",
+        "refused",
         "sensitivity, %",
-        "sensitivity, missing counted as wrong, %",
+        "sensitivity, refused counted as wrong, %",
     )
     return ResultTable("External scans by class", columns, rows, sets[0].get("notice"), _NOTHING_FITTED)
 
@@ -155,13 +187,15 @@ def paired_table(comparison: StudyComparison) -> ResultTable:
     note = f"McNemar p = {test['p']:.2g} ({test['only_first']} : {test['only_second']})"
     first, second = with_interval(accuracy["first"]), with_interval(accuracy["second"])
     rows = [("accuracy", first, second, difference_text(test["difference"], test), note)]
+    if comparison["refused_as_wrong"] is not None:
+        rows.append(("accuracy, refused counted as wrong", *_cells(comparison["refused_as_wrong"]), "Tango"))
     rows += [(f"sensitivity for {name}", *_cells(row), "Tango") for name, row in comparison["sensitivity"].items()]
     rows += [(METRIC_TITLES[name], *_cells(row), "bootstrap") for name, row in comparison["metrics"].items()]
     columns = ("metric", comparison["first"], comparison["second"], "difference", "note")
     caption = (
         "McNemar: exact, on the scans that only the first or only the second predicts correctly; its difference with "
         "Tango's interval. Sensitivities are not corrected for their number. Bootstrap: patients resampled for both at "
-        "once."
+        f"once.{_refused_text(comparison['refused'], 'counted in the row that says so alone')}"
     )
     title = f"{comparison['first']} minus {comparison['second']}, {comparison['on']}, {comparison['n']} scans, %"
     return ResultTable(title, columns, tuple(rows), comparison.get("notice"), caption)
@@ -182,8 +216,18 @@ def peer_table(comparison: PeerComparison) -> ResultTable:
     columns = ("system", "accuracy", *(f"recall {name}" for name in classes), "difference", "McNemar p (Holm)")
     scans = f"{comparison['on']}, {comparison['n']} scans"
     title = f"{comparison['first']} and the systems of {comparison['table']}, {scans}, %"
-    caption = "Difference: the first minus this system, with Tango's interval. A missing prediction counts as wrong."
+    caption = (
+        "Difference: the first minus this system, with Tango's interval. A missing prediction counts as wrong."
+        f"{_refused_text(comparison['refused'], 'counted as wrong')}"
+    )
     return ResultTable(title, columns, tuple(rows), comparison.get("notice"), caption)
+
+
+def _refused_text(refused: Mapping[str, int], fate: str) -> str:
+    """Return how many scans the ensembles refused, and why; empty where none. ``fate``: what became of them here."""
+    if not refused:
+        return ""
+    return f" Refused by predict.py, {fate}: {sum(refused.values())} scans ({_code_counts(refused)})."
 
 
 def _cells(row: PairedMetric) -> tuple[str, str, str]:
