@@ -32,7 +32,9 @@ from cnr_iemn.ct.io.reader import read_scan
 from cnr_iemn.ct.perturbations import PERTURBATIONS, THICK
 from cnr_iemn.ct.preprocess import PreparedScan
 from cnr_iemn.ct.volume import Volume
+from cnr_iemn.errors import ScanError
 from cnr_iemn.evaluation.ablation import LUNGS, OUTSIDE, Alteration, alterations
+from cnr_iemn.inference.input_checks import check_prepared
 from cnr_iemn.inference.networks import EnsembleNetworks, InMemoryScan
 from cnr_iemn.schemas import VALIDATION
 from cnr_iemn.stage1.training.hardware import choose_hardware
@@ -73,6 +75,7 @@ class Change:
         percentages: Mean change of the group percentages, in points.
         litres: Relative change of the lung volume.
         class_changes: Whether the class of the scan changes.
+        refused: Whether predict.py would not answer the changed scan. It counts above all the same.
     """
 
     slices_kept: list[float] = field(default_factory=list)
@@ -80,9 +83,11 @@ class Change:
     percentages: list[float] = field(default_factory=list)
     litres: list[float] = field(default_factory=list)
     class_changes: list[bool] = field(default_factory=list)
+    refused: list[bool] = field(default_factory=list)
 
-    def add(self, before: ScanPrediction, after: ScanPrediction, *, pairs: bool) -> None:
+    def add(self, before: ScanPrediction, after: ScanPrediction, *, pairs: bool = False, refused: bool = False) -> None:
         """Add a scan. ``pairs``: a slice of the changed scan stands for two slices of the original."""
+        self.refused.append(refused)
         slices = np.repeat(after.slices, 2, axis=1) if pairs else after.slices
         self.slices_kept.append(float(np.mean(before.slices[:, : slices.shape[1]] == slices)))
         self.probability.append(float(np.abs(after.probabilities - before.probabilities).max()))
@@ -95,6 +100,7 @@ class Change:
         return {
             "slices kept": float(np.mean(self.slices_kept)),
             "other class": sum(self.class_changes),
+            "refused": sum(self.refused),
             "scans": len(self.class_changes),
             "probability": max(self.probability),
             "percentages": float(np.mean(self.percentages)),
@@ -142,13 +148,23 @@ def measure_changes(study: Study, paths: Mapping[str, Path]) -> dict[str, Change
         original = prepare(volume, study.ensemble.pixels)
         before = study.predict(original)
         for name, perturbation in PERTURBATIONS.items():
-            after = study.predict(prepare(volume, study.ensemble.pixels, perturbation))
-            changes.setdefault(name, Change()).add(before, after, pairs=name == THICK)
+            changed = prepare(volume, study.ensemble.pixels, perturbation)
+            change = changes.setdefault(name, Change())
+            change.add(before, study.predict(changed), pairs=name == THICK, refused=is_refused(changed))
         n = len(volume.hu)
         for name, alter in alterations(n, n, np.random.default_rng(0), inputs=set()).items():
             if name in (LUNGS, OUTSIDE):
-                changes.setdefault(name, Change()).add(before, study.predict(original, alter), pairs=False)
+                changes.setdefault(name, Change()).add(before, study.predict(original, alter))
     return changes
+
+
+def is_refused(scan: PreparedScan) -> bool:
+    """Return whether predict.py would not answer a prepared scan."""
+    try:
+        check_prepared(scan, "scan")
+    except ScanError:
+        return True
+    return False
 
 
 def validation_scans(study: Path, ensemble: Ensemble, count: int) -> dict[str, Path]:
