@@ -11,7 +11,14 @@ import yaml  # type: ignore[import-untyped]  # its stubs are a package of their 
 from cnr_iemn.config.schema.aggregate import AggregateSettings
 from cnr_iemn.constants import BOOSTER_METHOD, SPGC_CLASSES
 from cnr_iemn.errors import ConfigurationError
-from cnr_iemn.evaluation.clinical.analysis_plan import SETTINGS, deviations, read_plan, read_record, register_plan
+from cnr_iemn.evaluation.clinical.analysis_plan import (
+    SETTINGS,
+    deviations,
+    late_changes,
+    read_plan,
+    read_record,
+    register_plan,
+)
 from cnr_iemn.report.tables.plan import plan_sentence, plan_table
 
 PLAN = "primary_method: booster\nthreshold_sensitivity: 0.9\nprevalence: 0.05\nhypothesis: better than chance\n"
@@ -215,3 +222,36 @@ def test_a_record_of_an_earlier_version_compares_the_texts(tmp_path: Path) -> No
     assert read is not None
     assert deviations(read) == ["threshold_sensitivity"]
     assert {row[3] for row in plan_table(read).rows} == {"deviates", "as planned", "not in the plan"}
+
+
+def test_a_plan_after_the_scoring_does_not_hide_the_one_before_it(tmp_path: Path) -> None:
+    """Whoever plans again what was done, once the results are known, deviates from nothing; the report says so."""
+    folder = tmp_path / "ensembles" / "all"
+    early = "threshold_class: auto\nthreshold_sensitivity: 0.9\nrefits: 50\n"
+    register_plan(folder, written(tmp_path, early), AggregateSettings(), SPGC_CLASSES)
+    (folder / "metrics.json").write_text("{}")
+    late = "threshold_class: COVID-19\nthreshold_sensitivity: 0.5\npermutations: 99\n"
+    done = AggregateSettings(threshold_sensitivity=0.5)
+    for plan in (written(tmp_path, late), None):  # the next aggregation names no plan
+        record = register_plan(folder, plan, done, SPGC_CLASSES)
+        assert record is not None
+        assert deviations(record) == []
+        sentence = plan_sentence(record)
+        assert "Changed by a plan after the scoring: threshold_sensitivity, permutations, refits." in sentence
+        assert sentence.endswith("Deviations from the last plan: none.")
+        remarks = {row[0]: row[3] for row in plan_table(record).rows}
+        assert remarks["threshold_sensitivity"] == "as planned; 0.9 was planned before the scoring"
+        assert remarks["permutations"] == "as planned; nothing was planned before the scoring"
+        assert remarks["refits"] == "not in the plan; 50 was planned before the scoring"
+        assert "planned before" not in remarks["threshold_class"]  # another spelling of the same class
+        assert remarks["methods"] == "not in the plan"
+
+
+def test_an_amendment_before_the_scoring_changes_nothing_late(tmp_path: Path) -> None:
+    folder = tmp_path / "ensembles" / "all"
+    for text in ("refits: 20", "refits: 50"):
+        record = register_plan(folder, written(tmp_path, text), AggregateSettings(), SPGC_CLASSES)
+    assert record is not None
+    assert len(record["entries"]) == 2
+    assert "after the scoring" not in plan_sentence(record)
+    assert late_changes(record) == {}

@@ -57,7 +57,8 @@ class PlanEntry(TypedDict):
 class PlanRecord(TypedDict):
     """plan.json. ``entries``: the first plan and its amendments. ``settings``: of the last aggregation, as JSON.
 
-    ``resolved``, ``planned``: what these settings and the last plan's values mean to this study, as JSON.
+    ``resolved``, ``planned``: what these settings and the last plan's values mean to this study, as JSON. ``before``:
+    likewise of the last plan before the scoring, where the last of all came after it.
     """
 
     schema_version: int
@@ -65,6 +66,7 @@ class PlanRecord(TypedDict):
     settings: dict[str, str]
     resolved: NotRequired[dict[str, str]]
     planned: NotRequired[dict[str, str]]
+    before: NotRequired[dict[str, str]]
 
 
 def read_plan(path: Path) -> dict[str, str]:
@@ -98,6 +100,11 @@ def _text(key: str, value: object) -> str:
     if key == "prevalence" and isinstance(value, int | float):
         value = [value]
     return json.dumps(value, ensure_ascii=False)
+
+
+def _meanings(values: Mapping[str, str], classes: Sequence[str]) -> dict[str, str]:
+    """Return what the settings among these values mean to a study; what is said in words stays out."""
+    return {key: _meaning(key, text, classes) for key, text in values.items() if key in SETTINGS}
 
 
 def _meaning(key: str, text: str, classes: Sequence[str]) -> str:
@@ -169,9 +176,12 @@ def register_plan(folder: Path, path: str | None, settings: object, classes: Seq
         "schema_version": SCHEMA_VERSION,
         "entries": entries,
         "settings": done,
-        "resolved": {key: _meaning(key, text, classes) for key, text in done.items()},
-        "planned": {key: _meaning(key, text, classes) for key, text in entries[-1]["plan"].items() if key in SETTINGS},
+        "resolved": _meanings(done, classes),
+        "planned": _meanings(entries[-1]["plan"], classes),
     }
+    early = [entry for entry in entries if not entry["after_scoring"]]
+    if early and early[-1] is not entries[-1]:
+        written["before"] = _meanings(early[-1]["plan"], classes)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / PLAN_FILE, json_text(written))
     return written
@@ -191,3 +201,11 @@ def deviations(record: PlanRecord) -> list[str]:
     if planned is None or done is None:  # of an earlier version
         planned, done = record["entries"][-1]["plan"], record["settings"]
     return [key for key in SETTINGS if key in planned and planned[key] != done[key]]
+
+
+def late_changes(record: PlanRecord) -> dict[str, str | None]:
+    """Return the settings that a plan changed after the scoring: what the last plan before it had, None for nothing."""
+    before, planned = record.get("before"), record.get("planned", {})
+    if before is None:
+        return {}
+    return {key: before.get(key) for key in SETTINGS if before.get(key) != planned.get(key)}

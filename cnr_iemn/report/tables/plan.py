@@ -1,6 +1,6 @@
 """The analysis plan of a study beside what was done."""
 
-from cnr_iemn.evaluation.clinical.analysis_plan import SETTINGS, TEXTS, PlanRecord, deviations
+from cnr_iemn.evaluation.clinical.analysis_plan import SETTINGS, TEXTS, PlanRecord, deviations, late_changes
 from cnr_iemn.report.tables import NONE, ResultTable
 
 
@@ -19,15 +19,16 @@ def plan_table(record: PlanRecord) -> ResultTable:
 
 
 def _remark(record: PlanRecord, key: str) -> str:
-    """Return whether a setting is as planned; where the two are spelt in two ways, also what they mean."""
-    planned = record["entries"][-1]["plan"]
+    """Return whether a setting is as planned, what two spellings of it mean, and whether it was planned too late."""
+    planned, changes = record["entries"][-1]["plan"], late_changes(record)
+    late = f"; {changes[key] or 'nothing'} was planned before the scoring" if key in changes else ""
     if key not in planned:
-        return "not in the plan"
-    if planned[key] == record["settings"][key]:
-        return "as planned"
+        return f"not in the plan{late}"
     if key in deviations(record):
-        return "deviates"
-    return f"as planned: both mean {record.get('resolved', {}).get(key, planned[key])}"
+        return f"deviates{late}"
+    same = planned[key] == record["settings"][key]
+    meaning = "" if same else f": both mean {record.get('resolved', {}).get(key, planned[key])}"
+    return f"as planned{meaning}{late}"
 
 
 def plan_sentence(record: PlanRecord) -> str:
@@ -44,4 +45,7 @@ def plan_sentence(record: PlanRecord) -> str:
             f" Amendments: {len(record['entries']) - 1}, the last on {last['registered'][:10]}, {later} the scoring "
             f"(SHA-256 {last['sha256'][:16]})."
         )
-    return f"{text} Deviations: {', '.join(changes) if changes else 'none'}."
+    late = list(late_changes(record))
+    if late:
+        text += f" Changed by a plan after the scoring: {', '.join(late)}."
+    return f"{text} Deviations{' from the last plan' if late else ''}: {', '.join(changes) if changes else 'none'}."
