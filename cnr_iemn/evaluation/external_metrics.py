@@ -53,10 +53,13 @@ class _Intervals(TypedDict):
 class ExternalAccuracy(AnswerCounts):
     """The metrics of an external set that report and model card repeat.
 
-    ``intervals``: of the answered scans. ``missing_as_wrong``: with the refused ones.
+    ``intervals``: of the answered scans. ``missing_as_wrong``: with the refused ones. ``n_phantom_scans``: of the
+    answered ones; a set that is not of the study's kind has figures without a meaning.
     """
 
     method_sha256: str
+    phantom_study: bool
+    n_phantom_scans: int
     set: str
     intervals: _Intervals
     missing_as_wrong: Proportions

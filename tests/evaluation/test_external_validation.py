@@ -273,6 +273,9 @@ def test_a_set_without_predictions_and_an_ensemble_without_calibration(tmp_path:
     assert len(tables) == 2
     assert all(table.notice == PHANTOM_SCANS_NOTICE for table in tables)
     assert "10 of the 10 scans are phantoms, the study is of real scans" in str(tables[0].caption)
+    read = read_external_accuracies(tmp_path / "study/ensembles/two", booster)
+    for text in (external_summary(read).rows[0][1], external(tuple(read)).sentence):
+        assert "; 10 of the 10 scans are phantoms, the study is of real scans: these metrics have no meaning" in text
 
 
 def test_real_scans_in_a_phantom_study_are_named(tmp_path: Path) -> None:

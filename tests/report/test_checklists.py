@@ -203,6 +203,7 @@ def test_sentences_follow_the_settings(facts: StudyFacts) -> None:
     assert "weak labels" in sentence("labels", cohort=phantoms)
     accuracy = {"value": 0.5, "low": 0.3, "high": 0.7}
     scored: Any = {"set": "test-1", "n_labelled": 30, "n_predicted": 29, "refused": {"no-lungs": 1}}
+    scored |= {"phantom_study": False, "n_phantom_scans": 0}
     scored |= {"intervals": {"wilson": {"accuracy": {"value": 0.6, "low": 0.4, "high": 0.8}}}}
     scored |= {"missing_as_wrong": {"accuracy": accuracy}}
     assert sentence("external", external=(scored,)) == (

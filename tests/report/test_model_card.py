@@ -94,6 +94,7 @@ _BY_CLASS: dict[str, Any] = {"n_by_class": 3, "sensitivity": {"value": None, "lo
 def test_the_card_has_the_external_sets(results: Any, tmp_path: Path) -> None:
     accuracy = {"value": 0.75, "low": 0.5, "high": 0.9}
     scored: Any = {"set": "test-1", "n_predicted": 29, "n_labelled": 30, "refused": {"no-lungs": 1}}
+    scored |= {"phantom_study": False, "n_phantom_scans": 0}
     scored |= {"intervals": {"wilson": {"accuracy": {"value": 0.8, "low": 0.6, "high": 0.9}}}}
     card = card_of(
         tmp_path, metrics=results.metrics, external=({**scored, "missing_as_wrong": {"accuracy": accuracy}},)

@@ -12,7 +12,7 @@ from cnr_iemn.report.population.tables import population_tables
 from cnr_iemn.report.study_report import warnings
 from cnr_iemn.report.tables import with_interval
 from cnr_iemn.report.tables.evidence import evidence_by_topic
-from cnr_iemn.report.tables.external import answer_text
+from cnr_iemn.report.tables.external import answer_text, mixture_text
 from cnr_iemn.report.tables.results import ensemble_title, result_tables
 from cnr_iemn.report.tables.robustness import robustness_table
 from cnr_iemn.utils.atomic_io import write_text_atomic
@@ -62,6 +62,7 @@ def write_model_card(folder: Path, study_facts: StudyFacts, *, study: str) -> No
         "external": {
             scores["set"]: f"{with_interval(scores['intervals']['wilson']['accuracy'])}; with the refused counted as "
             f"wrong {with_interval(scores['missing_as_wrong']['accuracy'])}; {answer_text(scores)}"
+            f"{mixture_text(scores)}"
             for scores in study_facts.external or ()
         },
         "tables": [*population_tables(metrics), *result_tables(metrics), *chain.from_iterable(evidence)],

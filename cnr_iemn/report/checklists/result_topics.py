@@ -12,7 +12,7 @@ from cnr_iemn.report.population.sentences import (
     subgroup_sentence,
 )
 from cnr_iemn.report.tables import percentage, percentage_with_interval
-from cnr_iemn.report.tables.external import answer_text
+from cnr_iemn.report.tables.external import answer_text, mixture_text
 from cnr_iemn.statistics.sample_size import half_width
 
 _FILE = "metrics.json"
@@ -214,7 +214,7 @@ def external(sets: tuple[ExternalAccuracy, ...]) -> Statement:
     texts = "; ".join(
         f"{scores['set']}: {answer_text(scores)}, accuracy "
         f"{percentage_with_interval(scores['intervals']['wilson']['accuracy'])}, with the refused counted as wrong "
-        f"{percentage_with_interval(scores['missing_as_wrong']['accuracy'])}"
+        f"{percentage_with_interval(scores['missing_as_wrong']['accuracy'])}{mixture_text(scores)}"
         for scores in sets
     )
     files = "; ".join(

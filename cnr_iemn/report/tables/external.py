@@ -58,7 +58,7 @@ def _code_counts(refused: Mapping[str, int]) -> str:
 def external_summary(sets: Sequence[ExternalAccuracy], *, notice: str | None = None) -> ResultTable:
     """Return a row for each set that this fit was scored on, for the report."""
     cells: Cells[ExternalAccuracy] = {
-        "scans": answer_text,
+        "scans": lambda scores: f"{answer_text(scores)}{mixture_text(scores)}",
         "accuracy, %": lambda scores: with_interval(scores["intervals"]["wilson"]["accuracy"]),
         "accuracy, refused counted as wrong, %": lambda scores: with_interval(scores["missing_as_wrong"]["accuracy"]),
     }
@@ -160,12 +160,18 @@ def _abstention_table(calibrations: Mapping[str, ExternalCalibration], notice: s
 
 
 def _mixture(metrics: ExternalMetrics) -> str:
-    """Return a warning where scans and study are not both real, or not both phantoms."""
+    """Return ``mixture_text`` as a sentence."""
+    text = mixture_text(metrics).removeprefix("; ")
+    return f" {text}." if text else ""
+
+
+def mixture_text(metrics: ExternalMetrics | ExternalAccuracy) -> str:
+    """Return a warning, as a part of a sentence, where scans and study are not both real, or not both phantoms."""
     phantoms, n, of_phantoms = metrics["n_phantom_scans"], metrics["n_predicted"], metrics["phantom_study"]
     if phantoms == (n if of_phantoms else 0):
         return ""
     study = "phantoms" if of_phantoms else "real scans"
-    return f" {phantoms} of the {n} scans are phantoms, the study is of {study}: these metrics have no meaning."
+    return f"; {phantoms} of the {n} scans are phantoms, the study is of {study}: these metrics have no meaning"
 
 
 def _paper(metrics: ExternalMetrics) -> str:
