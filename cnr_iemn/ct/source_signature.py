@@ -21,7 +21,7 @@ def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
         entries = [(str(path) if names else "", *_size_and_time(path)) for path in source.files]  # in their order
         return hashlib.sha256(json.dumps([reading, entries]).encode()).hexdigest()
     place = str(source.resolve()) if names else ""
-    if source.is_file():
+    if os.path.isfile(source):
         return hashlib.sha256(json.dumps([place, *_size_and_time(source)]).encode()).hexdigest()
     entries = []
     for folder, files, _ in folders_with_files(source, lambda *_: None):  # reading refuses a folder out of reach
@@ -29,6 +29,12 @@ def source_signature(source: Path | ImageStack, *, names: bool = True) -> str:
         entries += [(f"{below}{path.name}" if names else "", *_size_and_time(path)) for path in files]
     entries.sort()
     return hashlib.sha256(json.dumps([place, entries]).encode()).hexdigest()
+
+
+def place_signature(source: Path | ImageStack) -> str:
+    """Return a hash over where a scan's files are, whatever they are; the same while their disk is not mounted."""
+    paths = source.files if isinstance(source, ImageStack) else (source,)
+    return hashlib.sha256(json.dumps([str(path.resolve()) for path in paths]).encode()).hexdigest()
 
 
 def content_signature(folder: Path) -> str:

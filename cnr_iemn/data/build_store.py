@@ -12,7 +12,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -28,6 +27,7 @@ from cnr_iemn.data.slice_store import PixelSettings, ScanSource, SliceStore, Sto
 from cnr_iemn.errors import CnrIemnError, RefusalCode, ScanError, StoreError, fault
 from cnr_iemn.utils.atomic_io import exclusive, json_text, sync_folder, write_text_atomic
 from cnr_iemn.utils.json_io import read_json
+from cnr_iemn.utils.lookahead import map_ahead
 from cnr_iemn.utils.sandbox import refusal, run_limited
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ _Job = tuple[Path, ScanRecord, PixelSettings]
 ELSEWHERE: Literal["elsewhere"] = "elsewhere"
 """The outcome of a scan that another process prepares at this moment."""
 _Outcome = ScanError | Literal["elsewhere"] | None
-_LOOKS = 16
-"""Scans whose source files are looked at together: on a network disk each look waits for the server."""
 
 
 def prepare_store(
@@ -231,12 +229,8 @@ def _write_scan(folder: Path, scan: ScanRecord, prepared: PreparedScan, signatur
 
 def _current_scans(store: SliceStore, cohort: Cohort) -> set[str]:
     """Return the scans of the cohort that need not be prepared."""
-    threads = ThreadPoolExecutor(_LOOKS)
-    try:
-        results = threads.map(partial(_is_current, store), cohort.scans)
-        return {scan.scan_id for scan, current in zip(cohort.scans, results, strict=True) if current}
-    finally:
-        threads.shutdown(cancel_futures=True)  # Ctrl-C waits for the looks of the moment alone
+    looks = map_ahead(partial(_is_current, store), cohort.scans)
+    return {scan.scan_id for scan, current in zip(cohort.scans, looks, strict=True) if current}
 
 
 def _is_current(store: SliceStore, scan: ScanRecord) -> bool:

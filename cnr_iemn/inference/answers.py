@@ -5,10 +5,11 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ from cnr_iemn.ct.source_signature import source_signature
 from cnr_iemn.errors import RefusalCode, RunError
 from cnr_iemn.inference.input_checks import Source
 from cnr_iemn.inference.scan_result import ScanPrediction, file_stem
+from cnr_iemn.inference.sources.reach import reach_problem
 from cnr_iemn.schemas import SCHEMA_VERSION
 from cnr_iemn.stage2.ensemble import LoadedEnsemble
 from cnr_iemn.stage2.new_scans import NewScan
 from cnr_iemn.utils.atomic_io import exclusive, write_bytes_atomic
+from cnr_iemn.utils.lookahead import map_ahead
 from cnr_iemn.utils.text import visible
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 FOLDER = ".answers"
 _SUFFIX, _LOCK = ".safetensors", ".lock"
 _STEM = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_State = Literal["pending", "current", "kept"]
+"""What there is for a scan; kept: an earlier prediction of one that is out of reach (decision 0091)."""
 _OUTPUT_FILE = re.compile(rf"{_STEM}\.html|features/{_STEM}\.safetensors|dicom/{_STEM}/(report|capture|lungs)\.dcm")
 """Files that predict.py writes for single scans, relative to its output folder."""
 
@@ -61,10 +66,11 @@ class Answer:
 
 
 class _Record(TypedDict):
-    """The JSON of an answer. ``source``, ``request``: what it was made from, see ``AnswerFolder``."""
+    """The JSON of an answer. ``source``, ``place``, ``request``: what it was made from, see ``AnswerFolder``."""
 
     scan_id: str
     source: str
+    place: str
     request: str
     engine: str
     files: list[str]
@@ -92,6 +98,10 @@ class AnswerFolder:
         request: ``request_digest`` of this command; answers of another one are given again.
         engine: What must have run the networks; None for any.
         signature: Of a scan's files; an answer is of these files.
+        place: Hash of where a scan's files are; "" where this must not or cannot be told.
+
+    Attributes:
+        out_of_reach: Scans whose earlier prediction ``pending`` has found to stay.
     """
 
     def __init__(
@@ -101,10 +111,12 @@ class AnswerFolder:
         *,
         engine: str | None = None,
         signature: Callable[[Source], str] = source_signature,
+        place: Callable[[Source], str] = lambda _: "",
     ) -> None:
         self.output, self.folder = output, output / FOLDER
-        self._request, self._engine, self._signature = request, engine, signature
-        self._sources: dict[str, str] = {}
+        self.out_of_reach: set[str] = set()
+        self._request, self._engine, self._signature, self._place = request, engine, signature, place
+        self._sources: dict[str, tuple[str, str]] = {}
 
     @contextmanager
     def lock(self, part: str | None = None) -> Iterator[None]:
@@ -143,35 +155,46 @@ class AnswerFolder:
 
     def jobs(self, scans: Sequence[tuple[str, Source]]) -> Iterator[tuple[str, Source]]:
         """Yield the scans; what their files are is noted before they are read, so that a later change shows."""
-        for scan_id, source in scans:
-            self._sources[scan_id] = self._signature(source)
-            yield scan_id, source
+        looks = map_ahead(lambda scan: (self._signature(scan[1]), self._place(scan[1])), scans)
+        with closing(looks):
+            for (scan_id, source), origin in zip(scans, looks, strict=True):
+                self._sources[scan_id] = origin
+                yield scan_id, source
 
     def pending(self, scans: Sequence[tuple[str, Source]], *, redo: str) -> list[tuple[str, Source]]:
         """Return the scans to predict. ``redo``: of those with an answer, changed ones, refused ones too, or all."""
-        pending = [scan for scan in scans if redo == "all" or not self._is_current(*scan, refused=redo == "changed")]
+        states = list(map_ahead(partial(self._state, redo=redo), scans))
+        pending = [scan for scan, state in zip(scans, states, strict=True) if state == "pending"]
+        self.out_of_reach = {scan for (scan, _), state in zip(scans, states, strict=True) if state == "kept"}
         if not pending:
             log.info("Each of the %d scans has an answer; redo=all predicts them again.", len(scans))
         elif len(pending) < len(scans):
             log.info("%d of %d scans have an answer; the others follow.", len(scans) - len(pending), len(scans))
         return pending
 
-    def _is_current(self, scan_id: str, source: Source, *, refused: bool) -> bool:
-        """Tell whether a scan has an answer of this request whose source is unchanged and whose files are there.
+    def _state(self, scan: tuple[str, Source], *, redo: str) -> _State:
+        """Return what there is for a scan: an answer counts if it is of this request and its files are there.
 
-        ``refused``: a refusal counts.
+        It is current if its source is unchanged. A prediction is kept if nothing is at the place that it is from.
         """
+        scan_id, source = scan
         entry = self._read(scan_id)
         if entry is None:
-            return False
+            return "pending"
         record, answer = entry
-        return (
+        whole = (
             record["request"] == self._request
             and (self._engine is None or answer.engine == self._engine)
-            and (refused or answer.refused is None)
-            and record["source"] == self._signature(source)
             and all((self.output / name).is_file() for name in answer.files)
         )
+        if not whole:
+            return "pending"
+        counts = redo == "changed" or (redo == "refused" and answer.refused is None)
+        if counts and record["source"] == self._signature(source):
+            return "current"
+        if answer.refused is not None or record["place"] == "" or record["place"] != self._place(source):
+            return "pending"
+        return "pending" if reach_problem(source) is None else "kept"
 
     def read(self, scan_id: str) -> Answer | None:
         """Return the answer for a scan; None where there is none, or a damaged one."""
@@ -184,9 +207,11 @@ class AnswerFolder:
         if earlier is not None:
             remove_files(self.output, set(earlier.files) - set(answer.files))
         scan = answer.probabilities
+        source, place = self._sources.pop(answer.scan_id, ("", ""))
         record: _Record = {
             "scan_id": answer.scan_id,
-            "source": self._sources.pop(answer.scan_id, ""),
+            "source": source,
+            "place": place,
             "request": self._request,
             "engine": answer.engine,
             "files": list(answer.files),

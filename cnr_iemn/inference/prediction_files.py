@@ -23,6 +23,7 @@ from cnr_iemn.utils.spreadsheet import people_csv
 _DOCUMENT, _TABLES = "predictions.json", ("predictions.csv", "slices.csv", "predictions.parquet")
 _MARK = ".complete"
 """Beside the answers once predictions.json is made from them: it names no file that they do not."""
+_OUT_OF_REACH = "an earlier prediction: the scan was out of reach when predict.py last looked"
 _NO_SCANS = '\n "scans": []'
 
 
@@ -110,9 +111,12 @@ def _stored(answers: AnswerFolder, scan_id: str) -> Answer:
 
 
 def _predictions(answers: AnswerFolder, summary: Summary) -> Iterator[ScanPrediction]:
+    out_of_reach = set(summary.out_of_reach)
     for scan_id in summary.predicted:
         prediction = _stored(answers, scan_id).prediction
         assert prediction is not None
+        if scan_id in out_of_reach:
+            prediction["findings"] = [*prediction["findings"], _OUT_OF_REACH]
         yield prediction
 
 

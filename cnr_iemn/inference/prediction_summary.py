@@ -32,6 +32,7 @@ class Summary:
         predicted: The scans with a prediction, in the order of the input.
         refusals: The refused scans, in the order of the input.
         missing: Scans without an answer.
+        out_of_reach: Of the predicted scans, those whose prediction is an earlier one, since nothing is at their place.
         without_dicom: Scans with a prediction that got no DICOM files, in the order of the input.
         files: Of single scans, relative to the output folder.
         engines: What ran the networks.
@@ -42,6 +43,7 @@ class Summary:
     predicted: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    out_of_reach: list[str] = field(default_factory=list)
     without_dicom: list[Refusal] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
     engines: set[str] = field(default_factory=set)
@@ -85,6 +87,8 @@ def summarize(answers: AnswerFolder, scan_ids: Iterable[str], *, missing: Collec
         assert answer.prediction is not None
         assert answer.probabilities is not None
         summary.predicted.append(scan_id)
+        if scan_id in answers.out_of_reach:
+            summary.out_of_reach.append(scan_id)
         summary.files.update(answer.files)
         summary.engines.add(answer.engine)
         summary.phantom |= answer.probabilities.phantom
@@ -134,7 +138,7 @@ def raise_if_incomplete(summary: Summary, answers: AnswerFolder, *, whole: bool 
     Raises:
         InputError: No scan has a prediction; where they are many, refused.csv and refused.txt list them.
         RunError: No scan has an answer.
-        PartialFailureError: Some scans were refused, got no DICOM files, or have no answer yet.
+        PartialFailureError: Some scans were refused, are out of reach, got no DICOM files, or have no answer yet.
     """
     refused, missing, n_predicted = summary.refused, summary.missing, len(summary.predicted)
     n_scans, rest = n_predicted + len(refused) + len(missing), f"{answers.output}/predictions.json"
@@ -154,6 +158,12 @@ def raise_if_incomplete(summary: Summary, answers: AnswerFolder, *, whole: bool 
         )
     if refused:
         problems.append(f"{len(refused)} of {n_scans} scans were refused:\n{grouped(refused, rest=rest)}")
+    if summary.out_of_reach:
+        problems.append(
+            f"{len(summary.out_of_reach)} of {n_scans} scans are out of reach, and their earlier predictions stay: "
+            f"{listed(summary.out_of_reach)}. If their disk is not mounted, mount it and run the same command again; "
+            "scans that the input no longer names lose their predictions."
+        )
     if summary.without_dicom:
         reasons = grouped(_reasons(summary.without_dicom), rest=rest)
         n_without = len(summary.without_dicom)

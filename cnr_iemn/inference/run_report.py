@@ -28,8 +28,8 @@ class RunReport:
     """The file.
 
     Attributes:
-        status: done, partial (some scans were refused or got no DICOM files), failed, interrupted, or fault (of the
-            program).
+        status: done, partial (some scans were refused, are out of reach or got no DICOM files), failed, interrupted,
+            or fault (of the program).
         exit_code: Of the command.
         error: What the command printed last; None where it is done.
         started: ISO 8601, UTC.
@@ -46,6 +46,7 @@ class RunReport:
         scans: Number of scans in the input; None where they were not found.
         answered: Number of scans with a prediction, of earlier commands too; where interrupted, of this one alone.
         refusals: Ids of the refused scans by ``RefusalCode``, likewise.
+        out_of_reach: Ids of the scans whose prediction is an earlier one, since nothing is at their place.
         without_dicom: Ids of the scans that got a prediction and no DICOM files by ``RefusalCode``; empty where
             interrupted.
     """
@@ -66,6 +67,7 @@ class RunReport:
     scans: int | None = None
     answered: int = 0
     refusals: dict[str, list[str]] = field(default_factory=dict)
+    out_of_reach: list[str] = field(default_factory=list)
     without_dicom: dict[str, list[str]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -140,6 +142,7 @@ class RunReporter:
     def conclude(self, summary: Summary) -> None:
         """Count all answers of the output folder, those of earlier commands among them."""
         self.report.answered, self.report.refusals = len(summary.predicted), {}
+        self.report.out_of_reach = summary.out_of_reach
         for refusal in summary.refusals:
             self.add(refusal)
         for refusal in summary.without_dicom:

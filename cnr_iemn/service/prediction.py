@@ -15,6 +15,7 @@ from cnr_iemn.inference.predictor import Predictor, load_ensemble
 from cnr_iemn.inference.run_report import RunReporter
 from cnr_iemn.inference.sources.hub import local_bundle
 from cnr_iemn.inference.sources.local_input import LocalInput
+from cnr_iemn.inference.sources.reach import require_reach
 from cnr_iemn.read_options import ReadOptions
 from cnr_iemn.stage1.training.hardware import choose_hardware
 from cnr_iemn.stage2.ensemble import LoadedEnsemble
@@ -54,11 +55,12 @@ def answer_input(
         reporter: Takes note of the stages and results.
 
     Raises:
-        CnrIemnError: The input holds no scan, or another command writes into the output.
+        CnrIemnError: The input holds no scan or none that can be reached, or another command writes into the output.
     """
     ensemble = predictor.loaded
     with reporter.stage("find"):
         scans = find_new_scans(source.path, anonymous=settings.anonymise_ids, training=ensemble.ensemble.training_scans)
+        require_reach(scans, anonymous=settings.anonymise_ids)
     if settings.part is not None:
         scans = [scan for scan in scans if shard_of(scan[0], settings.parts) == settings.part]
     folder = output_folder(
@@ -70,6 +72,7 @@ def answer_input(
         request_digest(ensemble, settings.request),
         engine=None if settings.engine == "auto" else predictor.engine,
         signature=source.signature,
+        place=source.place,
     )
     with answers.lock(settings.part_name):
         missing: list[str] = []

@@ -3,15 +3,19 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+
+from pydicom.config import disable_value_validation
 
 from cnr_iemn.ct.io.dicom_file import UnreadableFileError, suppress_library_messages
 from cnr_iemn.ct.io.folders import folders_with_files, is_litter, natural_key
 from cnr_iemn.ct.io.slice_files import file_kind
 from cnr_iemn.ct.io.slice_header import CT_CLASSES, OTHER_SCANS, read_headers
 from cnr_iemn.errors import CohortError, ScanError
+from cnr_iemn.utils.lookahead import LOOKS, map_ahead
 from cnr_iemn.utils.sandbox import run_limited
 from cnr_iemn.utils.text import visible
 
@@ -28,7 +32,7 @@ def scan_name(path: Path) -> str:
     What no file can hold or a terminal would obey, such as bytes that are not UTF-8, is replaced (``visible``).
     """
     name = Path(os.path.abspath(path)).name
-    if path.is_file():
+    if not os.path.isdir(path):  # a file that is out of reach keeps its id
         for suffix in (*NIFTI, *_OTHER_VOLUMES, ZIP):
             if name.lower().endswith(suffix):
                 return visible(name[: -len(suffix)])
@@ -65,12 +69,16 @@ def find_scans(root: Path, *, workers: int = 0, label: str | None = None) -> lis
         return [(scan_name(root), root)]
     label = label or visible(str(root))
     if not root.is_dir():
+        reason = "" if os.path.lexists(root) else ": it does not exist. If its disk is not mounted, mount it"
         raise CohortError(
-            f"{label} is not a folder, zip or NIfTI file. Give one of these with a scan, or a folder with many of them."
+            f"{label} is not a folder, zip or NIfTI file{reason}. Give one of these with a scan, or a folder with many "
+            "of them."
         )
     paths, links = _scans_below(root, workers)
     if not paths:
         hint = f" {links} link(s) were not followed." if links else ""
+        with os.scandir(root) as entries:
+            hint += "" if any(entries) else " It is empty: if its disk is not mounted, mount it."
         raise CohortError(
             f"No CT scan (DICOM, zip, NIfTI) at or below {label}.{hint} Give the folder that holds the scans."
         )
@@ -82,7 +90,7 @@ def scan_ids(root: Path, paths: Sequence[Path]) -> list[str]:
 
     Where even the paths read alike, once ``visible``, the later ones are numbered.
     """
-    own_names = list(map(scan_name, paths))
+    own_names = list(map_ahead(scan_name, paths))
     names = Counter(own_names)
     unique_ids: set[str] = set()
     ids: list[str] = []
@@ -109,18 +117,19 @@ def _scans_below(root: Path, workers: int) -> tuple[list[Path], int]:
     folders: list[_Folder] = []
     n_links = 0
 
-    def batches() -> Iterator[list[tuple[Path, list[str]]]]:
+    def batches(threads: ThreadPoolExecutor) -> Iterator[list[tuple[Path, list[str]]]]:
         """Names of files are kept for no longer than their folders are looked at: a cohort has tens of millions."""
         nonlocal n_links
-        listing = folders_with_files(root, lambda folder, *_: lost.append(folder))
+        listing = folders_with_files(root, lambda folder, *_: lost.append(folder), threads=threads)
         while batch := list(islice(listing, _BATCH)):
             n_links += sum(links for _, _, links in batch)
             folders.extend(_Folder(path, [file for file in files if _is_single(file)]) for path, files, _ in batch)
             yield [(path, [file.name for file in files]) for path, files, _ in batch]
 
-    for number, series in _series_of(batches(), workers):
-        for folder, name in zip(folders[_BATCH * number :], series, strict=False):
-            folder.series = name
+    with ThreadPoolExecutor(LOOKS) as threads:
+        for number, series in _series_of(batches(threads), workers):
+            for folder, name in zip(folders[_BATCH * number :], series, strict=False):
+                folder.series = name
     return _choose_scans(folders, lost), n_links
 
 
@@ -178,8 +187,10 @@ def _series_of(batches: Iterable[list[tuple[Path, list[str]]]], workers: int) ->
         yield number, ["" if isinstance(answer, ScanError) else answer for answer in answers]
 
 
+@suppress_library_messages()
 def _series_in_each(folders: list[tuple[Path, list[str]]]) -> list[str | None]:
-    return [_series_in(folder) for folder in folders]
+    with disable_value_validation():  # both hold for the whole process: threads set and restore what is set already
+        return list(map_ahead(_series_in, folders))
 
 
 @suppress_library_messages()

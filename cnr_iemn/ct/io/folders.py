@@ -7,6 +7,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from stat import S_IFLNK, S_IFMT, S_IFREG
 from tempfile import TemporaryDirectory
 
 from cnr_iemn.errors import RefusalCode, ScanError
+from cnr_iemn.utils.lookahead import LOOKS
 
 MAX_DEPTH = 8
 """Folders below folders; deeper trees are refused."""
@@ -65,7 +67,7 @@ def is_litter_folder(name: str) -> bool:
 
 
 def folders_with_files(
-    root: Path, refuse: Callable[[Path, RefusalCode, str], object]
+    root: Path, refuse: Callable[[Path, RefusalCode, str], object], *, threads: ThreadPoolExecutor | None = None
 ) -> Iterator[tuple[Path, list[Path], int]]:
     """Yield each folder from ``root`` down with its files, in natural order, and how many links lead nowhere new.
 
@@ -78,33 +80,46 @@ def folders_with_files(
         root: The folder.
         refuse: Called with a folder that cannot be listed, whose files cannot be reached or that lies deeper than
             MAX_DEPTH, and why; where it returns, the folder is skipped with all below.
+        threads: List the folders that come next; without them each folder is listed when it is its turn.
     """
-
     start = os.path.realpath(root)
     followed = {start}
     pending = [(root, start)]  # the last is next; its real path spares one look at each folder above it
+    ahead: dict[Path, Future[list[os.DirEntry[str]] | str]] = {}
     while pending:
+        if threads is not None:
+            for path in (path for path, _ in pending[-LOOKS:] if path not in ahead):
+                ahead[path] = threads.submit(_list_folder, path)
         folder, real = pending.pop()
+        entries = ahead.pop(folder).result() if threads is not None else _list_folder(folder)
         if len(folder.relative_to(root).parts) > MAX_DEPTH:
             refuse(
                 folder, RefusalCode.TOO_DEEP, f"more than {MAX_DEPTH} folders deep. Name a folder nearer to the scans."
             )
             continue
-        try:
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: natural_key(entry.name))
-        except OSError as error:
-            refuse(folder, RefusalCode.NO_ACCESS, f"cannot be listed ({error.strerror}). {_CHECK}")
-            continue
-        try:
-            with suppress(StopIteration, FileNotFoundError):  # there is none, or it was taken away meanwhile
-                (folder / next(entry.name for entry in entries if not _is_folder(entry))).lstat()
-        except OSError as error:  # a folder that may be listed, but not entered
-            refuse(folder, RefusalCode.NO_ACCESS, f"its files cannot be reached ({error.strerror}). {_CHECK}")
+        if isinstance(entries, str):
+            refuse(folder, RefusalCode.NO_ACCESS, f"{entries}. {_CHECK}")
             continue
         below, files, n_links = _sort_entries(entries, real, start, followed)
         pending += [(folder / name, place) for name, place in reversed(below)]
         yield folder, [folder / name for name in files], n_links
+
+
+def _list_folder(folder: Path) -> list["os.DirEntry[str]"] | str:
+    """Return the entries of a folder in natural order, or why it cannot be listed or entered."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: natural_key(entry.name))
+    except OSError as error:
+        return f"cannot be listed ({error.strerror})"
+    try:
+        with suppress(StopIteration, FileNotFoundError):  # there is none, or it was taken away meanwhile
+            (folder / next(entry.name for entry in entries if not _is_folder(entry))).lstat()
+    except OSError as error:  # a folder that may be listed, but not entered
+        return f"its files cannot be reached ({error.strerror})"
+    for link in (entry for entry in entries if entry.is_symlink()):
+        _kind(link)  # which the entry remembers: a look less when its turn comes
+    return entries
 
 
 def _sort_entries(

@@ -1,6 +1,7 @@
 """A folder of DICOM files, a zip or a NIfTI file becomes a volume, or is refused."""
 
 import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -47,11 +48,11 @@ def read_scan(
     """
     path = Path(path)
     scan = scan_name(path) if scan is None else scan
-    if path.is_file() and is_nifti(path):
+    if os.path.isfile(path) and is_nifti(path):  # unlike Path.is_file, False where the system refuses the look
         volume = read_nifti(path, scan, options)
         check_lengths(scan, "voxels", *volume.spacing_mm)
         return volume
-    if path.is_file() and is_zip(path):
+    if os.path.isfile(path) and is_zip(path):
         with unpacked(path, scan) as folder:
             return read_dicom(folder, scan, options, numbered=numbered)
     return read_dicom(path, scan, options, numbered=numbered)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR
 
 from cnr_iemn.ct.io.dicom_file import BROKEN_LINK, UnreadableFileError
 from cnr_iemn.ct.io.folders import folders_with_files, is_litter
@@ -68,9 +69,17 @@ def find_slices(
 
 
 def _require_folder(root: Path, scan: str) -> None:
-    if root.is_symlink() and not root.exists():
-        raise ScanError(RefusalCode.NOT_FOUND, f"{scan}: {BROKEN_LINK}")
-    if not root.is_dir():
+    try:
+        mode = root.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        missing = "does not exist. If its disk is not mounted, mount it; otherwise give the scan's folder."
+        reason = BROKEN_LINK if root.is_symlink() else missing
+        raise ScanError(RefusalCode.NOT_FOUND, f"{scan}: {reason}") from None
+    except OSError as error:  # such as a folder above it that may not be entered, or a server that does not answer
+        raise ScanError(
+            RefusalCode.NO_ACCESS, f"{scan}: cannot be reached ({error.strerror}). Check the disk and the permissions."
+        ) from error
+    if not S_ISDIR(mode):
         raise ScanError(
             RefusalCode.NOT_FOUND, f"{scan}: is not a folder. Give the folder that holds the scan's DICOM files."
         )

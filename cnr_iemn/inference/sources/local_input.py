@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnr_iemn.ct.io.discovery import is_zip
 from cnr_iemn.ct.io.image_stack import ImageStack
-from cnr_iemn.ct.source_signature import content_signature, source_signature
+from cnr_iemn.ct.source_signature import content_signature, place_signature, source_signature
 from cnr_iemn.inference.sources.archive import unpack_scans
 from cnr_iemn.inference.sources.dicomdir import is_dicomdir, link_series
 from cnr_iemn.inference.sources.dicomweb import is_remote, receive_series
@@ -24,10 +24,12 @@ class LocalInput:
         path: A folder or file that ``find_new_scans`` takes.
         signature: Of the files of one of its scans: the same in each command while they are unchanged, though a
             temporary folder is new each time.
+        place: Hash of where the files of one of its scans are; "" in a temporary folder, and where names must not show.
     """
 
     path: Path
     signature: Callable[[Path | ImageStack], str]
+    place: Callable[[Path | ImageStack], str] = lambda _: ""
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def local_input(source: str, *, anonymous: bool = False) -> Iterator[LocalInput]
         with scratch_folder() as folder:
             yield LocalInput(unpack_scans(path, folder) or path, lambda _: archive)
     else:
-        yield LocalInput(path, signature)
+        yield LocalInput(path, signature) if anonymous else LocalInput(path, signature, place_signature)
 
 
 def _linked_signature(medium: str, source: Path | ImageStack) -> str:

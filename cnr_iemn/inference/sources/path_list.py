@@ -7,6 +7,7 @@ from cnr_iemn.ct.io.discovery import scan_ids
 from cnr_iemn.ct.io.image_stack import SUFFIXES, ImageStack, image_files
 from cnr_iemn.data.csv_io import read_rows, read_text
 from cnr_iemn.errors import CohortError
+from cnr_iemn.utils.lookahead import map_ahead
 
 _COLUMN = "path"
 
@@ -42,11 +43,12 @@ def read_paths(path: Path) -> list[tuple[str, Path | ImageStack]]:
     folder = path.absolute().parent
     scans = list(dict.fromkeys(Path(os.path.normpath(folder / Path(line).expanduser())) for line in lines))
     ids = scan_ids(Path(os.path.commonpath(scans)), scans)
-    return [(scan_id, _source(scan_id, scan)) for scan_id, scan in zip(ids, scans, strict=True)]
+    return list(zip(ids, map_ahead(_source, zip(ids, scans, strict=True)), strict=True))
 
 
-def _source(scan_id: str, path: Path) -> Path | ImageStack:
-    if path.is_dir():
+def _source(scan: tuple[str, Path]) -> Path | ImageStack:
+    scan_id, path = scan
+    if os.path.isdir(path):
         images, n_others = image_files(path)
         return ImageStack(scan_id, tuple(images)) if images and not n_others else path
-    return ImageStack(scan_id, (path,)) if path.suffix.lower() in SUFFIXES and path.is_file() else path
+    return ImageStack(scan_id, (path,)) if path.suffix.lower() in SUFFIXES and os.path.isfile(path) else path
