@@ -27,7 +27,7 @@ class Interaction(TypedDict):
     ``groups``, ``n``: rated groups and their scans. ``p``: of the permutation test, rounded up to two digits: more of
     them would tell hidden numbers, as the statistic would. ``p_holm``: adjusted for all variables. ``detectable``: by
     how much the accuracy of the largest group must differ to be found with 80% power at the level that Holm's
-    correction starts from, 0 to 1; None where no difference would be.
+    correction starts from, 0 to 1, rounded up to whole points; None where no difference would be.
     """
 
     groups: int
@@ -102,11 +102,11 @@ def _permuted(correct: Bools, blocks: Sequence[NDArray[np.int64]], n: int, rng: 
 def detectable_difference(sizes: Sequence[int], accuracy: float, *, variables: int) -> float | None:
     """Return the smallest difference that is found with POWER if the largest group is less accurate than the others.
 
-    From the noncentral chi-squared distribution and Cohen's h (Statistical Power Analysis, 1988), at a significance of
-    SIGNIFICANCE / ``variables``.
+    From the noncentral chi-squared distribution with the variance of the statistic, that of the pooled accuracy, at a
+    significance of SIGNIFICANCE / ``variables``. Cohen's h would promise too much: it is of another test.
 
     Args:
-        sizes: Scans of each group.
+        sizes: Patients of each group.
         accuracy: Of the other groups, 0 to 1.
         variables: That are tested.
 
@@ -116,6 +116,10 @@ def detectable_difference(sizes: Sequence[int], accuracy: float, *, variables: i
     freedom = len(sizes) - 1
     threshold = chi2.isf(SIGNIFICANCE / variables, freedom)
     noncentrality = brentq(lambda value: ncx2.sf(threshold, freedom, value) - POWER, 1e-6, 1e3)
-    largest, rest = max(sizes), sum(sizes) - max(sizes)
-    angle = np.arcsin(np.sqrt(accuracy)) - np.sqrt(noncentrality * (largest + rest) / (largest * rest)) / 2
-    return float(accuracy - np.sin(angle) ** 2) if angle > 0 else None
+    share, n = max(sizes) / sum(sizes), sum(sizes)
+    # d^2 n share (1 - share) = noncentrality * pooled (1 - pooled), where pooled = accuracy - d share, solved for d
+    square = n * share * (1 - share) + noncentrality * share**2
+    linear = noncentrality * share * (1 - 2 * accuracy)
+    constant = -noncentrality * accuracy * (1 - accuracy)
+    difference = float(-linear + np.sqrt(linear**2 - 4 * square * constant)) / (2 * square)
+    return difference if difference <= accuracy else None

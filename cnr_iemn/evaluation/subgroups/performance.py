@@ -139,10 +139,13 @@ def _interaction(
     correct = inside["correct"].to_numpy(dtype=bool)
     _, exact = association_test(correct, groups, truth, inside["patient"].tolist(), seed=seed)
     p = rounded_up(exact)
+    # a patient's scans may all be right or wrong together: as many as there are patients count
+    sizes = inside["patient"].groupby(groups).nunique().tolist()
+    smallest = detectable_difference(sizes, float(correct.mean()), variables=variables)
     return {
         "groups": len(levels),
         "n": len(inside),
         "p": p,
         "p_holm": p,
-        "detectable": detectable_difference(np.bincount(groups).tolist(), float(correct.mean()), variables=variables),
+        "detectable": None if smallest is None else math.ceil(100 * smallest) / 100,
     }
