@@ -260,5 +260,5 @@ def _ends_with(data: bytes, spare: int, differences: list[int], scan: LosslessSc
         digits = difference if difference < 2**15 else difference - 2**16 + (1 << category) - 1
         text += codes[category] + (f"{digits:0{category}b}" if 0 < category < 16 else "")
     tail = data[-(len(text) // 4 + 8) :].replace(b"\xff\0", b"\xff")  # half of its bytes may be escapes
-    bits = "".join(f"{byte:08b}" for byte in tail)
+    bits = f"{int.from_bytes(tail):0{8 * len(tail)}b}"
     return bits[: len(bits) - spare].endswith(text)

@@ -23,9 +23,6 @@ _MIN_SHARE = 0.005  # of all voxels, for each
 _FEW = 8  # slices, among which one tells nothing
 _MAX_SLOPE, _MAX_INTERCEPT = 1e3, 1e6  # beyond, a digit of the header is damaged
 
-_RowMeans = NDArray[np.float32]
-"""[rows, 1 + blocks]: means of the rows' first columns, then of blocks of their last columns."""
-
 _HEAD, _TAILS = 64, (32, 64, 128)
 """Columns at a row's beginning and at its end."""
 _BLOCK = 8
@@ -165,54 +162,57 @@ class RowCheck:
     """
 
     def __init__(self) -> None:
-        self._names: list[str] = []
-        self._means: list[_RowMeans] = []
+        self._shifts: list[tuple[str, int, float]] = []  # of each slice with a shifted row, the first one
 
     def add(self, stored: NDArray[np.integer], header: SliceHeader) -> None:
-        """Take what counts of a slice's stored values with their sign, [rows, columns]; all slices are of one size.
+        """Take what counts of a slice's stored values with their sign, [rows, columns].
 
         Slices in another transfer syntax than JPEG Lossless with predictor 1, and small ones, are passed over.
         """
         rows, columns = stored.shape
         if header.pixels.transfer_syntax != JPEGLosslessSV1 or rows < _MIN_ROWS or columns < _MIN_COLUMNS:
             return
-        means = np.empty((rows, 1 + _N_BLOCKS), np.float32)
-        means[:, :1] = cv2.reduce(stored[:, :_HEAD].astype(np.float32), 1, cv2.REDUCE_AVG)
-        last = stored[:, columns - max(_TAILS) :].astype(np.float32)
-        means[:, 1:] = cv2.resize(last, (_N_BLOCKS, rows), interpolation=cv2.INTER_AREA)
-        self._means.append(means)
-        self._names.append(header.name)
+        shifts = _shifted_rows(stored, _MAX_SCORE)
+        if shifts:
+            self._shifts.append((header.name, *min(shifts)))
 
     def verify(self) -> None:
         """Raise ScanError for the first slice with a shifted row."""
-        for name, means in zip(self._names, self._means, strict=True):
-            shifts = _shifted_rows(means, _MAX_SCORE)
-            if shifts:
-                row, shift = min(shifts)
-                raise ScanError(
-                    RefusalCode.DAMAGED_PIXELS,
-                    f"{name}: the end of pixel row {row} lies {shift:+.0f} off the rows above and below: {DAMAGED}",
-                )
+        if self._shifts:
+            name, row, shift = self._shifts[0]
+            raise ScanError(
+                RefusalCode.DAMAGED_PIXELS,
+                f"{name}: the end of pixel row {row} lies {shift:+.0f} off the rows above and below: {DAMAGED}",
+            )
 
 
-def _shifted_rows(means: _RowMeans, max_score: float) -> list[tuple[int, float]]:
+def _shifted_rows(stored: NDArray[np.integer], max_score: float) -> list[tuple[int, float]]:
     """Return index and shift of the rows that are shifted."""
-    n = len(means)
-    offsets = np.zeros_like(means)  # of each row from the cubic through two rows on either side
-    offsets[2:-2] = means[2:-2] - (4 * (means[1:-3] + means[3:-1]) - (means[:-4] + means[4:])) / 6
+    last = stored[:, -max(_TAILS) :].astype(np.float32)
+    means = cv2.resize(last, (_N_BLOCKS, len(last)), interpolation=cv2.INTER_AREA)  # of blocks of a row's last columns
+    offsets = np.zeros_like(means)
+    offsets[2:-2] = _offsets(means)
     shifts: list[tuple[int, float]] = []
     for tail in _TAILS:
         n_blocks = tail // _BLOCK
         tails = offsets[:, -n_blocks:]
         level, shift = means[:, -n_blocks:].mean(axis=1), tails.mean(axis=1)
-        for row in np.flatnonzero(np.abs(shift) > max_score * _MIN_NOISE).tolist():
-            above, below = level[row - 1], level[row + 1]
-            bend = abs(above + below - level[row - 2] - level[row + 2]) / 2
-            if max(abs(above - below), bend, abs(offsets[row, 0])) >= _MAX_SHARED * abs(shift[row]):
-                continue  # neighbours or the row's beginning are shifted as well
-            distance = np.abs(np.arange(n) - row)
+        rows = np.flatnonzero(np.abs(shift) > max_score * _MIN_NOISE)
+        above, below = level[rows - 1], level[rows + 1]
+        bend = np.abs(above + below - level[rows - 2] - level[rows + 2]) / 2
+        rows = rows[np.maximum(np.abs(above - below), bend) < _MAX_SHARED * np.abs(shift[rows])]
+        scatter = tails[rows].var(axis=1, dtype=np.float64) * n_blocks / (n_blocks - 1) / n_blocks
+        rows = rows[np.abs(shift[rows]) > max_score * np.sqrt(np.maximum(scatter, _MIN_NOISE**2))]
+        for row in rows.tolist():
+            distance = np.abs(np.arange(len(shift)) - row)
             around = np.square(shift[(distance > _NEAR) & (distance <= _FAR)], dtype=np.float64).mean()
-            scatter = tails[row].var(dtype=np.float64) * n_blocks / (n_blocks - 1) / n_blocks
-            if abs(shift[row]) > max_score * np.sqrt(max(around, scatter, _MIN_NOISE**2)):
+            first = stored[row - 2 : row + 3, :_HEAD].astype(np.float32)
+            beginning = abs(_offsets(cv2.reduce(first, 1, cv2.REDUCE_AVG)).item())
+            if abs(shift[row]) > max_score * np.sqrt(around) and beginning < _MAX_SHARED * abs(shift[row]):
                 shifts.append((row, float(shift[row])))
     return shifts
+
+
+def _offsets(means: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Return how far each row but the outer two is off the cubic through two rows on either side, [rows - 4, ...]."""
+    return means[2:-2] - (4 * (means[1:-3] + means[3:-1]) - (means[:-4] + means[4:])) / 6
