@@ -39,7 +39,7 @@ def label(mask: Mask) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
         labels: NDArray[np.integer] = ndimage.label(mask)[0]
     else:
         labels = cc3d.connected_components(mask, connectivity=6)
-    counts = np.bincount(labels[labels > 0], minlength=1)
+    counts = np.bincount(labels[mask], minlength=1)
     counts[0] = mask.size - counts.sum()
     return labels, counts
 
@@ -89,10 +89,12 @@ def refine(hu: NDArray[np.int16], lungs: Mask, dense: Mask, excluded: Mask, step
         bool, shape of ``hu``.
     """
     mask = np.zeros(hu.shape, bool)
+    rims, wide = (
+        np.stack([cv2.dilate(image.view(np.uint8), SQUARE) for image in coarse]) for coarse in (excluded, lungs)
+    )
     for index, image in enumerate(hu):
-        around = slice(index // step, index // step + 1 + (index % step > 0))  # one coarse slice or two
-        outside = excluded[around].any(axis=0).view(np.uint8)
-        near = cv2.dilate(lungs[around].any(axis=0).view(np.uint8), SQUARE) & (1 - outside)
+        lower, upper = index // step, min(-(-index // step), len(lungs) - 1)  # one coarse slice or two
+        near = (wide[lower] | wide[upper]) & ~(excluded[lower] | excluded[upper]).view(np.uint8)
         added = dense[min((index + step // 2) // step, len(dense) - 1)].view(np.uint8)
         left, top, width, height = cv2.boundingRect(near | added)
         if width == 0:
@@ -101,10 +103,10 @@ def refine(hu: NDArray[np.int16], lungs: Mask, dense: Mask, excluded: Mask, step
         fine = tuple(slice(side.start * factor, side.stop * factor) for side in box)
         size = (width * factor, height * factor)
         pixels = np.ascontiguousarray(image[fine])
-        air = cv2.resize(near[box], size, interpolation=cv2.INTER_NEAREST) & (pixels <= THRESHOLD_HU)
-        solid = air | (cv2.resize(added[box] * np.uint8(255), size) > 127)
-        never = cv2.resize(cv2.dilate(outside, SQUARE)[box], size, interpolation=cv2.INTER_NEAREST)
-        mask[index][fine] = _halfway_edge(solid | fill_holes(solid) & (1 - never), air, pixels)
+        air = cv2.resize(near[box], size, interpolation=cv2.INTER_NEAREST) & (pixels <= THRESHOLD_HU).view(np.uint8)
+        solid = air | (cv2.resize(added[box] * np.uint8(255), size) > 127).view(np.uint8)
+        never = cv2.resize(rims[lower][box] | rims[upper][box], size, interpolation=cv2.INTER_NEAREST)
+        mask[index][fine] = _halfway_edge(solid | (fill_holes(solid) & ~never), air, pixels)
     return mask
 
 
@@ -116,6 +118,6 @@ def _halfway_edge(lungs: NDArray[np.uint8], air: NDArray[np.uint8], hu: NDArray[
     """
     bright = np.minimum(cv2.dilate(hu, SQUARE), np.int16(SOFT_TISSUE_HU))
     halfway = (cv2.add(hu, hu) <= cv2.add(cv2.erode(hu, SQUARE), bright)).view(np.uint8)  # sums saturate
-    inner = air & (1 - cv2.erode(lungs, SQUARE))
-    outer = cv2.dilate(lungs & air, SQUARE) & (1 - lungs) & (hu > THRESHOLD_HU)  # excluded gas stays outside
-    return np.asarray((lungs & ((1 - inner) | halfway)) | (outer & halfway)).view(bool)
+    inner = lungs & (halfway | cv2.erode(lungs, SQUARE) | ~air)
+    outside = (hu > THRESHOLD_HU).view(np.uint8) & ~lungs  # excluded gas stays outside
+    return np.asarray(inner | (cv2.dilate(lungs & air, SQUARE) & outside & halfway)).view(bool)

@@ -58,8 +58,9 @@ def segment_lungs(hu: NDArray[np.int16], spacing_mm: Spacing, *, method: str = "
         mask = segment_by_network(hu)
     else:
         raise ConfigurationError(f"lungs={method} is unknown. Choose one of pleura, border, tutorial, lungmask.")
-    litres = float(np.count_nonzero(mask) * np.prod(spacing_mm) / 1e6)
-    return Lungs(mask, litres, findings + _doubts(hu, mask, litres))
+    voxels = int(np.count_nonzero(mask))
+    litres = float(voxels * np.prod(spacing_mm) / 1e6)
+    return Lungs(mask, litres, findings + _doubts(hu, mask, voxels, litres))
 
 
 def _inner_air(hu: NDArray[np.int16]) -> Mask:
@@ -102,9 +103,9 @@ def _assume_spacing(spacing_mm: Spacing, hu: NDArray[np.int16]) -> Spacing:
     return step, pixel, pixel
 
 
-def _doubts(hu: NDArray[np.int16], mask: Mask, litres: float) -> tuple[str, ...]:
+def _doubts(hu: NDArray[np.int16], mask: Mask, voxels: int, litres: float) -> tuple[str, ...]:
     """Return reasons to doubt the mask. The limits are wide: they catch another organ, not a rough edge."""
-    if not mask.any():
+    if not voxels:
         return ("lung mask in doubt: no lungs found",)
     doubts = []
     if not (1 <= litres <= 10 or np.isnan(litres)):  # NaN: unknown spacing
@@ -113,7 +114,7 @@ def _doubts(hu: NDArray[np.int16], mask: Mask, litres: float) -> tuple[str, ...]
     # the middle of the body, since that of the mask would shift if a lung were missing
     tissue = np.count_nonzero(hu[sample, ::4] > parameters.THRESHOLD_HU, axis=(0, 1))
     middle = int(np.rint(np.average(np.arange(hu.shape[2]), weights=tissue))) if tissue.any() else hu.shape[2] // 2
-    left = np.count_nonzero(mask[:, :, :middle]) / np.count_nonzero(mask)
+    left = np.count_nonzero(mask[:, :, :middle]) / voxels
     if len(mask) > 1 and not 0.15 <= left <= 0.85:  # a single slice may cut one lung
         doubts.append(f"one side holds {100 * min(left, 1 - left):.0f}% of it, at least 15% are usual")
     if any(edge.any() for edge in (mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1])):
