@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from cnr_iemn.ct.io.hounsfield import AIR_HU
 from cnr_iemn.ct.volume import Volume
@@ -80,7 +79,14 @@ def _kernel_pixels(volume: Volume) -> tuple[float, float]:
 
 def smooth_kernel(hu: NDArray[np.int16], deviation: tuple[float, float]) -> NDArray[np.int16]:
     """Return images blurred by a Gaussian. ``hu``: [..., rows, columns]; ``deviation``: of rows and columns, pixels."""
-    return as_hu(gaussian_filter(hu.astype(np.float32), deviation, axes=(-2, -1)))
+    return as_hu(_blur(hu.astype(np.float32), deviation))
+
+
+def _blur(image: NDArray[np.float32], deviation: tuple[float, float]) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter  # takes a moment to import, and most scans are read unperturbed
+
+    blurred: NDArray[np.float32] = gaussian_filter(image, deviation, axes=(-2, -1))
+    return blurred
 
 
 def sharp_kernel(
@@ -88,7 +94,7 @@ def sharp_kernel(
 ) -> NDArray[np.int16]:
     """Return images with edges raised by ``gain`` (unsharp masking) and noise in HU added, as ``smooth_kernel``."""
     image = hu.astype(np.float32)
-    edges = image - gaussian_filter(image, deviation, axes=(-2, -1))
+    edges = image - _blur(image, deviation)
     return as_hu(image + gain * edges + noise)
 
 

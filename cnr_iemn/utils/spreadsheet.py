@@ -1,7 +1,9 @@
 """Cells of CSV files that people open in a spreadsheet, which would run text that begins as a formula does."""
 
-import pandas as pd
-from pandas.api.types import is_numeric_dtype
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # readers of scans import this module, and pandas is half of their start
+    import pandas as pd
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -23,7 +25,7 @@ def _cell(value: object) -> object:
     return harmless(value) if isinstance(value, str) else value
 
 
-def people_csv(table: pd.DataFrame, *, header: bool = True) -> str:
+def people_csv(table: "pd.DataFrame", *, header: bool = True) -> str:
     """Return a table as CSV whose texts are harmless; numbers stay numbers.
 
     Args:
@@ -33,6 +35,6 @@ def people_csv(table: pd.DataFrame, *, header: bool = True) -> str:
     Returns:
         CSV, lines ended by LF.
     """
-    texts = [name for name in table.columns if not is_numeric_dtype(table[name])]
+    texts = [name for name in table.columns if table[name].dtype.kind not in "biufc"]  # no numbers
     safe = table.assign(**{name: table[name].map(_cell) for name in texts})
     return safe.rename(columns=lambda name: harmless(str(name))).to_csv(index=False, header=header, lineterminator="\n")

@@ -5,19 +5,19 @@ lung above it how high the diaphragm is: it falls from its top towards the ribs,
 of a lung to the wall, above the lowest lung nearer to the middle, belongs to the lung.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cnr_iemn.ct.lungs import parameters
 from cnr_iemn.ct.lungs.morphology import Mask, Spacing, disc, map_slices
 
 Lengths = NDArray[np.float32]
 Grid = tuple[NDArray[np.float32], NDArray[np.float32]]
+Filter = Callable[[Lengths, NDArray[np.float64]], NDArray[np.generic]]
 
 N_RAYS = 360
 ANGLES = np.radians(np.arange(N_RAYS) - 89.5)
@@ -114,7 +114,7 @@ def _trace(lung: Mask, bone: Mask, outward: NDArray[np.float64], slice_mm: float
     beyond = bone & (np.arange(n_radii) >= start[..., None])
     nearest = np.where(beyond.any(axis=2), beyond.argmax(axis=2) * step, np.float32(np.inf))
     reach = _size(parameters.RIB_GAP_MM * 4 / 3, slice_mm), _size(2 * parameters.RIB_GAP_DEGREES)
-    nearest = ndimage.minimum_filter(nearest, reach, mode=("nearest", "wrap"))
+    nearest = _filter(nearest, np.ones(reach), cv2.erode)
     rib = _smooth(nearest, np.isfinite(nearest), (10 / slice_mm, 5))
     end = ((last - 0.5 * (last > 0)) * step).astype(np.float32)  # a sample stands for half a step to either side
     return LungRays(lung, end, rib, outward, slice_mm)
@@ -125,11 +125,26 @@ def _size(extent: float, step: float = 1) -> int:
     return 2 * round(extent / step / 2) + 1
 
 
+def _filter(values: Lengths, kernel: NDArray[np.float64], *functions: Filter) -> Lengths:
+    """Apply filters to [slices, N_RAYS], one after the other: rays go round, outer slices are repeated."""
+    above, before = kernel.shape[0] // 2, kernel.shape[1] // 2
+    for function in functions:
+        image = cv2.copyMakeBorder(values, above, above, 0, 0, cv2.BORDER_REPLICATE)
+        image = cv2.copyMakeBorder(image, 0, 0, before, before, cv2.BORDER_WRAP)
+        values = function(image, kernel)[above : above + len(values), before : before + N_RAYS].astype(values.dtype)
+    return values
+
+
 def _smooth(values: Lengths, weights: NDArray[np.generic], sigma: tuple[float, float]) -> Lengths:
-    """Return Gaussian weighted means over slices and rays; NaN where no weight is near."""
+    """Return Gaussian weighted means over slices and rays, cut at two sigma; NaN where no weight is near."""
     weight = weights.astype(np.float32)
     product = np.where(weight > 0, values, np.float32(0)) * weight
-    blur = partial(ndimage.gaussian_filter, sigma=sigma, mode=("nearest", "wrap"), truncate=2)
+    down, across = (cv2.getGaussianKernel(2 * int(2 * steps + 0.5) + 1, steps) for steps in sigma)
+
+    def blur(image: Lengths) -> Lengths:
+        image = _filter(image, down, lambda wide, kernel: cv2.sepFilter2D(wide, cv2.CV_64F, np.ones(1), kernel))
+        return _filter(image, across.T, lambda wide, kernel: cv2.sepFilter2D(wide, cv2.CV_64F, kernel, np.ones(1)))
+
     weight, product = blur(weight), blur(product)
     return np.where(weight > 0.02, product / np.maximum(weight, np.float32(1e-6)), np.float32(np.nan))
 
@@ -158,7 +173,7 @@ def _find_wall(side: LungRays, other: LungRays) -> tuple[Lengths, Mask]:
 def _cut_bulges(wall: Lengths) -> Lengths:
     """Cut what stands far out between rays: where no rib is near, a ray meets a bone behind the ribs."""
     finite = np.where(np.isfinite(wall), wall, np.float32(np.inf))
-    smooth = ndimage.grey_opening(finite, (1, _size(parameters.BULGE_DEGREES)), mode="wrap")
+    smooth = _filter(finite, np.ones((1, _size(parameters.BULGE_DEGREES))), cv2.erode, cv2.dilate)
     return np.where(wall - smooth > parameters.BULGE_MM, smooth, wall)
 
 
@@ -179,12 +194,12 @@ def _find_dents(side: LungRays, wall: Lengths, healthy: Mask) -> Mask:
     above = beyond & (depth_mm <= _find_diaphragm(side, wall))
     depth = above.sum(axis=2) * parameters.RAY_STEP_MM
     size = _size(parameters.HOLLOW_HEIGHT_MM, side.slice_mm), _size(parameters.HOLLOW_DEGREES)
-    hollow = ndimage.grey_closing(side.last, size, mode=("nearest", "wrap")) - side.last > parameters.DENT_MM
+    hollow = _filter(side.last, np.ones(size), cv2.dilate, cv2.erode) - side.last > parameters.DENT_MM
     deep = ~healthy & ((depth > parameters.DEEP_MM) | (hollow & (depth > parameters.HOLLOW_MM)))
     height_mm = side.slice_mm if len(crosses) > 1 else max(side.slice_mm, parameters.SINGLE_SLICE_MM)
     area_cm2 = np.where(deep, np.nan_to_num(wall) * np.radians(1) * height_mm / 100, 0)
-    labels, n = ndimage.label(depth > parameters.DENT_MM)
-    large = np.bincount(labels.ravel(), weights=area_cm2.ravel(), minlength=n + 1) > parameters.DENT_AREA_CM2
+    n, labels = cv2.connectedComponents((depth > parameters.DENT_MM).view(np.uint8), connectivity=4)
+    large = np.bincount(labels.ravel(), weights=area_cm2.ravel(), minlength=n) > parameters.DENT_AREA_CM2
     large[0] = False
     dense: Mask = above & large[labels][..., None]
     dense[1:] |= dense[:-1] & beyond[1:]  # a dent ends between two slices
