@@ -2,7 +2,8 @@
 
 python -m benchmarks.kill_inbox --runs runs --study demo --input SCANS --kills 50 --terms 20 --seed 0
 
-Between two runs half of the answered series go back into the inbox, without their answers, so that there is work.
+Between two runs half of the answered series go back into the inbox, without their answers, so that there is work. A
+signal comes at any moment of the time that this work takes.
 """
 
 import random
@@ -15,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.common import add_study_options, make_parser
-from benchmarks.kill_prediction import interrupt, start
+from benchmarks.kill_prediction import EXIT_CODES, Baseline, Harm, interrupt, start, times
 from cnr_iemn.service.inbox import DONE, REFUSED
 from cnr_iemn.service.outbox import EVENTS, HEARTBEAT, RECORD
 from cnr_iemn.utils.atomic_io import sha256_of_file
@@ -75,18 +76,23 @@ def main() -> None:
         clean, inbox, outbox = folder / "clean", folder / "killed" / "in", folder / "killed" / "out"
         series = series_in(inbox)
         start_time = time.monotonic()
-        serve_all(start([*words, f"input={clean / 'in'}", f"output={clean / 'out'}"]), clean / "in", len(series))
-        duration = time.monotonic() - start_time
+        process = start([*words, f"input={clean / 'in'}", f"output={clean / 'out'}"])
+        run = Baseline.of(process, lambda: bool(times(clean / "out", f"*/{RECORD}")))
+        serve_all(process, clean / "in", len(series))
+        run.duration = time.monotonic() - start_time
         words += [f"input={inbox}", f"output={outbox}"]
         numbers = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.terms
         rng.shuffle(numbers)
         codes: Counter[int] = Counter()
         n_lost = n_twice = 0
+        harm = Harm()
         for number in numbers:
             put_back(inbox, outbox, rng)
+            before = times(outbox, f"*/{RECORD}")
             process = start(words)
-            time.sleep(rng.uniform(0, duration))
+            time.sleep(run.moment(rng, 1 - len(before) / len(series)))
             codes.update(interrupt([process], number, rng))
+            harm.add(before, times(outbox, f"*/{RECORD}"))
             finished = {path.name for name in (DONE, REFUSED) for path in (inbox / name).glob("*") if path.is_dir()}
             answered = {path.parent.name for path in outbox.glob(f"*/{RECORD}")}
             n_lost += series_in(inbox) != series or not finished <= answered
@@ -94,10 +100,14 @@ def main() -> None:
         code = serve_all(start(words), inbox, len(series))
         identical = contents(clean / "out") == contents(outbox)
         leftovers = [path.name for path in (folder / "killed").rglob("*.tmp")]
-    print(f"{len(series)} series; {options.kills} times kill -9, {options.terms} SIGTERM within {duration:.1f} s each")
+    print(
+        f"{len(series)} series, {run.duration:.1f} s without a signal; {options.kills} times kill -9, "
+        f"{options.terms} SIGTERM"
+    )
     print(f"exit codes {dict(codes)}, of the last run {code}; files byte-identical to a clean run's: {identical}")
+    n_lost, n_twice = n_lost + harm.lost, n_twice + harm.repeated
     print(f"runs after which a series was lost: {n_lost}, answered twice: {n_twice}; leftovers: {leftovers or 'none'}")
-    if not identical or leftovers or n_lost or n_twice:
+    if not identical or leftovers or n_lost or n_twice or not set(codes) <= EXIT_CODES:
         raise SystemExit(1)
 
 

@@ -3,7 +3,8 @@
 python -m benchmarks.kill_prediction --runs runs --study demo --input SCANS --kills 50 --terms 20 --seed 0
 python -m benchmarks.kill_prediction --runs runs --study demo --input SCANS --kills 50 --terms 20 --parts 2
 
-With ``--parts`` as many commands work on the output at once, and each of them gets its own signals.
+With ``--parts`` as many commands work on the output at once, and each of them gets the signal. Between two runs half of
+the answers go, so that there is work. A signal comes at any moment of the time that this work takes.
 """
 
 import os
@@ -14,12 +15,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import add_study_options, make_parser
 from cnr_iemn.inference.answers import FOLDER
 from cnr_iemn.utils.atomic_io import sha256_of_file
+
+EXIT_CODES = {0, 1, 143, -signal.SIGTERM, -signal.SIGKILL}
+"""Of a run that a signal has ended, at its very start too, or that was done before."""
 
 
 def start(words: list[str]) -> "subprocess.Popen[bytes]":
@@ -34,9 +40,47 @@ def contents(output: Path) -> dict[str, str]:
     return {str(path.relative_to(output)): sha256_of_file(path) for path in files}
 
 
-def n_answers(output: Path) -> int:
-    """Return the number of answers."""
-    return len(list((output / FOLDER).glob("[!.]*.safetensors")))
+def answers(output: Path) -> dict[str, int]:
+    """Return when each answer was written, by its file, ns."""
+    return times(output, f"{FOLDER}/[!.]*.safetensors")
+
+
+def times(folder: Path, pattern: str) -> dict[str, int]:
+    """Return the times of modification of files, ns."""
+    return {str(path): path.stat().st_mtime_ns for path in folder.glob(pattern)}
+
+
+@dataclass
+class Baseline:
+    """A run without a signal. Seconds from its start to its first answer, and to its end."""
+
+    startup: float
+    duration: float
+
+    @classmethod
+    def of(cls, process: "subprocess.Popen[bytes]", is_answered: Callable[[], bool]) -> "Baseline":
+        """Wait for the first answer of a process that was just started."""
+        start_time = time.monotonic()
+        while process.poll() is None and not is_answered():
+            time.sleep(0.05)
+        return cls(time.monotonic() - start_time, 0.0)
+
+    def moment(self, rng: random.Random, share: float) -> float:
+        """Return a random second of a run that has this share of the work left."""
+        return rng.uniform(0, self.startup + (self.duration - self.startup) * share)
+
+
+@dataclass
+class Harm:
+    """Runs after which answers of earlier runs were gone, or had been written again."""
+
+    lost: int = 0
+    repeated: int = 0
+
+    def add(self, before: dict[str, int], after: dict[str, int]) -> None:
+        """Compare the times of answers before and after a run."""
+        self.lost += not before.keys() <= after.keys()
+        self.repeated += any(after.get(name, time_) != time_ for name, time_ in before.items())
 
 
 def interrupt(processes: "list[subprocess.Popen[bytes]]", number: signal.Signals, rng: random.Random) -> list[int]:
@@ -71,21 +115,24 @@ def main() -> None:
         clean, killed = Path(temporary) / "clean", Path(temporary) / "killed"
         words = [*study, f"input={options.input}", "gpus=0", "pages=false"]
         start_time = time.monotonic()
-        if start([*words, f"output={clean}"]).wait() not in (0, 1):
+        process = start([*words, f"output={clean}"])
+        run = Baseline.of(process, lambda: bool(answers(clean)))
+        if process.wait() not in (0, 1):
             raise SystemExit("predict.py fails without being killed; run it directly to see the error")
-        duration = time.monotonic() - start_time
+        run.duration = time.monotonic() - start_time
+        n_scans = len(answers(clean))
         words.append(f"output={killed}")
         shares = [[f"part={k}", f"parts={options.parts}"] for k in range(options.parts)] if options.parts > 1 else [[]]
         numbers = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.terms
         rng.shuffle(numbers)
         codes: Counter[int] = Counter()
-        lost = 0
+        harm = Harm()
         for number in numbers:
-            before = n_answers(killed)
+            before = answers(killed)
             processes = [start([*words, *share]) for share in shares]
-            time.sleep(rng.uniform(0, duration))
+            time.sleep(run.moment(rng, 1 - len(before) / n_scans))
             codes.update(interrupt(processes, number, rng))
-            lost += n_answers(killed) < before
+            harm.add(before, answers(killed))
             for path in (killed / FOLDER).glob("[!.]*.safetensors"):  # so that later runs have work to do
                 if rng.random() < 0.5:
                     path.unlink()
@@ -93,11 +140,15 @@ def main() -> None:
         identical = contents(clean) == contents(killed)
         leftovers = [path.name for path in killed.rglob("*.tmp")]
     print(
-        f"{options.kills} times kill -9, {options.terms} SIGTERM within {duration:.1f} s each; exit codes {dict(codes)}"
+        f"{n_scans} scans, {run.duration:.1f} s without a signal; {options.kills} times kill -9, "
+        f"{options.terms} SIGTERM; exit codes {dict(codes)}"
     )
     print(f"last run exited with {code}; files byte-identical to those of a clean run: {identical}")
-    print(f"runs after which an answer was gone: {lost}; temporary files left: {leftovers or 'none'}")
-    if not identical or leftovers or lost:
+    print(
+        f"runs after which an answer was gone: {harm.lost}, given twice: {harm.repeated}; temporary files left: "
+        f"{leftovers or 'none'}"
+    )
+    if not identical or leftovers or harm.lost or harm.repeated or not set(codes) <= EXIT_CODES:
         raise SystemExit(1)
 
 

@@ -3,7 +3,9 @@
 python -m benchmarks.scale --runs runs --study demo --ensemble resnext50 --scans SCANS --numbers 200 1000 5000
 python -m benchmarks.scale --find 100000      # finding alone, of folders with one empty file each beside one scan
 
-``unchanged`` and ``again`` are the same commands once more, which find nothing to do but to look at every scan.
+``unchanged`` and ``again`` are the same commands once more, which find nothing to do but to look at every scan. Each
+command is measured on a few scans first: this is its start, which the seconds a scan do not include. In the end, by
+command: the largest over the smallest seconds a scan and peak memory.
 
 The scans are folders of hard links to a few small scans, in turn: neighbours of one series would be one scan. Each
 measurement is a process of its own, and the number of scans that it found is checked.
@@ -24,8 +26,10 @@ FIND = """
 import sys
 from pathlib import Path
 from cnr_iemn.ct.io.discovery import find_scans
-print(len(find_scans(Path(sys.argv[1]), workers=1)))
+print("found", len(find_scans(Path(sys.argv[1]), workers=1)))
 """
+START = 6
+"""Number of scans of the first measurement; with five or more predict.py prints the line that is expected."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,24 @@ class Measurement:
     @property
     def text(self) -> str:
         """The measurement in a line."""
-        rate = f"{1000 * self.seconds / self.n_scans:8.1f} ms a scan"
-        return f"{self.command:<10} {self.n_scans:>7} scans  {self.seconds:9.1f} s  {rate}  {self.gib:.2f} GiB"
+        return f"{self.command:<10} {self.n_scans:>7} scans  {self.seconds:9.1f} s  {self.gib:.2f} GiB"
+
+    def seconds_a_scan(self, start: "Measurement") -> float:
+        """Return the seconds of each scan beyond those of ``start``, the same command on a few scans."""
+        return (self.seconds - start.seconds) / (self.n_scans - start.n_scans)
+
+
+def flatness(measurements: list[Measurement]) -> list[str]:
+    """Return a line for each command with three measurements or more: how much scans cost among many and few."""
+    lines = []
+    for command in dict.fromkeys(measurement.command for measurement in measurements):
+        start, *larger = (run for run in measurements if run.command == command)
+        if len(larger) > 1:
+            rates, gibs = [run.seconds_a_scan(start) for run in larger], [run.gib for run in larger]
+            spread = f"largest over smallest {max(rates) / min(rates):.2f}, peak memory {max(gibs) / min(gibs):.2f}"
+            figures = ", ".join(f"{1000 * rate:.1f}" for rate in rates)
+            lines.append(f"{command:<10} {figures} ms a scan after {start.seconds:.1f} s of start; {spread}")
+    return lines
 
 
 def write_scans(sources: list[Path], folder: Path, count: int) -> None:
@@ -87,7 +107,7 @@ def main() -> None:
     print(describe_load(len(os.sched_getaffinity(0))))
     measurements = []
     place = options.scans.absolute().parent if options.scans else None  # links do not cross file systems
-    for count in options.numbers:
+    for count in [START, *options.numbers] if options.numbers else []:
         with tempfile.TemporaryDirectory(dir=place) as temporary:
             folder = Path(temporary)
             write_scans(sorted(options.scans.iterdir()), folder / "scans", count)
@@ -97,7 +117,7 @@ def main() -> None:
             prepare = ["prepare.py", *cohort, f"ingest.cache={folder / 'cache'}"]
             words = [*study, f"input={folder / 'scans'}", f"output={folder / 'out'}", "pages=false", "engine=torch"]
             measurements += [
-                measure("find", count, ["-c", FIND, str(folder / "scans")], expected=f"{count}\n"),
+                measure("find", count, ["-c", FIND, str(folder / "scans")], expected=f"found {count}\n"),
                 measure("prepare", count, prepare, expected=f"{count} of {count} scans are in"),
                 measure("unchanged", count, prepare, expected=f"{count} of {count} scans are in"),
                 measure("predict", count, ["predict.py", *words], expected=f"{count}/{count} "),
@@ -109,7 +129,10 @@ def main() -> None:
                 target = Path(temporary) / f"{k // 1000:03d}" / f"P{k:06d}"
                 target.mkdir(parents=True)
                 (target / "1.dcm").touch()
-            measurements.append(measure("find", options.find, ["-c", FIND, temporary], expected=f"{options.find}\n"))
+            command = ["-c", FIND, temporary]
+            measurements.append(measure("find empty", options.find, command, expected=f"found {options.find}\n"))
+    for line in flatness(measurements):
+        print(line)
     write_json(options.json, [asdict(measurement) for measurement in measurements])
 
 
