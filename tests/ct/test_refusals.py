@@ -239,8 +239,11 @@ def test_transfer_syntax_not_read(syntax, name, dicom, scan_folder):
 
 def test_nothing_to_read(tmp_path):
     folder = tmp_path / "P012"
-    _refused(folder, "is not a folder")
+    _refused(folder, r"P012: does not exist\. If its disk is not mounted, mount it")
+    _refused(tmp_path / ("P012" * 80), r"cannot be reached \(File name too long\)\. Check the disk and the permissions")
     folder.mkdir()
+    (tmp_path / "P012.file").touch()
+    _refused(tmp_path / "P012.file", "is not a folder")
     (folder / "notes.txt").write_text("no scan")
     _refused(folder, r"found files that are not DICOM \(1\)")
 
