@@ -65,13 +65,15 @@ def test_neighbouring_slices_and_longer_scans_have_features_of_their_own() -> No
         assert len(torch.unique(rows, dim=0)) == len(rows)
 
 
+@pytest.mark.slow
 def test_a_bundle_and_onnx_give_what_torch_gives(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
     torch.manual_seed(0)
-    network = SliceNetwork("resnext50", position="sinusoids").eval()
-    save_networks(tmp_path / "model.safetensors", {"resnext50": network})
+    network = SliceNetwork("test_resnet", library="timm", position="sinusoids").eval()
+    save_networks(tmp_path / "model.safetensors", {"test_resnet": network})
     torch.manual_seed(1)
-    again = SliceNetwork("resnext50", position="sinusoids").eval()
-    load_network(again, tmp_path / "model.safetensors", "resnext50")
+    again = SliceNetwork("test_resnet", library="timm", position="sinusoids").eval()
+    load_network(again, tmp_path / "model.safetensors", "test_resnet")
     batch = {
         "image": torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8),
         "position": torch.from_numpy(position_inputs(np.arange(4), 150)),
@@ -79,5 +81,5 @@ def test_a_bundle_and_onnx_give_what_torch_gives(tmp_path: Path) -> None:
     with torch.inference_mode():
         for first, second in zip(network(*batch.values()), again(*batch.values()), strict=True):
             assert torch.equal(first, second)
-    export_onnx(again, tmp_path / "resnext50.onnx", image_size=32)
-    assert largest_difference(again, tmp_path / "resnext50.onnx", [batch]) < 1e-5
+    export_onnx(again, tmp_path / "test_resnet.onnx", image_size=32)
+    assert largest_difference(again, tmp_path / "test_resnet.onnx", [batch]) < 1e-5

@@ -18,16 +18,20 @@ CPU = torch.device("cpu")
 SIDE = 64
 
 
-@pytest.fixture(scope="module")
-def network() -> SliceNetwork:
+def make_network(backbone: str, library: str = "torchvision") -> SliceNetwork:
     torch.manual_seed(1)
-    network = SliceNetwork("resnext50", attention=True, tta="flip").eval()
+    network = SliceNetwork(backbone, library=library, attention=True, tta="flip").eval()
     with torch.no_grad():
         network.attention.score.weight.normal_()  # type: ignore[union-attr]  # they start at 0, all slices alike
         for layer in network.trunk.modules():  # or a batch norm without training passes the slices as good as unchanged
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.weight.uniform_(0.5, 1.5)
     return network
+
+
+@pytest.fixture(scope="module")
+def network() -> SliceNetwork:
+    return make_network("resnext50")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,8 @@ def batches() -> list[dict[str, Tensor]]:
 
 def parts(network: SliceNetwork, batches: list[dict[str, Tensor]]) -> list[SliceOutputs]:
     """The outputs without augmentation, of the slices and of their mirror images, by the same weights."""
-    plain = SliceNetwork("resnext50", attention=True)
+    library = "timm" if network.backbone == "test_resnet" else "torchvision"
+    plain = SliceNetwork(network.backbone, library=library, attention=True)
     plain.load_state_dict(network.state_dict())
     mirrored = [{**batch, "image": torch.from_numpy(np.flip(batch["image"].numpy(), 3).copy())} for batch in batches]
     return [predict_slices(plain, source, device=CPU, precision="32") for source in (batches, mirrored)]
@@ -72,11 +77,13 @@ def test_training_sees_the_slice_as_it_is(network: SliceNetwork, batches: list[d
     np.testing.assert_allclose(logits.softmax(dim=1), plain.classes, atol=1e-6)
 
 
-def test_the_onnx_file_averages_by_itself(
-    network: SliceNetwork, batches: list[dict[str, Tensor]], tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_the_onnx_file_averages_by_itself(batches: list[dict[str, Tensor]], tmp_path: Path) -> None:
+    """Of a small network, which is exported in a fraction of the time."""
+    pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
     pytest.importorskip("onnxscript", reason="an extra: pip install '.[portable]'")
     onnxruntime = pytest.importorskip("onnxruntime")
+    network = make_network("test_resnet", "timm")
     path = tmp_path / "network.onnx"
     export_onnx(network, path, image_size=SIDE)
     assert largest_difference(network, path, batches) < 1e-4
