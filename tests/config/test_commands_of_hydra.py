@@ -43,6 +43,7 @@ def write_group(folder: Path, group: str, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"]])
+@pytest.mark.slow
 def test_a_multirun_finds_the_users_files(run: Run, tmp_path: Path, flags: list[str]) -> None:
     write_group(tmp_path / "mine", "experiment", "quick", "# @package _global_\ntrainer:\n  max_epochs: 1\n")
     code, seen = run("-m", *flags, "experiment=quick", "seed=1,2")

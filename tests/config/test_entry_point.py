@@ -125,6 +125,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(run) -> None:
         run(raises=lambda s: ZeroDivisionError())
 
 
+@pytest.mark.slow
 def test_a_failed_job_of_a_multirun_stops_no_other(run, capsys: pytest.CaptureFixture[str]) -> None:
     code, seen = run("-m", "seed=1,2,3", raises=lambda s: CohortError("No.") if s.seed == 2 else None)
     assert code == 1

@@ -220,6 +220,7 @@ def digest_and_shape(path: Path) -> tuple[str, tuple[int, ...]]:
     return volume.source_sha256, volume.hu.shape
 
 
+@pytest.mark.slow
 def test_one_process_reads_any_number_of_volumes_in_the_memory_that_they_need(tmp_path: Path) -> None:
     """Each of 25 MB, eight of them, in a process that may take 512 MB more than it starts with."""
     data = np.resize(stored(), (512, 512, 48))

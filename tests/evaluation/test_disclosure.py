@@ -74,6 +74,7 @@ def differences(patients: pd.DataFrame, groups: pd.DataFrame) -> Iterator[int]:
                 yield first - sum(rest)
 
 
+@pytest.mark.slow
 def test_a_manufacturer_less_its_families_tells_no_small_number() -> None:
     open_ones = 0
     for seed in range(60):
@@ -124,6 +125,7 @@ def swapped(patients: pd.DataFrame, groups: pd.DataFrame, table: Any) -> pd.Data
     return None
 
 
+@pytest.mark.slow
 def test_table_one_is_the_same_for_other_hidden_numbers() -> None:
     tried = 0
     for seed in range(80):

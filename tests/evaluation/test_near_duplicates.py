@@ -44,6 +44,7 @@ def sides(extra: dict[str, str] | None = None) -> pd.DataFrame:
     return pd.DataFrame({"split": pd.Series({**split, **(extra or {})})})
 
 
+@pytest.mark.slow
 def test_scans_of_different_patients_raise_no_alarm() -> None:
     found = find_near_duplicates(sides(), cohort())
     assert found is not None

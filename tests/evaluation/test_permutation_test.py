@@ -95,6 +95,7 @@ def test_no_clean_cohort_at_the_papers_counts_alarms_though_its_permuted_mean_is
     assert min(each["null_mean"] for each in found) > 0.53  # what a band around 0.5 took for a leak
 
 
+@pytest.mark.slow
 def test_p_is_uniform_at_the_papers_counts_where_features_know_nothing() -> None:
     p = np.array(
         [

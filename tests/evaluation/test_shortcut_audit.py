@@ -29,12 +29,14 @@ def cohort(seed: int, effect: float = 0.0) -> tuple[pd.DataFrame, np.ndarray, li
     return pd.DataFrame(values).add_prefix("s"), labels, [f"p{k}" for k in range(len(labels))]
 
 
+@pytest.mark.slow
 def test_clean_cohorts_rarely_raise_an_alarm() -> None:
     found = [audit_shortcuts(*cohort(seed), permutations=199) for seed in range(50)]
     assert sum(each["alarm"] for each in found) <= 2
     assert 0.4 < np.mean([each["p"] for each in found]) < 0.6
 
 
+@pytest.mark.slow
 def test_a_shortcut_of_one_standard_deviation_in_the_rarest_class_is_detected() -> None:
     found = [audit_shortcuts(*cohort(seed, effect=1.0), permutations=199) for seed in range(100, 120)]
     assert sum(each["alarm"] for each in found) >= 18

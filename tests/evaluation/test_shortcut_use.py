@@ -56,6 +56,7 @@ def test_a_margin_is_the_lead_over_the_best_other_class() -> None:
     assert np.isfinite(margins).all()
 
 
+@pytest.mark.slow
 def test_a_used_shortcut_is_distinguished_from_an_unused_one() -> None:
     used = shortcut_audit(*cohort(0, used=1.5), CLASSES)
     assert used["alarm"]

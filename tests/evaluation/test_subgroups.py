@@ -136,6 +136,7 @@ def test_scans_of_one_patient_promise_no_more_than_the_patient() -> None:
     assert smallest(whole.assign(patient_id=whole.index)) < smallest(patients)
 
 
+@pytest.mark.slow
 def test_a_planted_difference_is_found_and_clean_cohorts_raise_no_alarm() -> None:
     """The short form of benchmarks/subgroups.py, which has the figures."""
     assert sum("sex" in alarms(measure(seed, lower_by=0.45)) for seed in range(12)) >= 11

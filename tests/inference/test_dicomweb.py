@@ -161,6 +161,7 @@ def orthanc(tmp_path: Path) -> Iterator[str]:
             running.terminate()
 
 
+@pytest.mark.slow
 def test_an_orthanc_gives_back_what_it_was_sent(orthanc: str, tmp_path: Path) -> None:
     for k in (5, 4):
         slices = make_slices(k, series=f"1.{k}")

@@ -202,6 +202,7 @@ def signatures(source: Path, *, anonymous: bool = False) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["zip", "DICOMDIR"])
+@pytest.mark.slow
 def test_scans_in_temporary_folders_are_known_again(kind: str, request: pytest.FixtureRequest) -> None:
     """By the archive, or by the medium and the files of the series; another time shows."""
     tmp_path: Path = request.getfixturevalue("tmp_path")

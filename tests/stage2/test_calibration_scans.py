@@ -73,6 +73,7 @@ def shares(seed: int) -> np.ndarray:
     return np.round(found)
 
 
+@pytest.mark.slow
 def test_what_was_wanted_holds_with_unseen_scans_and_fails_with_seen_ones() -> None:
     cohorts = 4
     with_unseen, with_all = sum(shares(seed) for seed in range(cohorts)) / (cohorts * np.array([NEW[1], sum(NEW)]))

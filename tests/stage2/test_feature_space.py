@@ -71,6 +71,7 @@ def space(whole: dict[str, Predictions], folds: dict[int, dict[str, Predictions]
     return fit_feature_space(whole, folds)
 
 
+@pytest.mark.slow
 def test_networks_without_anything_in_common_agree_in_the_space(
     whole: dict[str, Predictions], folds: dict[int, dict[str, Predictions]], space: FeatureSpace
 ) -> None:

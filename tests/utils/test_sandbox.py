@@ -78,6 +78,7 @@ def test_what_the_callers_program_takes_is_not_counted(tmp_path):
     assert refused.startswith("needs more than the 1 GiB of memory")
 
 
+@pytest.mark.slow
 def test_a_job_that_hangs_is_ended():
     start = time.monotonic()
     answers = dict(run_limited(work, ["hang", "a"], workers=1, seconds=6))  # to start takes a few on a busy machine
@@ -136,6 +137,7 @@ def answers_in_a_worker() -> list[object]:
     return [answer for _, answer in run_limited(work, ["a", "b"], workers=1)]
 
 
+@pytest.mark.slow
 def test_jobs_are_done_in_a_worker_of_joblib_too():
     """Such a worker has a start method of joblib's own, which the processes that it starts do not know."""
     assert joblib.Parallel(n_jobs=2)([joblib.delayed(answers_in_a_worker)()]) == [["A", "B"]]
@@ -163,6 +165,7 @@ def unpack_and(job: tuple[str, Path]) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_a_lost_worker_leaves_no_unpacked_zip(temporary: Path, tmp_path: Path) -> None:
     path = tmp_path / "P012.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -195,6 +198,7 @@ def sleep_over_a_file(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_caller_clear_up(tmp_path: Path) -> None:
     script, folder = tmp_path / "parent.py", tmp_path / "tmp"
     script.write_text(PARENT)
