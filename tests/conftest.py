@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 from cnr_iemn.utils.atomic_io import exclusive
 from cnr_iemn.utils.console import start_logging
 from tests.browser import find_browser
-from tests.pipeline import MODELS, QUICK, TINY, entry_point
+from tests.pipeline import MODELS, QUICK, SMALL, SMALL_MODEL, TINY, entry_point
 
 
 def pytest_configure() -> None:
@@ -69,6 +69,22 @@ def varied_study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         train_and_aggregate(tiny_study / "cache", folder / "runs", "trainer.learning_rate=0.001")
 
     return made_once("varied", tmp_path_factory, make)
+
+
+@pytest.fixture(scope="session")
+def small_study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/tiny on the store of the tiny study: of one small network, for tests that any network serves.
+
+    Not to be changed.
+    """
+    pytest.importorskip("timm", reason="an extra: pip install '.[timm]'")
+
+    def make(folder: Path) -> None:
+        words = [f"runs={folder / 'runs'}", "study=tiny"]
+        assert entry_point("train")([*TINY, *SMALL, *words, f"ingest.cache={tiny_study / 'cache'}"]) == 0
+        assert entry_point("aggregate")([*words, f"ensemble={SMALL_MODEL}", *QUICK]) == 0
+
+    return made_once("small", tmp_path_factory, make)
 
 
 def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:

@@ -28,7 +28,8 @@ TINY = (
     "features=true",
 )
 """Arguments of train.py: 15 small scans, one epoch."""
-SMALL = ("model=timm", "model.name=test_resnet")
+SMALL_MODEL = "test_resnet"
+SMALL = ("model=timm", f"model.name={SMALL_MODEL}")
 """A test model of timm, where any network will do: it trains in an eighth of the time. Needs the extra [timm]."""
 
 

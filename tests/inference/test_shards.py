@@ -12,7 +12,7 @@ import pytest
 from cnr_iemn.inference.answers import FOLDER
 from cnr_iemn.utils.atomic_io import exclusive
 from cnr_iemn.utils.shard import shard_of
-from tests.pipeline import MODELS, ROOT, TINY, entry_point
+from tests.pipeline import ROOT, SMALL_MODEL, TINY, entry_point
 
 PARTS = 2
 
@@ -55,7 +55,7 @@ def contents(output: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def words(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def words(tiny_study: Path, small_study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of predict.py on three phantoms and a scan that is refused, some in each part."""
     scans = tmp_path_factory.mktemp("parts") / "scans"
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
@@ -65,7 +65,7 @@ def words(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
     victim = min((scans / "bad").iterdir())
     victim.write_bytes(victim.read_bytes()[:-200])
     assert {shard_of(path.name, PARTS) for path in scans.iterdir()} == set(range(PARTS))
-    ensemble = [f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
+    ensemble = [f"runs={small_study / 'runs'}", "study=tiny", f"ensemble={SMALL_MODEL}"]
     return [*ensemble, f"input={scans}", "gpus=0", "engine=torch", "pages=false"]
 
 

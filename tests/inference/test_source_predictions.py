@@ -11,13 +11,13 @@ from pydicom.fileset import FileSet
 
 from cnr_iemn.inference.run_report import RunReport
 from cnr_iemn.utils.json_io import read_json
-from tests.pipeline import MODELS, entry_point
+from tests.pipeline import SMALL_MODEL, entry_point
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_list_a_zip_and_a_dicomdir_are_answered_as_a_folder(
-    tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_study: Path, small_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
     folder = tmp_path / "in"
@@ -36,8 +36,8 @@ def test_a_list_a_zip_and_a_dicomdir_are_answered_as_a_folder(
     answers = {}
     for name in ("in", "scans.txt", "scans.zip", "medium/DICOMDIR"):
         output, report = tmp_path / "out" / name, tmp_path / "run.json"
-        words = [f"input={tmp_path / name}", f"runs={tiny_study / 'runs'}", "study=tiny", "gpus=0", "pages=false"]
-        words += [f"ensemble=[{','.join(MODELS)}]", f"output={output}", f"report={report}"]
+        words = [f"input={tmp_path / name}", f"runs={small_study / 'runs'}", "study=tiny", "gpus=0", "pages=false"]
+        words += [f"ensemble={SMALL_MODEL}", f"output={output}", f"report={report}"]
         assert entry_point("predict")(words) == 0
         document = json.loads((output / "predictions.json").read_text())
         answers[name] = {scan["scan"]: scan["probabilities"] for scan in document["scans"]}

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from cnr_iemn.inference.answers import FOLDER
 from cnr_iemn.inference.networks import EnsembleNetworks
 from cnr_iemn.inference.prediction_writer import PredictionWriter
 from cnr_iemn.utils.atomic_io import exclusive
-from tests.pipeline import MODELS, ROOT, entry_point
+from tests.pipeline import MODELS, ROOT, SMALL_MODEL, entry_point
 
 pytestmark = pytest.mark.slow
 
@@ -43,21 +43,27 @@ def scans(source: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(source, tmp_path / "scans"))
 
 
-def words_for(tiny_study: Path, scans: Path) -> list[str]:
-    ensemble = [f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]"]
+def words_for(study: Path, scans: Path, models: Sequence[str] = (SMALL_MODEL,)) -> list[str]:
+    ensemble = [f"runs={study / 'runs'}", "study=tiny", f"ensemble=[{','.join(models)}]"]
     return [*ensemble, f"input={scans}", "gpus=0", "engine=torch", "pages=false"]
 
 
 @pytest.fixture(scope="module")
-def words(tiny_study: Path, source: Path) -> list[str]:
-    return words_for(tiny_study, source)
+def words(small_study: Path, source: Path) -> list[str]:
+    return words_for(small_study, source)
 
 
 @pytest.fixture(scope="module")
-def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_words(tiny_study: Path, source: Path) -> list[str]:
+    """Of a command of two backbones, which is still at work when a signal comes."""
+    return words_for(tiny_study, source, MODELS)
+
+
+@pytest.fixture(scope="module")
+def whole(long_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a command that nothing has interrupted."""
     output = tmp_path_factory.mktemp("whole") / "out"
-    assert entry_point("predict")([*words, f"output={output}"]) == 1
+    assert entry_point("predict")([*long_words, f"output={output}"]) == 1
     return output
 
 
@@ -99,9 +105,9 @@ def test_each_answer_is_on_the_disk_before_the_networks_see_the_next_scan(
 
 
 def test_the_same_command_predicts_only_what_has_changed(
-    tiny_study: Path, scans: Path, tmp_path: Path, calls: list[int], capsys: pytest.CaptureFixture[str]
+    small_study: Path, scans: Path, tmp_path: Path, calls: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, out, predict = words_for(tiny_study, scans), tmp_path / "out", entry_point("predict")
+    words, out, predict = words_for(small_study, scans), tmp_path / "out", entry_point("predict")
     assert predict([*words, f"output={out}"]) == 1
     first = contents(out)
     assert set(first) == {*TABLES, "refused.csv"}
@@ -135,12 +141,12 @@ def test_the_same_command_predicts_only_what_has_changed(
 
 
 def test_where_all_scans_are_refused_nothing_earlier_stays(
-    tiny_study: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_study: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scans, out, predict = tmp_path / "scans", tmp_path / "out", entry_point("predict")
     for name in ("P001", "bad"):
         shutil.copytree(source / name, scans / name)
-    words = [*words_for(tiny_study, scans), f"output={out}"]
+    words = [*words_for(small_study, scans), f"output={out}"]
     assert predict([*words, "pages=true"]) == 1
     assert set(contents(out)) == {*TABLES, "refused.csv", "P001.html"}
     (out / "notes.txt").write_text("of a reader")
@@ -155,8 +161,8 @@ def test_where_all_scans_are_refused_nothing_earlier_stays(
     assert set(contents(out)) == {*TABLES, "refused.csv", "P001.html", "notes.txt"}
 
 
-def test_a_page_belongs_to_its_answer(tiny_study: Path, source: Path, tmp_path: Path, calls: list[int]) -> None:
-    words = words_for(tiny_study, source / "P001")
+def test_a_page_belongs_to_its_answer(small_study: Path, source: Path, tmp_path: Path, calls: list[int]) -> None:
+    words = words_for(small_study, source / "P001")
     out, predict = tmp_path / "out", entry_point("predict")
     assert predict([*words, f"output={out}", "pages=true"]) == 0
     first = contents(out)
@@ -175,11 +181,11 @@ def test_a_page_belongs_to_its_answer(tiny_study: Path, source: Path, tmp_path: 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_an_interrupted_command_goes_on(
-    words: list[str], whole: Path, tmp_path: Path, number: signal.Signals, code: int
+    long_words: list[str], whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """A signal ends it after the scan of the moment, and all answers so far are kept; the rest gives the same files."""
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "predict.py"), *words, f"output={out}"]
+    command = [sys.executable, str(ROOT / "predict.py"), *long_words, f"output={out}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = []
@@ -197,7 +203,7 @@ def test_an_interrupted_command_goes_on(
         assert f"{kept} of 5 scans have an answer; the same command goes on." in said
         assert len(printed) == kept
     assert not (out / "predictions.json").exists()
-    assert entry_point("predict")([*words, f"output={out}"]) == 1
+    assert entry_point("predict")([*long_words, f"output={out}"]) == 1
     assert contents(out) == contents(whole)
     assert not list(out.rglob("*.tmp"))
 
