@@ -118,8 +118,8 @@ class Series:
     def settings(self, recipe: str) -> dict[str, str]:
         """Return the settings of a recipe's training."""
         epochs = str(self.epochs * RECIPES[recipe].passes)
-        chosen = {"data.phantom.disease": self.disease, "trainer.max_epochs": epochs}
-        return {**COMMON, **chosen, **RECIPES[recipe].settings}
+        cohort = {"data.phantom.disease": self.disease}
+        return {**COMMON, **cohort, "trainer.max_epochs": epochs, **RECIPES[recipe].settings}
 
 
 def train_once(series: Series, study: str, seed: int, settings: Mapping[str, str], fold: int | None = None) -> None:

@@ -16,7 +16,7 @@ LOOKS = 16
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
     """Yield the function's result for each item, in order; ``LOOKS`` threads work on the items that come next.
 
-    Each result that is asked for takes one more item, so that memory does not grow with their number.
+    Each result takes one more item, so that memory does not grow with their number.
 
     Args:
         function: Safe to call in several threads. What it raises is raised in place of its result, and ends this.
