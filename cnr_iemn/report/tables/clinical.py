@@ -88,7 +88,7 @@ def net_benefit_table(uses: Mapping[str, ClinicalUse], *, notice: str | None) ->
         tuple(rows),
         notice,
         f"True positives less false positives at the rate that the threshold accepts; the {scale} probability, with a "
-        "pointwise 95% interval from Wilson's. Acting on no scan has a net benefit of 0. The whole curve is in "
+        "pointwise 95% interval (Zou and Donner 2008). Acting on no scan has a net benefit of 0. The whole curve is in "
         "metrics.json.",
     )
 
