@@ -58,7 +58,8 @@ def flatness(measurements: list[Measurement]) -> list[str]:
         start, *larger = (run for run in measurements if run.command == command)
         if len(larger) > 1:
             rates, gibs = [run.seconds_a_scan(start) for run in larger], [run.gib for run in larger]
-            spread = f"largest over smallest {max(rates) / min(rates):.2f}, peak memory {max(gibs) / min(gibs):.2f}"
+            ratio = f"{max(rates) / min(rates):.2f}" if min(rates) > 0 else "lost in the noise: take more scans"
+            spread = f"largest over smallest {ratio}, peak memory {max(gibs) / min(gibs):.2f}"
             figures = ", ".join(f"{1000 * rate:.1f}" for rate in rates)
             lines.append(f"{command:<10} {figures} ms a scan after {start.seconds:.1f} s of start; {spread}")
     return lines
