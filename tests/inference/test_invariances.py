@@ -264,6 +264,7 @@ def test_changes_by_hand() -> None:
         "slices kept": 1.0,
         "other class": 1,
         "scans": 2,
+        "refused": 0,
         "probability": pytest.approx(0.3),
         "percentages": 10,
         "litres": -0.25,
