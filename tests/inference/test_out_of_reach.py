@@ -210,21 +210,29 @@ def contents(output: Path) -> dict[str, bytes]:
     return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
+PLACES = {"a/P001": "P001", "b/P002": "P002", "b/P003.zip": "P003"}
+"""Scans on two disks, and their names in the study's cohort."""
+
+
+def write_disks(tiny_study: Path, folder: Path) -> None:
+    """Write scans of the study's cohort to ``PLACES``."""
+    (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
+    for place, name in PLACES.items():
+        (scan,) = cohort.parent.glob(f"*/{name}")
+        if place.endswith(".zip"):
+            with zipfile.ZipFile(folder / place, "w") as archive:
+                for file in sorted(scan.iterdir()):
+                    archive.write(file, file.name)
+        else:
+            shutil.copytree(scan, folder / place)
+
+
 @pytest.mark.slow
 def test_a_list_whose_disks_are_not_mounted(
     tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two disks: none is mounted, then one; then both again, when all files are as before and nothing was predicted."""
-    (cohort,) = tiny_study.glob("cache/phantom-*/Index.csv")
-    places = {"a/P001": "P001", "b/P002": "P002", "b/P003.zip": "P003"}
-    for place, name in places.items():
-        (scan,) = cohort.parent.glob(f"*/{name}")
-        if place.endswith(".zip"):
-            with zipfile.ZipFile(tmp_path / place, "w") as archive:
-                for file in sorted(scan.iterdir()):
-                    archive.write(file, file.name)
-        else:
-            shutil.copytree(scan, tmp_path / place)
+    write_disks(tiny_study, tmp_path)
     seen: list[object] = []
     plain = EnsembleNetworks.outputs
 
@@ -234,7 +242,7 @@ def test_a_list_whose_disks_are_not_mounted(
 
     monkeypatch.setattr(EnsembleNetworks, "outputs", counted)
     listing, out, report = tmp_path / "list.txt", tmp_path / "out", tmp_path / "run.json"
-    listing.write_text("".join(f"{place}\n" for place in places))
+    listing.write_text("".join(f"{place}\n" for place in PLACES))
     words = [f"runs={tiny_study / 'runs'}", "study=tiny", f"ensemble=[{','.join(MODELS)}]", "gpus=0", "engine=torch"]
     words += [f"input={listing}", f"output={out}", "pages=false", f"report={report}"]
     predict = entry_point("predict")
@@ -274,7 +282,7 @@ def test_a_list_whose_disks_are_not_mounted(
     assert (list(document["refused"]), document["codes"]) == (["P004"], {"P004": "not-found"})
     assert len(document["scans"]) == 3
 
-    listing.write_text("".join(f"{place}\n" for place in places))
+    listing.write_text("".join(f"{place}\n" for place in PLACES))
     (tmp_path / "away-b").rename(tmp_path / "b")
     assert predict(words) == 0
     assert contents(out) == first
